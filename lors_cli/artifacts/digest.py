@@ -1,0 +1,40 @@
+"""SHA-256 digests of files and directories, so that a result names exactly what it was made from."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+# What a model or adapter is made of. Anything else beside it (a README, the manifest) may change freely.
+CONTENT = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model")
+
+
+def of_file(path: Path) -> str:
+    """The digest of a file's bytes. A file is read once per process unless it changes."""
+    status = path.stat()
+    return _of_file(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _of_file(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return _hash_stream(file)
+
+
+def _hash_stream(file: Any) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 22):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def of_directory(directory: Path) -> str:
+    """The digest of the model or adapter in `directory`: of the names and contents of the files in `CONTENT`."""
+    files = sorted({path for pattern in CONTENT for path in directory.glob(pattern)})
+    return of_value({path.name: of_file(path) for path in files})
+
+
+def of_value(value: Any) -> str:
+    """The digest of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""``lors.json``: how a directory came to be. Written last, so a directory that has one is complete."""
+
+import json
+import os
+import platform
+import resource
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lors_cli import __version__
+from lors_cli.artifacts import digest
+from lors_cli.errors import LorsError
+
+NAME = "lors.json"
+
+
+def read(directory: Path) -> dict[str, Any] | None:
+    """The manifest of `directory`, or None where there is none.
+
+    Raises:
+        LorsError: it cannot be read as JSON.
+
+    """
+    path = directory / NAME
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise LorsError(f"{path} is damaged ({error}); make the directory again with --force") from None
+    return content
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all."""
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def versions() -> dict[str, str]:
+    """The versions of everything that can change a number."""
+    packages = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "safetensors", "tokenizers", "numpy")
+    found = {"lors_cli": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What the work ran on."""
+    import torch
+
+    facts: dict[str, Any] = {"machine": platform.machine(), "cpu_threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["gpu_count"] = torch.cuda.device_count()
+    return facts
+
+
+def peak_memory() -> dict[str, int]:
+    """Peak bytes: of this process in host memory (over its whole life), and of CUDA allocations where there are any."""
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peaks["gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
+def build(
+    directory: Path, stage: str, request: dict[str, Any], seconds: float, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest of a finished `directory`."""
+    return {
+        "stage": stage,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "request": request,
+        "digest": digest.of_directory(directory),
+        **facts,
+        "versions": versions(),
+        "hardware": hardware(),
+        "seconds": round(seconds, 2),
+        "peak_memory": peak_memory(),
+    }

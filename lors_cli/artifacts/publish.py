@@ -1,0 +1,55 @@
+"""Directories that appear whole or not at all: written aside under a hidden name, flushed to disk, then renamed."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lors_cli.errors import LorsError
+
+
+def partial_directory(final: Path) -> Path:
+    """Where `final` is prepared: beside it, so that the rename stays within one file system."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Give the finished `partial` its final name. What `final` held before is removed only after the swap."""
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
+    partial.rename(final)
+    _flush(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process; the lock goes away with the process, however it ends.
+
+    Raises:
+        LorsError: another process holds it.
+
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LorsError(f"another lors process is working in {directory}; wait for it or stop it") from None
+        except OSError:
+            pass  # a file system without locks: work goes on unprotected
+        yield

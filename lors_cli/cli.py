@@ -1,0 +1,142 @@
+"""The command line: each command reads its arguments, calls one function, and turns an error into an exit status.
+
+Heavy imports stand inside the commands, so that ``lors --help`` answers at once.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lors_cli import __version__, console
+from lors_cli.errors import LorsError, RequestError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Sparse language models: prune, train with adapters that keep the zeros, merge with the mask proved, evaluate.",
+)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the experiment.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as prune.method=sparsegpt.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Do it again, replacing what is there.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything and say what would be done; load no weights.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every detail, the libraries' messages too.")]
+
+
+@contextmanager
+def _reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose: bool = False):  # type: ignore[no-untyped-def]
+    """Set the console up; turn what goes wrong into a message and an exit status."""
+    console.setup(-1 if quiet else int(verbose or debug))
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except RequestError as error:
+        console.error(error.in_file(config) if config else error, debug=debug)
+        raise SystemExit(error.exit_status) from None
+    except LorsError as error:
+        console.error(error, debug=debug)
+        raise SystemExit(error.exit_status) from None
+    except Exception as error:
+        console.error(error, debug=debug)
+        raise SystemExit(1) from None
+
+
+def _stage_command(name: str, stages: Callable[[object], list[str]], summary: str) -> None:
+    """Add the command `name`, which runs the `stages` of a config."""
+
+    def command(
+        config: Config,
+        overrides: Overrides = None,
+        force: Force = False,
+        dry_run: DryRun = False,
+        debug: Debug = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        with _reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+            from lors_cli import pipeline
+            from lors_cli.config.load import load
+
+            loaded = load(Path(config), overrides or [])
+            pipeline.run(loaded, stages(loaded), force=force, dry_run=dry_run)
+
+    app.command(name, help=summary)(command)
+
+
+def _present(config: object) -> list[str]:
+    """The stages that the config has a section for, in order."""
+    present = [name for name in ("prune", "train", "merge", "eval") if getattr(config, name) is not None]
+    if not present:
+        from lors_cli.errors import request_error
+
+        raise request_error("CONFIG", "at least one of prune:, train:, merge:, eval:", "none", "add a section")
+    return present
+
+
+_stage_command("run", _present, "All stages of the file, in order; finished ones are skipped.")
+_stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
+_stage_command("train", lambda _: ["train"], "Pruned model -> <output_dir>/adapter.")
+_stage_command("merge", lambda _: ["merge"], "Pruned model + adapter -> <output_dir>/merged, the mask kept and proved.")
+_stage_command("eval", lambda _: ["eval"], "Any of these models -> <output_dir>/eval.")
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A model or adapter directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What is in a model or adapter directory: zeros and pattern per module, dtypes, sizes, provenance."""
+    with _reporting(None, debug=debug):
+        from lors_cli.stages.inspect import inspect as look
+        from lors_cli.stages.inspect import render
+
+        facts = look(Path(path))
+        console.result(json.dumps(facts, indent=2) if as_json else render(facts))
+
+
+@app.command()
+def methods() -> None:
+    """Every pruning and adapter method with its equation and paper."""
+    with _reporting(None, debug=False):
+        from lors_cli import adapters, pruning
+
+        for title, table in (
+            ("pruning (prune.method)", pruning.METHODS),
+            ("adapters (train.method)", adapters.METHODS),
+        ):
+            console.result(title)
+            for name, row in table.items():
+                console.result(f"  {name:10} {row.equation}\n  {'':10} {row.paper}")
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options that stand before a command."""
+    if version:
+        console.result(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. Nothing is fetched or reported behind the user's back."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(1) from None

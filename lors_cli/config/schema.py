@@ -1,0 +1,234 @@
+"""What a config file may say: one section per stage, every field with its unit and default."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from lors_cli import adapters, pruning
+from lors_cli.data.instructions import FORMATS
+from lors_cli.data.sources import Source
+from lors_cli.errors import nearest
+from lors_cli.sparsity.pattern import Pattern
+
+
+def _one_of(kind: str, known: list[str]) -> BeforeValidator:
+    def check(value: object) -> object:
+        if value not in known:
+            raise ValueError(f"a {kind}: {', '.join(known)} ({nearest(str(value), known)})")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _pattern(value: object) -> Pattern:
+    return value if isinstance(value, Pattern) else Pattern.parse(value)
+
+
+PruningMethod = Annotated[str, _one_of("pruning method", list(pruning.METHODS))]
+AdapterMethod = Annotated[str, _one_of("adapter method", list(adapters.METHODS))]
+Format = Annotated[str, _one_of("format", list(FORMATS))]
+Sparsity = Annotated[Pattern, BeforeValidator(_pattern), PlainSerializer(str)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; a parsed config does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+class Dataset(Section):
+    """A hub id, a local file (.jsonl, .jsonl.gz, .json, .parquet, .txt) or a built-in name; a plain string is `path`."""
+
+    path: str
+    name: str | None = Field(None, description="configuration of a hub data set")
+    split: str | None = Field(None, description='split of a hub or built-in data set; "train" if left out')
+    revision: str | None = Field(None, description="commit or tag of a hub data set")
+    data_files: str | None = Field(None, description="files of a hub data set to read instead of all")
+    field: str | None = Field(None, description='the text field of each row; "text" if left out')
+    limit: Count | None = Field(None, description="rows, from the start")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    def source(self, key: str) -> Source:
+        """The rows; `key` is where this stands in the config."""
+        return Source(key=key, **self.model_dump(exclude={"format"}))
+
+
+class TrainingDataset(Dataset):
+    """A data set with a format; recognised by its fields if left out."""
+
+    format: Format | None = Field(None, description="alpaca, chat or text")
+
+
+class Calibration(Section):
+    """Text whose activations tell which weights matter."""
+
+    dataset: Dataset
+    samples: Count = Field(128, description="windows")
+    sequence_length: Annotated[int, Field(ge=2)] = Field(
+        2048, description="tokens per window; never the model's maximum"
+    )
+    sampling: Literal["concat", "random"] = Field(
+        "concat", description="concat: consecutive windows of the joined rows; random: the papers' rule"
+    )
+
+
+class Prune(Section):
+    """dense model -> <output_dir>/pruned"""
+
+    input: str | None = Field(None, description="a model; the top-level `model` if left out")
+    method: PruningMethod
+    sparsity: Sparsity = Field(description='fraction of zeros (0.5), or "N:M": at most N nonzeros in M inputs')
+    calibration: Calibration | None = Field(None, description="needed by the methods that look at activations")
+    damping: Annotated[float, Field(gt=0)] = Field(
+        0.01, description="sparsegpt: fraction of the Hessian's mean diagonal"
+    )
+    block_size: Count = Field(128, description="sparsegpt: columns whose mask is chosen together")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Prune":
+        method = pruning.METHODS[self.method]
+        if method.statistic and self.calibration is None:
+            raise ValueError(f"calibration: {{dataset: ...}}, because {self.method} looks at activations")
+        for option in ("damping", "block_size"):
+            if option in self.model_fields_set and option not in method.options:
+                raise ValueError(f"no {option}: {self.method} has no such option")
+        return self
+
+
+class Train(Section):
+    """pruned model -> <output_dir>/adapter"""
+
+    input: str | None = Field(None, description="a pruned model; <output_dir>/pruned if left out")
+    method: AdapterMethod
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
+    dropout: Fraction = Field(0.0, description="lora, spp: probability of dropping an input of the update")
+    init: Literal["gradient", "random"] | None = Field(
+        None, description="of lora_A; gradient for lors, random for the others if left out"
+    )
+    target_modules: list[str] | None = Field(
+        None, description="names, last parts of names or globs of linears; every pruned linear if left out"
+    )
+    dataset: TrainingDataset
+    eval_dataset: TrainingDataset | None = Field(None, description="held-out rows for a loss during training")
+    eval_steps: Count | None = Field(
+        None, description="optimiser steps between held-out losses; 10 in a run if left out"
+    )
+    sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="tokens, at most, per sample")
+    batch_size: Count | None = Field(None, description="samples per optimiser step, over all devices; 32 if left out")
+    batch_tokens: Count | None = Field(None, description="instead of batch_size: tokens per step, in full samples")
+    micro_batch_size: Count | None = Field(None, description="samples per forward pass; batch_size if left out")
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0)] = Field(0.0, description="steps, or a fraction of all steps if below 1")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="gradient clipping; 0 for none")
+    epochs: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="passes over the data; 3 if both are left out"
+    )
+    max_steps: Count | None = Field(None, description="optimiser steps, instead of epochs")
+    dtype: Dtype | None = Field(None, description="of the frozen model while training; the top-level dtype if left out")
+    gradient_checkpointing: bool = Field(False, description="recompute each block's activations in backward")
+    adapter_checkpointing: bool = Field(False, description="sqft, spp: recompute the method's own (SQFT-gc, SPP-gc)")
+    save_steps: Count | None = Field(None, description="optimiser steps between checkpoints; 20 in a run if left out")
+    logging_steps: Count = Field(1, description="optimiser steps between lines of the log")
+    report_to: list[Literal["tensorboard", "wandb"]] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> "Train":
+        method = adapters.METHODS[self.method]
+        if self.dropout and not method.dropout:
+            raise ValueError(f"dropout: 0, because {self.method} computes with a merged weight and has no path to drop")
+        if self.adapter_checkpointing and not method.checkpoint:
+            raise ValueError(
+                f"adapter_checkpointing: false, because {self.method} saves nothing that it could recompute"
+            )
+        if self.init == "gradient" and not method.gradient_init:
+            raise ValueError(f"init: random, because {self.method} is no low-rank product")
+        if self.epochs and self.max_steps:
+            raise ValueError("epochs or max_steps, not both")
+        if self.batch_size and self.batch_tokens:
+            raise ValueError("batch_size or batch_tokens, not both")
+        if self.batch_tokens and self.batch_tokens < self.sequence_length:
+            raise ValueError(f"batch_tokens of at least sequence_length ({self.sequence_length})")
+        if self.samples_per_step % self.samples_per_forward:
+            raise ValueError(f"a micro_batch_size that divides the batch of {self.samples_per_step} samples")
+        return self
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples per optimiser step."""
+        return self.batch_tokens // self.sequence_length if self.batch_tokens else self.batch_size or 32
+
+    @property
+    def samples_per_forward(self) -> int:
+        """Samples per forward pass."""
+        return self.micro_batch_size or self.samples_per_step
+
+    @property
+    def resolved_init(self) -> str:
+        """How lora_A starts: as asked, else as the method's paper does it."""
+        return self.init or ("gradient" if self.method == "lors" else "random")
+
+
+class Merge(Section):
+    """pruned model + adapter -> <output_dir>/merged"""
+
+    input: str | None = Field(None, description="the pruned model; the one that train took if left out")
+    adapter: str | None = Field(None, description="an adapter directory; <output_dir>/adapter if left out")
+    dense: bool = Field(False, description="lora: merge densely and lose the zeros")
+    apply_mask: bool = Field(False, description='lora: mask the update at the merge (the baseline "LoRA*")')
+
+    @model_validator(mode="after")
+    def _check(self) -> "Merge":
+        if self.dense and self.apply_mask:
+            raise ValueError("dense or apply_mask, not both")
+        return self
+
+
+class Perplexity(Section):
+    """Perplexity on consecutive windows of the joined rows."""
+
+    dataset: Dataset
+    sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
+    samples: Count | None = Field(None, description="windows, at most; all of the text if left out")
+
+
+class Eval(Section):
+    """any of these models -> <output_dir>/eval"""
+
+    models: Annotated[list[str], Field(min_length=1)] = ["dense", "pruned", "merged"]
+    perplexity: Perplexity | None = None
+    tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir")
+    task_dir: str | None = Field(None, description="a directory of lm-eval task YAML files")
+    data_dir: str | None = Field(None, description="what the data_files of those are relative to; task_dir if left out")
+    limit: Count | None = Field(None, description="items per task")
+    batch_size: Count | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Eval":
+        if self.perplexity is None and not self.tasks:
+            raise ValueError("perplexity or tasks: nothing to measure otherwise")
+        return self
+
+
+class Config(Section):
+    """One experiment."""
+
+    model: str = Field(description="hub id, local HF directory, .gguf file, or the built-in smollm2-135m")
+    output_dir: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = Field(False, description="run code that a model directory brings")
+    prune: Prune | None = None
+    train: Train | None = None
+    merge: Merge | None = None
+    eval: Eval | None = None

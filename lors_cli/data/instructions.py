@@ -1,0 +1,184 @@
+"""Training examples: token ids, and labels that leave out what the model is not to learn (-100).
+
+alpaca    {instruction, input?, output}      the answer is learnt, with the end token; the prompt is not
+chat      {messages: [{role, content}]}      the assistant's turns are learnt, by the tokenizer's own template
+text      {text}                             every token; rows joined and cut into windows
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lors_cli.data.sources import Row, Source
+from lors_cli.data.windows import concatenated
+from lors_cli.errors import request_error
+
+FORMATS = ("alpaca", "chat", "text")
+IGNORED = -100
+
+# The prompts of Stanford Alpaca (Taori et al. 2023), which the papers train with.
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+# ShareGPT names of the roles
+ROLES = {"human": "user", "gpt": "assistant"}
+
+Example = dict[str, list[int]]
+
+
+def recognise(row: Row, source: Source) -> str:
+    """The format of a data set, told by the fields of its first row.
+
+    Raises:
+        RequestError: they fit no format.
+
+    """
+    if "instruction" in row and "output" in row:
+        return "alpaca"
+    if "messages" in row or "conversations" in row:
+        return "chat"
+    if (source.field or "text") in row:
+        return "text"
+    raise request_error(
+        f"{source.key}.format",
+        "rows with instruction and output (alpaca), messages (chat), or text (text)",
+        f"fields {sorted(row)}",
+        f"rename the fields, or set {source.key}: {{path: ..., format: text, field: NAME}}",
+        file=source.path,
+    )
+
+
+def examples(
+    source: Source, tokenizer: PreTrainedTokenizerBase, length: int, kind: str | None
+) -> tuple[list[Example], dict[str, Any]]:
+    """All training examples of at most `length` tokens, and what was found and dropped.
+
+    Rows whose learnt part lies wholly beyond `length` are dropped: their loss would be a division by zero.
+
+    Raises:
+        RequestError: a row lacks a field, or no example is left.
+
+    """
+    kind = kind or recognise(next(source.rows()), source)
+    if kind == "text":
+        windows = concatenated(source, tokenizer, length, None).tolist()
+        found = [{"input_ids": ids, "labels": ids} for ids in windows]
+        return found, {"format": kind, "examples": len(found), "tokens": len(found) * length}
+    encode = {"alpaca": _alpaca, "chat": _chat}[kind]
+    every = [encode(row, number, source, tokenizer) for number, row in enumerate(source.rows(), 1)]
+    cut = [{key: ids[:length] for key, ids in example.items()} for example in every]
+    kept = [example for example in cut if any(label != IGNORED for label in example["labels"][1:])]
+    if not kept:
+        raise request_error(
+            source.key,
+            f"at least one row whose answer begins within {length} tokens",
+            f"{source.path}: none of {len(every)} rows",
+            "raise train.sequence_length",
+        )
+    return kept, {
+        "format": kind,
+        "examples": len(kept),
+        "dropped": len(every) - len(kept),
+        "truncated": sum(len(example["input_ids"]) > length for example in every),
+        "tokens": sum(len(example["input_ids"]) for example in kept),
+    }
+
+
+def check(source: Source, kind: str | None) -> None:
+    """Read the first row and check its fields: what can be said without a tokenizer.
+
+    Raises:
+        RequestError: the source cannot be read, is empty, or lacks a field.
+
+    """
+    row = next(source.rows())
+    kind = kind or recognise(row, source)
+    if kind == "text":
+        next(replace(source, limit=1).texts())
+    elif kind == "alpaca":
+        _fields(row, 1, source)
+    else:
+        _messages(row, 1, source)
+
+
+def _alpaca(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
+    fields = _fields(row, number, source)
+    template = ALPACA_WITH_INPUT if fields["input"] else ALPACA_WITHOUT_INPUT
+    prompt = tokenizer(template.format(**fields), verbose=False)["input_ids"]
+    answer = tokenizer(fields["output"], add_special_tokens=False, verbose=False)["input_ids"]
+    answer = [*answer, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else answer
+    return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def _fields(row: Row, number: int, source: Source) -> dict[str, str]:
+    fields = {name: row.get(name) for name in ("instruction", "input", "output")}
+    fields["input"] = fields["input"] or ""
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise _row_error(source, number, f"the field {name!r} with text", f"fields {sorted(row)}")
+    return {name: str(value) for name, value in fields.items()}
+
+
+def _messages(row: Row, number: int, source: Source) -> list[dict[str, str]]:
+    turns = row.get("messages", row.get("conversations"))
+    wanted = "messages, a list of {role, content} with at least one of role assistant"
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise _row_error(source, number, wanted, f"fields {sorted(row)}")
+    messages = []
+    for turn in turns:
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise _row_error(source, number, wanted, f"{turn!r:.80}")
+        messages.append({"role": ROLES.get(role, role), "content": content})
+    if not any(message["role"] == "assistant" for message in messages):
+        raise _row_error(source, number, wanted, f"roles {[message['role'] for message in messages]}")
+    return messages
+
+
+def _row_error(source: Source, number: int, expected: str, got: str) -> Exception:
+    return request_error(
+        source.key, expected, f"row {number}: {got}", "repair the row, or correct the format", file=source.path
+    )
+
+
+def _chat(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
+    messages = _messages(row, number, source)
+    if not tokenizer.chat_template:
+        raise request_error(
+            source.key,
+            "a tokenizer with a chat template for chat rows",
+            "a tokenizer without one",
+            "use the chat model's tokenizer, or rows of another format",
+        )
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    spans = list(_assistant_spans(messages, text, tokenizer))
+    if not spans:
+        raise _row_error(source, number, "a chat template that renders turns one after another", "one that does not")
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    labels = [
+        token if any(start <= begin and end <= stop for start, stop in spans) else IGNORED
+        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    return {"input_ids": encoded["input_ids"], "labels": labels}
+
+
+def _assistant_spans(
+    messages: list[dict[str, str]], text: str, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[int, int]]:
+    """Character ranges of the assistant's turns in `text`, with their end marks."""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = str(tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True))
+        after = str(tokenizer.apply_chat_template(messages[: index + 1], tokenize=False))
+        if text.startswith(before) and text.startswith(after):
+            yield len(before), len(after)

@@ -1,0 +1,101 @@
+"""Windows of token ids, (windows, length), cut from text. The same source gives the same windows everywhere."""
+
+import random
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lors_cli.data.sources import Source
+from lors_cli.errors import request_error
+
+SEPARATOR = "\n\n"
+# Text is read ahead in pieces of so many characters for each token that is still needed; more than any tokenizer
+# packs into a token on average, so one piece usually is enough.
+CHARACTERS_PER_TOKEN = 12
+# Tokens at the end of a piece that may come out differently once more text follows.
+UNSETTLED_TOKENS = 8
+
+
+def concatenated(source: Source, tokenizer: PreTrainedTokenizerBase, length: int, count: int | None) -> Tensor:
+    """The rows joined by a blank line, tokenised without special tokens, cut into windows from the start.
+
+    Args:
+        source: rows with a text field.
+        tokenizer: the model's.
+        length: tokens per window.
+        count: how many windows are needed; None takes all that fit. Of a long source only the start is read.
+
+    Raises:
+        RequestError: the text is too short for `count` windows, or for one.
+
+    """
+    texts = source.texts()
+    text, ended = next(texts), False
+    needed = length * count if count else None
+    while True:
+        wanted = len(text) + CHARACTERS_PER_TOKEN * needed if needed else None
+        text, ended = _extend(text, texts, wanted)
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if ended or (needed and len(ids) >= needed + UNSETTLED_TOKENS):
+            break
+    whole = len(ids) // length
+    if whole < (count or 1):
+        raise request_error(
+            source.key,
+            f"text for {count or 1} windows of {length} tokens ({(count or 1) * length} tokens)",
+            f"{source.path} with {len(ids)} tokens",
+            "ask for fewer samples or a shorter sequence_length, or name a longer text",
+        )
+    whole = min(whole, count or whole)
+    return torch.tensor(ids[: whole * length], dtype=torch.long).view(whole, length)
+
+
+def _extend(text: str, texts: Iterator[str], wanted: int | None) -> tuple[str, bool]:
+    """`text` with further rows up to `wanted` characters, and whether the rows have ended."""
+    parts, size = [text], len(text)
+    while wanted is None or size < wanted:
+        row = next(texts, None)
+        if row is None:
+            return SEPARATOR.join(parts), True
+        parts.append(row)
+        size += len(row) + len(SEPARATOR)
+    return SEPARATOR.join(parts), False
+
+
+def random_windows(source: Source, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int) -> Tensor:
+    """The papers' rule: `count` times a random window of a random document that has more than `length` tokens.
+
+    Documents are drawn with replacement. Each is tokenised at most once, and those that are too short leave the draw,
+    so the search ends whatever the text.
+
+    Raises:
+        RequestError: no document is long enough.
+
+    """
+    documents = list(source.texts())
+    candidates = list(range(len(documents)))
+    tokenised: dict[int, list[int]] = {}
+    generator = random.Random(seed)
+    windows = []
+    while len(windows) < count:
+        if not candidates:
+            raise request_error(
+                source.key,
+                f"a document of more than {length} tokens",
+                f"{source.path}, whose {len(documents)} documents are all shorter",
+                "use sampling: concat, which joins documents, or a shorter sequence_length",
+            )
+        place = generator.randrange(len(candidates))
+        chosen = candidates[place]
+        if chosen not in tokenised:
+            tokenised[chosen] = tokenizer(documents[chosen], verbose=False)["input_ids"]
+        ids = tokenised[chosen]
+        if len(ids) <= length:
+            candidates[place] = candidates[-1]
+            candidates.pop()
+            continue
+        start = generator.randrange(len(ids) - length)
+        windows.append(ids[start : start + length])
+    return torch.tensor(windows, dtype=torch.long)

@@ -1,0 +1,57 @@
+"""What can go wrong, and the exit status each kind ends with.
+
+    LorsError              the work failed                       exit 1
+    └── RequestError       the request is wrong, nothing began   exit 2
+
+A ``RequestError`` carries every problem that was found, so that a file with three mistakes is corrected once.
+"""
+
+from dataclasses import dataclass, replace
+
+
+class LorsError(Exception):
+    """The work failed; the message says what happened and what to do."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a request: where it stands, what was expected, what came, what to do."""
+
+    key: str
+    expected: str
+    got: str
+    remedy: str
+    file: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.file else self.key
+        return f"{where}\n  expected: {self.expected}\n  got:      {self.got}\n  remedy:   {self.remedy}"
+
+
+class RequestError(LorsError):
+    """The request is wrong; raised before any work starts."""
+
+    exit_status = 2
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+    def in_file(self, file: str) -> "RequestError":
+        """The same problems, each naming `file` unless it already names one."""
+        return RequestError(*(p if p.file else replace(p, file=file) for p in self.problems))
+
+
+def request_error(key: str, expected: str, got: object, remedy: str, file: object = None) -> RequestError:
+    """A ``RequestError`` with a single problem."""
+    return RequestError(Problem(key, expected, str(got), remedy, str(file) if file is not None else None))
+
+
+def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+    """A hint that names the closest of the `known` names, or lists them when none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

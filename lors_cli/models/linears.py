@@ -1,0 +1,62 @@
+"""The decoder blocks of a causal language model and the linears in them, found by structure, not by name."""
+
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lors_cli.errors import LorsError, nearest, request_error
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The name and the list of decoder blocks: the first module list as long as the config says the model is deep.
+
+    Raises:
+        LorsError: there is no such list.
+
+    """
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+            return name, module
+    raise LorsError(f"no list of {config.num_hidden_layers} decoder blocks in {type(model).__name__}: not supported")
+
+
+def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
+    """The linears of one block, by their name in it."""
+    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+
+
+def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linears of all blocks, by their name in the model. Embeddings and the head are not among them.
+
+    Raises:
+        LorsError: the blocks hold none.
+
+    """
+    prefix, blocks = find_blocks(model)
+    linears = {
+        f"{prefix}.{index}.{name}": linear
+        for index, block in enumerate(blocks)
+        for name, linear in block_linears(block).items()
+    }
+    if not linears:
+        raise LorsError(f"the blocks of {type(model).__name__} hold no nn.Linear: this architecture is not supported")
+    return linears
+
+
+def select(names: list[str], patterns: list[str] | None, key: str) -> list[str]:
+    """Those of the linears `names` that a pattern matches: a whole name, its last parts, or a glob of the whole name.
+
+    Raises:
+        RequestError: a pattern matches none; `key` is the config's path to the patterns.
+
+    """
+    if patterns is None:
+        return names
+    matched = {p: {n for n in names if n == p or n.endswith(f".{p}") or fnmatchcase(n, p)} for p in patterns}
+    for pattern, found in matched.items():
+        if not found:
+            leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
+            raise request_error(key, "names that match a linear of the blocks", repr(pattern), nearest(pattern, leaves))
+    chosen = set().union(*matched.values())
+    return [name for name in names if name in chosen]

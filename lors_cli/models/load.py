@@ -1,0 +1,122 @@
+"""Models and tokenizers from a local directory; the skeleton of a model without its weights."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lors_cli.artifacts import tensors
+from lors_cli.errors import LorsError, request_error
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def skeleton(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of `directory` on the meta device: all modules and shapes, no weights, no memory.
+
+    Raises:
+        RequestError: transformers does not know the architecture.
+
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError, ImportError) as error:
+        raise request_error(
+            "model",
+            "a causal language model that transformers can build",
+            str(error).strip().splitlines()[0],
+            "check config.json; code from a hub repository runs only with trust_remote_code: true",
+            file=directory / "config.json",
+        ) from None
+    return model
+
+
+def load_model(
+    directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model of `directory` with its weights, in eval mode.
+
+    Args:
+        directory: a model directory.
+        dtype: "auto" (as stored) or a key of `DTYPES`.
+        device: where to put it.
+        trust_remote_code: whether code that the directory brings may run.
+
+    Raises:
+        LorsError: a weight file is damaged, or a tensor is missing or has another shape.
+
+    """
+    tensors.shards(directory)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=DTYPES.get(dtype, "auto"),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise LorsError(f"{directory} could not be loaded: {error}") from error
+    # transformers fills what it does not find with random numbers and goes on
+    wrong = [*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])]
+    if wrong:
+        raise LorsError(f"{directory} lacks or misshapes {len(wrong)} tensors, among them {sorted(wrong)[0]}")
+    model.eval()
+    loaded: PreTrainedModel = model.to(device)
+    return loaded
+
+
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of `directory`.
+
+    Raises:
+        RequestError: it has none.
+
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=trust_remote_code
+        )
+    except (ValueError, OSError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise request_error(
+            "model",
+            "a directory with a tokenizer (tokenizer.json, or tokenizer.model)",
+            f"{directory}: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+            "copy the tokenizer files of the original model into it",
+        ) from None
+    # One text of a whole corpus is meant here; windows are cut afterwards, so its length is nothing to warn of.
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` means; "auto" is CUDA where there is one, then MPS, else the CPU.
+
+    Raises:
+        RequestError: there is no such device.
+
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        got = f"{name!r}: {str(error).splitlines()[0]}"
+        raise request_error("device", "auto, cpu, cuda or cuda:N, present here", got, "use device: auto") from None
+    return device
+
+
+def weight_bytes(model: PreTrainedModel, dtype: str) -> int:
+    """Bytes of all parameters of a (skeleton) model in `dtype`."""
+    stored: Any = getattr(model.config, "dtype", None)
+    size = (DTYPES.get(dtype) or (stored if isinstance(stored, torch.dtype) else torch.float32)).itemsize
+    return sum(parameter.numel() for parameter in model.parameters()) * size

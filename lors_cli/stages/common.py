@@ -1,0 +1,87 @@
+"""What several stages need: a section or an error, where inputs come from, the settings that determine a result."""
+
+import logging
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lors_cli.artifacts import manifest
+from lors_cli.config.schema import Config, Section
+from lors_cli.errors import request_error
+from lors_cli.models import source
+
+log = logging.getLogger(__name__)
+
+# Where inputs come from (they count by their content), and what only changes how a run is watched.
+NOT_OF_THE_RESULT = {"input", "report_to", "logging_steps", "save_steps"}
+
+T = TypeVar("T", bound=Section)
+
+
+def section(config: Config, name: str, found: T | None) -> T:
+    """The section of a stage.
+
+    Raises:
+        RequestError: the config has none.
+
+    """
+    if found is None:
+        raise request_error(name, f"a {name}: section", "none", f"add it, or run another stage than {name}")
+    return found
+
+
+def settings(config: Config, part: Section) -> dict[str, Any]:
+    """The settings that determine a stage's result, apart from its inputs."""
+    return {"seed": config.seed, "dtype": config.dtype, **part.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)}
+
+
+def pruned_directory(config: Config, name: str, own: str | None, earlier: list[str]) -> Path:
+    """The pruned model that a stage reads: its own input, else train's, else what prune wrote or will write.
+
+    Raises:
+        RequestError: it is missing and no stage of this run makes it.
+
+    """
+    if own:
+        return source.resolve(own, f"{name}.input")
+    if name != "train" and config.train and config.train.input:
+        return source.resolve(config.train.input, "train.input")
+    return previous(config, "pruned", "prune", f"{name}.input", earlier)
+
+
+def previous(config: Config, directory: str, stage: str, key: str, earlier: list[str]) -> Path:
+    """The finished output of an earlier stage, or where a stage of this run will put it.
+
+    Raises:
+        RequestError: neither.
+
+    """
+    path = Path(config.output_dir) / directory
+    if stage not in earlier and not (path / manifest.NAME).is_file():
+        state = "something that lors did not make" if path.exists() else "which does not exist"
+        raise request_error(
+            key, f"the output of `lors {stage}`", f"{path}, {state}", f"run `lors {stage}` first, or set {key}"
+        )
+    return path
+
+
+def structure_directory(config: Config, directory: Path) -> Path:
+    """Where to read shapes and the tokenizer of `directory` from: itself, or the dense model while it is unmade."""
+    if (directory / "config.json").is_file():
+        return directory
+    return source.resolve((config.prune.input if config.prune else None) or config.model)
+
+
+def log_modules(found: dict[str, Any]) -> None:
+    """Say what the linears hold, those of the same place in their blocks together."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    patterns: dict[str, set[str]] = defaultdict(set)
+    for name, facts in found["modules"].items():
+        place = name.split(".")[-1]
+        groups[place].append(facts["sparsity"])
+        patterns[place].add(facts["pattern"])
+        log.debug("%s: sparsity %.6f, %s", name, facts["sparsity"], facts["pattern"])
+    for place, values in groups.items():
+        kinds = "/".join(sorted(patterns[place]))
+        log.info("  %-12s %3d x sparsity %.4f to %.4f, %s", place, len(values), min(values), max(values), kinds)
+    log.info("  all linears of the blocks: sparsity %.4f, %s", found["sparsity"], found["pattern"])

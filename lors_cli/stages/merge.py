@@ -1,0 +1,180 @@
+"""``lors merge``: pruned model + adapter -> <output_dir>/merged, shard by shard, with the mask proved on the files.
+
+The proof reads what was written: for every linear of the blocks, no position that is zero in the pruned model may be
+nonzero in the merged one, every N:M pattern must hold, and every zero must be +0.0.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli import console
+from lors_cli.adapters import METHODS, Adapter
+from lors_cli.artifacts import adapter_file, manifest, tensors
+from lors_cli.artifacts.adapter_file import AdapterFile
+from lors_cli.config.schema import Config, Merge
+from lors_cli.errors import LorsError, request_error
+from lors_cli.models import linears, load
+from lors_cli.sparsity import mask
+from lors_cli.sparsity.pattern import Pattern
+from lors_cli.stages import common, inspect
+from lors_cli.stages.job import Job, verified_digest
+
+log = logging.getLogger(__name__)
+
+
+def prepare(config: Config, earlier: list[str]) -> Job:
+    """Check that model and adapter belong together.
+
+    Raises:
+        RequestError: they do not, or merging would destroy zeros without being asked to.
+
+    """
+    section = config.merge or Merge()
+    pruned = common.pruned_directory(config, "merge", section.input, earlier)
+    key = "merge.adapter"
+    adapter = Path(section.adapter) if section.adapter else common.previous(config, "adapter", "train", key, earlier)
+    structure = load.skeleton(common.structure_directory(config, pruned), trust_remote_code=config.trust_remote_code)
+    shapes = {
+        name: (linear.out_features, linear.in_features) for name, linear in linears.all_linears(structure).items()
+    }
+    if section.adapter or "train" not in earlier:
+        method = adapter_file.read_config(adapter, key)["method"]
+        _check_belongs(adapter, pruned, shapes, key)
+    else:
+        method = common.section(config, "train", config.train).method
+    _check_zeros_kept(section, method)
+
+    output = Path(config.output_dir) / "merged"
+    return Job(
+        stage="merge",
+        output=output,
+        inputs={"pruned": pruned, "adapter": adapter},
+        settings={"dense": section.dense, "apply_mask": section.apply_mask},
+        work=lambda partial: _merge(pruned, adapter, partial, section, set(shapes)),
+        report=lambda: console.result(str(output)),
+        plan=[f"{method} adapter {adapter} into {pruned}, one shard in memory at a time"],
+    )
+
+
+def _check_belongs(adapter: Path, pruned: Path, shapes: dict[str, tuple[int, int]], key: str) -> None:
+    """Check that the adapter was trained for the model in `pruned`: by its recorded digest, and by its shapes."""
+    content = adapter_file.load(adapter, key)
+    expected, remedy = (
+        f"an adapter trained for {pruned}",
+        "set merge.input to the model that the adapter was trained for",
+    )
+    recorded = (manifest.read(adapter) or {}).get("request", {}).get("inputs", {}).get("pruned")
+    if recorded and recorded != verified_digest(pruned):
+        raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
+    for module, named in content.modules.items():
+        wanted = None
+        if module in shapes:
+            wanted = METHODS[content.method].adapter.shapes(*shapes[module], content.rank)
+        if {name: tuple(tensor.shape) for name, tensor in named.items()} != wanted:
+            got = f"{adapter}, which does not fit {module}"
+            raise request_error(key, expected, got, remedy)
+
+
+def _check_zeros_kept(section: Merge, method: str) -> None:
+    keeps = METHODS[method].keeps_zeros
+    if keeps and (section.dense or section.apply_mask):
+        option = "dense" if section.dense else "apply_mask"
+        raise request_error(
+            f"merge.{option}", f"false: {method} keeps the zeros by itself", "true", f"remove merge.{option}"
+        )
+    if not keeps and not section.dense and not section.apply_mask:
+        raise request_error(
+            "merge",
+            f"dense: true or apply_mask: true, because merging {method} fills the zeros of the pruned model",
+            "neither",
+            "merge.dense=true accepts a dense model; merge.apply_mask=true masks the update at the merge (LoRA*), which"
+            " is not the model that was trained; or train with lors, sqft or spp",
+        )
+
+
+def _merge(pruned: Path, adapter: Path, partial: Path, section: Merge, names: set[str]) -> dict[str, Any]:
+    content = adapter_file.load(adapter, "merge.adapter")
+    todo = set(content.modules)
+    shards = tensors.shards(pruned)
+    with console.progress("merge: shard", len(shards)) as advance:
+        for shard in shards:
+            tensors.write(dict(_merged_tensors(shard, content, section, names, todo)), partial / shard.name)
+            advance(shard.name)
+    if todo:
+        raise LorsError(f"{pruned} has no tensor for {len(todo)} adapted linears, among them {min(todo)}.weight")
+    if (pruned / tensors.INDEX).is_file():
+        (partial / tensors.INDEX).write_bytes((pruned / tensors.INDEX).read_bytes())
+    tensors.copy_companions(pruned, partial)
+    facts = _prove(pruned, partial, names, expect_kept=not section.dense)
+    return {"method": content.method, "rank": content.rank, "alpha": content.alpha, **facts}
+
+
+@torch.no_grad()
+def _merged_tensors(
+    shard: Path, content: AdapterFile, section: Merge, names: set[str], todo: set[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one shard after merging; modules that were merged are taken off `todo`."""
+    with tensors.open_shard(shard) as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            tensor, module = file.get_tensor(key), key.removesuffix(".weight")
+            if module in content.modules:
+                merged = _bind(content, module, tensor).merged_weight(tensor)
+                if not bool(merged.isfinite().all()):
+                    raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
+                tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
+                todo.discard(module)
+            yield key, mask.positive_zeros(tensor) if module in names else tensor
+
+
+def _bind(content: AdapterFile, module: str, weight: Tensor) -> Adapter:
+    """The adapter module of `module` with its tensors from the file; its linear is a shape only."""
+    rows, columns = weight.shape
+    with torch.device("meta"):
+        linear = nn.Linear(columns, rows, bias=False)
+        adapter = METHODS[content.method].adapter(linear, rank=content.rank, alpha=content.alpha)
+    for name, tensor in content.modules[module].items():
+        setattr(adapter, name, nn.Parameter(tensor))
+    return adapter
+
+
+def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) -> dict[str, Any]:
+    """Compare the two directories' files, module by module.
+
+    Raises:
+        LorsError: a zero was lost, and `expect_kept`.
+
+    """
+    modules: dict[str, dict[str, Any]] = {}
+    for shard in tensors.shards(pruned):
+        with tensors.open_shard(shard) as before, tensors.open_shard(merged / shard.name) as after:
+            for key in before.keys():  # noqa: SIM118 - safe_open is no mapping
+                module = key.removesuffix(".weight")
+                if module in names:
+                    modules[module] = _compare(before.get_tensor(key), after.get_tensor(key))
+    broken = [module for module, facts in modules.items() if facts["returned"] or facts["broken"]]
+    if broken and expect_kept:
+        facts = modules[broken[0]]
+        raise LorsError(f"the merge lost zeros in {len(broken)} linears, nothing was published; {broken[0]}: {facts}")
+    found = inspect.total(modules)
+    returned = sum(facts["returned"] for facts in modules.values())
+    common.log_modules({**found, "modules": modules})
+    if expect_kept:
+        log.info("merge: mask proved on the saved files: %d linears, 0 zeros came back", len(modules))
+    else:
+        log.warning("merged densely as asked: %d zeros came back", returned)
+    return {**found, "returned_zeros": returned, "modules": modules}
+
+
+def _compare(old: Tensor, new: Tensor) -> dict[str, Any]:
+    """The facts about the merged weight `new`, and whether it broke the pattern of the pruned one, `old`."""
+    facts = inspect.measure(new)
+    pattern = mask.detect(old)
+    held = ":" not in pattern or mask.holds(new, Pattern.parse(pattern))
+    facts["returned"] = int(((old == 0) & (new != 0)).sum())
+    facts["broken"] = not held or bool(facts["negative_zeros"])
+    return facts

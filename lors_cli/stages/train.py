@@ -1,0 +1,318 @@
+"""``lors train``: pruned model -> <output_dir>/adapter."""
+
+import logging
+import math
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from functools import partial as bind
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from lors_cli import adapters, console
+from lors_cli.adapters import Adapter, LowRankAdapter
+from lors_cli.adapters.attach import attach
+from lors_cli.adapters.initialize import initialize_from_gradient
+from lors_cli.artifacts import adapter_file, tensors
+from lors_cli.artifacts.adapter_file import AdapterFile
+from lors_cli.config.schema import Config, Train, TrainingDataset
+from lors_cli.data import instructions
+from lors_cli.data.instructions import Example
+from lors_cli.errors import LorsError, request_error
+from lors_cli.models import linears, load
+from lors_cli.sparsity import mask
+from lors_cli.stages import common
+from lors_cli.stages.job import Job
+from lors_cli.training.collate import collate
+from lors_cli.training.trainer import CHECKPOINTS, AdapterTrainer, last_checkpoint
+
+log = logging.getLogger(__name__)
+
+# Checkpoints and held-out losses in a run, where the config leaves their number open; a run of a million steps is
+# still saved every thousand.
+CHECKPOINTS_PER_RUN = 20
+EVALUATIONS_PER_RUN = 10
+MOST_STEPS_BETWEEN = 1000
+
+
+@dataclass
+class Data:
+    """Tokenised examples and what was found in reading them."""
+
+    train: list[Example]
+    held_out: list[Example] | None
+    facts: dict[str, Any]
+    padding: int
+
+
+def prepare(config: Config, earlier: list[str]) -> Job:
+    """Check the request against the model's shapes and the data; read no weights.
+
+    Raises:
+        RequestError: it cannot be carried out.
+
+    """
+    section = common.section(config, "train", config.train)
+    for key, dataset in _datasets(section).items():
+        instructions.check(dataset.source(key), dataset.format)
+    device = load.pick_device(config.device)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if section.samples_per_step % (section.samples_per_forward * world):
+        raise request_error(
+            "train.micro_batch_size",
+            f"a divisor of the batch of {section.samples_per_step} samples over {world} processes",
+            section.samples_per_forward,
+            "change batch_size or micro_batch_size",
+        )
+    directory = common.pruned_directory(config, "train", section.input, earlier)
+    structure = common.structure_directory(config, directory)
+    skeleton = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
+    names = _targets(skeleton, section)
+    data = _read_data(config, section, structure)
+    steps = total_steps(section, len(data.train))
+    output = Path(config.output_dir) / "adapter"
+    return Job(
+        stage="train",
+        output=output,
+        inputs={"pruned": directory},
+        settings={
+            **common.settings(config, section),
+            "data": {key: dataset.source(key).identity() for key, dataset in _datasets(section).items()},
+        },
+        work=lambda partial: _train(config, section, directory, names, data, device, partial),
+        report=lambda: console.result(str(output)),
+        plan=_plan(skeleton, config, section, names, data, steps),
+        resumable=True,
+    )
+
+
+def _datasets(section: Train) -> dict[str, TrainingDataset]:
+    found = {"train.dataset": section.dataset, "train.eval_dataset": section.eval_dataset}
+    return {key: dataset for key, dataset in found.items() if dataset is not None}
+
+
+def _targets(skeleton: Any, section: Train) -> list[str]:
+    """The linears that may be adapted, each checked to be large enough for the rank."""
+    found = linears.all_linears(skeleton)
+    names = linears.select(list(found), section.target_modules, "train.target_modules")
+    shapes = adapters.METHODS[section.method].adapter.shapes
+    for name in names:
+        try:
+            shapes(found[name].out_features, found[name].in_features, section.rank)
+        except ValueError as error:
+            raise request_error(
+                "train.rank",
+                f"{error} {tuple(found[name].weight.shape)} of {name}",
+                section.rank,
+                "choose another rank",
+            ) from None
+    return names
+
+
+def _read_data(config: Config, section: Train, structure: Path) -> Data:
+    tokenizer = load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
+    facts, read = {}, {}
+    for key, dataset in _datasets(section).items():
+        source = dataset.source(key)
+        read[key], facts[key] = instructions.examples(source, tokenizer, section.sequence_length, dataset.format)
+    padding = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
+    return Data(read["train.dataset"], read.get("train.eval_dataset"), facts, int(padding))
+
+
+def total_steps(section: Train, examples: int) -> int:
+    """Optimiser steps of the run."""
+    per_epoch = math.ceil(examples / section.samples_per_step)
+    return section.max_steps or math.ceil((section.epochs or 3) * per_epoch)
+
+
+def _plan(skeleton: Any, config: Config, section: Train, names: list[str], data: Data, steps: int) -> list[str]:
+    shapes = adapters.METHODS[section.method].adapter.shapes
+    found = linears.all_linears(skeleton)
+    trained = sum(
+        math.prod(s) for n in names for s in shapes(found[n].out_features, found[n].in_features, section.rank).values()
+    )
+    weights = load.weight_bytes(skeleton, _dtype(config, section, skeleton))
+    text = skeleton.config.get_text_config()
+    tokens = section.samples_per_forward * section.sequence_length
+    logits = tokens * text.vocab_size * 8
+    return [
+        f"{section.method}, rank {section.rank}, at most {len(names)} linears, {trained:,} trainable parameters",
+        f"{len(data.train)} examples, {section.samples_per_step} a step, {steps} steps",
+        f"memory: weights {weights / 1e9:.2f} GB, adapter and optimiser {trained * 16 / 1e9:.2f} GB,"
+        f" logits {logits / 1e9:.2f} GB, activations of {tokens} tokens besides",
+        f"disk: adapter {trained * 4 / 1e9:.3f} GB, checkpoints {trained * 24 / 1e9:.3f} GB while training",
+    ]
+
+
+def _dtype(config: Config, section: Train, skeleton: Any) -> str:
+    """The dtype of the frozen weights in training. float16 trains in float32, which holds its values exactly."""
+    dtype: str = section.dtype or config.dtype
+    if dtype == "auto":
+        stored = getattr(skeleton.config, "dtype", None)
+        dtype = tensors.dtype_name(stored) if isinstance(stored, torch.dtype) else "float32"
+    return "float32" if dtype == "float16" else dtype
+
+
+def _train(
+    config: Config,
+    section: Train,
+    directory: Path,
+    names: list[str],
+    data: Data,
+    device: torch.device,
+    partial: Path,
+) -> dict[str, Any]:
+    skeleton = load.skeleton(directory, trust_remote_code=config.trust_remote_code)
+    dtype = _dtype(config, section, skeleton)
+    if (section.dtype or config.dtype) == "float16":
+        log.warning("float16 would need loss scaling; training runs in float32, which holds its values exactly")
+    if section.target_modules is None:
+        names = _pruned_linears(directory, names)
+    for key, facts in data.facts.items():
+        log.info("%s: %s", key, ", ".join(f"{name} {value}" for name, value in facts.items()))
+    model = load.load_model(directory, dtype, device, trust_remote_code=config.trust_remote_code)
+    model.config.use_cache = False
+    set_seed(config.seed)
+    attached = attach(
+        model,
+        names,
+        adapters.METHODS[section.method].adapter,
+        rank=section.rank,
+        alpha=section.alpha,
+        dropout=section.dropout,
+        checkpoint=section.adapter_checkpointing,
+    )
+    if section.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    resume = last_checkpoint(partial / CHECKPOINTS)
+    if resume:
+        log.info("train: resuming from %s", resume.name)
+    elif section.resolved_init == "gradient":
+        _initialize(model, attached, section, data, config.seed)
+    facts = _run_trainer(config, section, model, attached, data, partial, resume)
+    content = AdapterFile(
+        section.method, section.rank, section.alpha, {n: dict(a.tensors()) for n, a in attached.items()}
+    )
+    if not all(bool(t.isfinite().all()) for named in content.modules.values() for t in named.values()):
+        raise LorsError("the trained adapter is not finite; use a lower train.learning_rate. Nothing was published")
+    adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
+    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+    return {**facts, "data": data.facts, "train_dtype": dtype, "init": section.resolved_init, "linears": len(names)}
+
+
+def _pruned_linears(directory: Path, names: list[str]) -> list[str]:
+    """Those of `names` whose weights in `directory` were pruned."""
+    wanted, pruned = set(names), set()
+    for key, weight in tensors.read(directory):
+        module = key.removesuffix(".weight")
+        if module in wanted and mask.sparsity(weight) >= mask.DENSE_BELOW:
+            pruned.add(module)
+    if not pruned:
+        raise request_error(
+            "train.target_modules",
+            "linears to adapt; without it, those that were pruned",
+            f"{directory}, none of whose linears has zeros",
+            "prune the model first, or name the linears (train.target_modules: ['*'] for all)",
+        )
+    return [name for name in names if name in pruned]
+
+
+def _initialize(model: Any, attached: dict[str, Adapter], section: Train, data: Data, seed: int) -> None:
+    """Gradient initialisation over one optimiser step's samples, drawn from the training data."""
+    count = min(section.samples_per_step, len(data.train))
+    chosen = random.Random(seed).sample(data.train, count)
+    size = section.samples_per_forward
+    batches = [collate(chosen[start : start + size], data.padding) for start in range(0, count, size)]
+    log.info("train: initialising from the gradient of %d samples", count)
+
+    def backward() -> None:
+        for batch in batches:
+            loss = model(**{key: value.to(model.device) for key, value in batch.items()}).loss
+            (loss / len(batches)).backward()
+
+    model.train()
+    initialize_from_gradient(cast(dict[str, LowRankAdapter], attached), backward)
+
+
+def _run_trainer(
+    config: Config,
+    section: Train,
+    model: Any,
+    attached: dict[str, Adapter],
+    data: Data,
+    partial: Path,
+    resume: Path | None,
+) -> dict[str, Any]:
+    steps = total_steps(section, len(data.train))
+    with console.progress("train: step", steps) as advance:
+        trainer = AdapterTrainer(
+            adapters=attached,
+            log_file=partial / "training_log.jsonl",
+            advance=advance,
+            model=model,
+            args=_arguments(config, section, steps, partial, held_out=data.held_out is not None),
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            data_collator=bind(collate, padding=data.padding),
+        )
+        outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    held_out = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+    seconds = outcome.metrics["train_runtime"]
+    done = steps - (int(resume.name.rsplit("-", 1)[1]) if resume else 0)
+    tokens = data.facts["train.dataset"]["tokens"] / len(data.train) * section.samples_per_step * done
+    return {
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "eval_losses": held_out,
+        "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
+        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+    }
+
+
+def _arguments(config: Config, section: Train, steps: int, partial: Path, *, held_out: bool) -> TrainingArguments:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
+    device = load.pick_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    def every(asked: int | None, per_run: int) -> int:
+        return asked or min(max(steps // per_run, 1), MOST_STEPS_BETWEEN)
+
+    arguments = TrainingArguments(
+        output_dir=str(partial / CHECKPOINTS),
+        per_device_train_batch_size=section.samples_per_forward,
+        per_device_eval_batch_size=section.samples_per_forward,
+        gradient_accumulation_steps=section.samples_per_step // (section.samples_per_forward * world),
+        max_steps=steps,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type=section.schedule
+        if section.warmup == 0 or section.schedule != "constant"
+        else "constant_with_warmup",
+        warmup_steps=section.warmup,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        optim="adamw_torch",
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=section.logging_steps,
+        logging_nan_inf_filter=False,
+        save_steps=every(section.save_steps, CHECKPOINTS_PER_RUN),
+        save_total_limit=2,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=every(section.eval_steps, EVALUATIONS_PER_RUN),
+        prediction_loss_only=True,
+        report_to=list(section.report_to) or "none",
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are used by torchrun, never by DataParallel
+    return arguments
