@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Sparse language models: prune, train with adapters that keep the zeros, merge with the mask proved, evaluate.",
+    help="Sparse language models: prune, train with adapters that keep the zeros, merge with proof, evaluate.",
 )
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the experiment.")]

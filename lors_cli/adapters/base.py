@@ -40,6 +40,11 @@ class Adapter(nn.Module):
         """float32 whatever the model's dtype: small updates vanish in bf16. float64 stays, for exact tests."""
         return torch.promote_types(self.linear.weight.dtype, torch.float32)
 
+    def new_parameter(self, rows: int, columns: int) -> nn.Parameter:
+        """Zeros (rows, columns) beside the frozen weight, in `parameter_dtype`."""
+        device = self.linear.weight.device
+        return nn.Parameter(torch.zeros(rows, columns, dtype=self.parameter_dtype, device=device))
+
     def merged_weight(self, weight: Tensor) -> Tensor:
         """The effective weight (R, C) for the frozen `weight`, in its dtype; `weight` itself is not changed."""
         raise NotImplementedError
@@ -67,12 +72,8 @@ class LowRankAdapter(Adapter):
     def __init__(self, linear: nn.Linear, **options: float) -> None:
         super().__init__(linear, **options)  # type: ignore[arg-type]
         rows, columns = linear.weight.shape
-        self.lora_A = nn.Parameter(
-            torch.empty(self.rank, columns, dtype=self.parameter_dtype, device=linear.weight.device)
-        )
-        self.lora_B = nn.Parameter(
-            torch.zeros(rows, self.rank, dtype=self.parameter_dtype, device=linear.weight.device)
-        )
+        self.lora_A = self.new_parameter(self.rank, columns)
+        self.lora_B = self.new_parameter(rows, self.rank)
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
 
     @classmethod

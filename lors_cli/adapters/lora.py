@@ -16,7 +16,8 @@ class LoRA(LowRankAdapter):
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
         hidden = F.linear(self.dropout(x), self.lora_A.to(x.dtype))
-        return self.linear(x) + F.linear(hidden, self.lora_B.to(x.dtype)) * self.scale
+        y: Tensor = self.linear(x) + F.linear(hidden, self.lora_B.to(x.dtype)) * self.scale
+        return y
 
     def merged_weight(self, weight: Tensor) -> Tensor:
         """W + s B A, dense."""

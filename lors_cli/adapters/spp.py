@@ -22,10 +22,8 @@ class SPP(Adapter):
     def __init__(self, linear: nn.Linear, **options: float) -> None:
         super().__init__(linear, **options)  # type: ignore[arg-type]
         rows, columns = linear.weight.shape
-        self.spp_alpha = nn.Parameter(
-            torch.empty(self.rank, columns, dtype=self.parameter_dtype, device=linear.weight.device)
-        )
-        self.spp_beta = nn.Parameter(torch.zeros(rows, 1, dtype=self.parameter_dtype, device=linear.weight.device))
+        self.spp_alpha = self.new_parameter(self.rank, columns)
+        self.spp_beta = self.new_parameter(rows, 1)
         nn.init.kaiming_uniform_(self.spp_alpha, a=5**0.5)
 
     @classmethod
@@ -41,7 +39,8 @@ class SPP(Adapter):
             update: Tensor = checkpoint(self._update, x, use_reentrant=False)
         else:
             update = self._update(x)
-        return self.linear(x) + self.scale * update
+        y: Tensor = self.linear(x) + self.scale * update
+        return y
 
     def _update(self, x: Tensor) -> Tensor:
         return F.linear(self.dropout(x), self._product(self.linear.weight).to(x.dtype))

@@ -40,7 +40,7 @@ class Section(BaseModel):
 
 
 class Dataset(Section):
-    """A hub id, a local file (.jsonl, .jsonl.gz, .json, .parquet, .txt) or a built-in name; a plain string is `path`."""
+    """A hub id, a local file (.jsonl, .json, .parquet, .txt; .gz) or a built-in name; a plain string is `path`."""
 
     path: str
     name: str | None = Field(None, description="configuration of a hub data set")

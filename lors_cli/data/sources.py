@@ -68,7 +68,7 @@ class Source:
             yield text
 
     def identity(self) -> dict[str, Any]:
-        """What determines the rows: the digest of a local file or of the built-in text, or the hub revision asked for."""
+        """What determines the rows: the digest of a local file or of the built-in text, or the hub id and revision."""
         facts = {k: v for k, v in vars(self).items() if v is not None and k not in ("key", "path")}
         if self.path in builtin.NAMES:
             return {**facts, "path": self.path, "digest": digest.of_value(list(builtin.texts(self.split)))}

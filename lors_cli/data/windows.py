@@ -78,7 +78,7 @@ def random_windows(source: Source, tokenizer: PreTrainedTokenizerBase, length: i
     candidates = list(range(len(documents)))
     tokenised: dict[int, list[int]] = {}
     generator = random.Random(seed)
-    windows = []
+    windows: list[list[int]] = []
     while len(windows) < count:
         if not candidates:
             raise request_error(

@@ -118,5 +118,6 @@ def pick_device(name: str) -> torch.device:
 def weight_bytes(model: PreTrainedModel, dtype: str) -> int:
     """Bytes of all parameters of a (skeleton) model in `dtype`."""
     stored: Any = getattr(model.config, "dtype", None)
-    size = (DTYPES.get(dtype) or (stored if isinstance(stored, torch.dtype) else torch.float32)).itemsize
-    return sum(parameter.numel() for parameter in model.parameters()) * size
+    size: int = (DTYPES.get(dtype) or (stored if isinstance(stored, torch.dtype) else torch.float32)).itemsize
+    count: int = sum(parameter.numel() for parameter in model.parameters())
+    return count * size

@@ -5,7 +5,7 @@ before it and its own recorded arguments, and needs nothing else of the model.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lors_cli.models.linears import find_blocks
 
 
-class _Captured(Exception):
+class _CapturedError(Exception):
     """Raised once the last block's arguments are known; the head is not needed."""
 
 
@@ -48,10 +48,8 @@ def capture(model: nn.Module, batches: list[Tensor]) -> Calls:
     calls = Calls([], [])
     with _recorders(model) as recorders:
         for batch in batches:
-            try:
+            with suppress(_CapturedError):
                 model(input_ids=batch, use_cache=False)
-            except _Captured:
-                pass
             calls.states.append(recorders[0].states)
             recorded = [recorder.arguments for recorder in recorders]
             before = calls.arguments[-1] if calls.arguments else recorded
@@ -78,7 +76,7 @@ class _Recorder(nn.Module):
     def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.states, self.arguments = states, (args, kwargs)
         if self.last:
-            raise _Captured
+            raise _CapturedError
         return states
 
 

@@ -89,9 +89,10 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
         damped.diagonal().add_(fraction * scale)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
+            upper: Tensor
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not failed and bool(upper.isfinite().all()):
-            return upper
+            if not failed and bool(upper.isfinite().all()):
+                return upper
         log.warning("Hessian not positive definite at damping %g", fraction)
     raise LorsError(
         f"the Hessian is not positive definite, even at damping {fraction:g}: the calibration text is too short or too"

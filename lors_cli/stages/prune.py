@@ -99,7 +99,8 @@ def _plan(skeleton: Any, config: Config, section: Prune, tokens: Tensor | None) 
     solve = 3 * 4 * widest**2 if pruning.METHODS[section.method].statistic == "hessian" else 0
     return [
         f"{section.method} to {section.sparsity}, {len(linears.all_linears(skeleton))} linears",
-        f"memory: weights {weights / 1e9:.2f} GB, calibration states {states / 1e9:.2f} GB, solver {solve / 1e9:.2f} GB",
+        f"memory: weights {weights / 1e9:.2f} GB, calibration states {states / 1e9:.2f} GB,"
+        f" solver {solve / 1e9:.2f} GB",
         f"disk: {weights / 1e9:.2f} GB",
     ]
 
