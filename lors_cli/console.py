@@ -36,12 +36,36 @@ def setup(verbosity: int) -> None:
         _quiet_libraries()
 
 
-def log_to(path: Path) -> None:
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
     """Also append every message to the file `path`, with its time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = logging.FileHandler(path, encoding="utf-8")
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(written)
+    try:
+        yield
+    finally:
+        log.removeHandler(written)
+        written.close()
+
+
+@contextmanager
+def third_party_output() -> Iterator[None]:
+    """Let a library draw its bars on a terminal; elsewhere, and for the programs that it starts, drop stderr."""
+    terminal = sys.stderr.isatty()
+    original, kept = sys.stderr, os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        shown = os.fdopen(os.dup(2), "w") if terminal else nowhere
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = shown
+        try:
+            yield
+        finally:
+            sys.stderr = original
+            os.dup2(kept, 2)
+            os.close(kept)
+            shown.close()
 
 
 def _quiet_libraries() -> None:

@@ -41,7 +41,8 @@ class RequestError(LorsError):
 
     def in_file(self, file: str) -> "RequestError":
         """The same problems, each naming `file` unless it already names one."""
-        return RequestError(*(p if p.file else replace(p, file=file) for p in self.problems))
+        named = RequestError(*(p if p.file else replace(p, file=file) for p in self.problems))
+        return named.with_traceback(self.__traceback__)
 
 
 def request_error(key: str, expected: str, got: object, remedy: str, file: object = None) -> RequestError:

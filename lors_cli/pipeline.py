@@ -40,22 +40,28 @@ def perform(job: Job, *, force: bool = False) -> bool:
         if not force and _finished(job, request):
             log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
             return False
-        console.log_to(job.output.parent / "lors.log")
-        partial = _open_partial(job, request, keep=job.resumable and not force)
-        started = time.monotonic()
-        log.info("%s: started", job.stage)
-        try:
-            facts = job.work(partial)
-            (partial / REQUEST).unlink()
-            content = manifest.build(partial, job.stage, request, time.monotonic() - started, facts)
-            manifest.write_json(partial / manifest.NAME, content)
-            publish.publish(partial, job.output)
-        except BaseException:
-            if not job.resumable:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
-    log.info("%s: finished in %.0f s: %s", job.stage, content["seconds"], job.output)
+        with console.log_to(job.output.parent / "lors.log"):
+            _make(job, request, keep=job.resumable and not force)
     return True
+
+
+def _make(job: Job, request: dict[str, Any], *, keep: bool) -> None:
+    """Do the work in a partial directory and publish it."""
+    partial = _open_partial(job, request, keep=keep)
+    started = time.monotonic()
+    log.info("%s: started", job.stage)
+    try:
+        facts = job.work(partial)
+        (partial / REQUEST).unlink()
+        content = manifest.build(partial, job.stage, request, time.monotonic() - started, facts)
+        manifest.write_json(partial / manifest.NAME, content)
+        publish.publish(partial, job.output)
+    except BaseException as error:
+        log.debug("%s: failed: %s", job.stage, error)
+        if not job.resumable:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    log.info("%s: finished in %.0f s: %s", job.stage, content["seconds"], job.output)
 
 
 def check_output(job: Job) -> None:

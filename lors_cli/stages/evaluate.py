@@ -127,7 +127,8 @@ def _run_task(config: Config, section: Eval, model: Any, directory: Path, object
     from lors_cli.evaluation import zero_shot
 
     tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
-    return zero_shot.evaluate(model, tokenizer, objects, limit=section.limit, batch_size=section.batch_size)
+    with console.third_party_output():
+        return zero_shot.evaluate(model, tokenizer, objects, limit=section.limit, batch_size=section.batch_size)
 
 
 def _tidy(found: dict[str, Any], directory: Path) -> dict[str, Any]:

@@ -3,50 +3,28 @@
 import logging
 import math
 import os
-import random
 import shutil
-from dataclasses import dataclass
-from functools import partial as bind
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from lors_cli import adapters, console
-from lors_cli.adapters import Adapter, LowRankAdapter
 from lors_cli.adapters.attach import attach
-from lors_cli.adapters.initialize import initialize_from_gradient
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Train, TrainingDataset
 from lors_cli.data import instructions
-from lors_cli.data.instructions import Example
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import linears, load
 from lors_cli.sparsity import mask
 from lors_cli.stages import common
 from lors_cli.stages.job import Job
-from lors_cli.training.collate import collate
-from lors_cli.training.trainer import CHECKPOINTS, AdapterTrainer, last_checkpoint
+from lors_cli.training import run
+from lors_cli.training.trainer import CHECKPOINTS, last_checkpoint
 
 log = logging.getLogger(__name__)
-
-# Checkpoints and held-out losses in a run, where the config leaves their number open; a run of a million steps is
-# still saved every thousand.
-CHECKPOINTS_PER_RUN = 20
-EVALUATIONS_PER_RUN = 10
-MOST_STEPS_BETWEEN = 1000
-
-
-@dataclass
-class Data:
-    """Tokenised examples and what was found in reading them."""
-
-    train: list[Example]
-    held_out: list[Example] | None
-    facts: dict[str, Any]
-    padding: int
 
 
 def prepare(config: Config, earlier: list[str]) -> Job:
@@ -73,7 +51,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     skeleton = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
     names = _targets(skeleton, section)
     data = _read_data(config, section, structure)
-    steps = total_steps(section, len(data.train))
+    steps = run.total_steps(section, len(data.train))
     output = Path(config.output_dir) / "adapter"
     return Job(
         stage="train",
@@ -113,23 +91,17 @@ def _targets(skeleton: Any, section: Train) -> list[str]:
     return names
 
 
-def _read_data(config: Config, section: Train, structure: Path) -> Data:
+def _read_data(config: Config, section: Train, structure: Path) -> run.Data:
     tokenizer = load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
     facts, read = {}, {}
     for key, dataset in _datasets(section).items():
         source = dataset.source(key)
         read[key], facts[key] = instructions.examples(source, tokenizer, section.sequence_length, dataset.format)
     padding = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    return Data(read["train.dataset"], read.get("train.eval_dataset"), facts, int(padding))
+    return run.Data(read["train.dataset"], read.get("train.eval_dataset"), facts, int(padding))
 
 
-def total_steps(section: Train, examples: int) -> int:
-    """Optimiser steps of the run."""
-    per_epoch = math.ceil(examples / section.samples_per_step)
-    return section.max_steps or math.ceil((section.epochs or 3) * per_epoch)
-
-
-def _plan(skeleton: Any, config: Config, section: Train, names: list[str], data: Data, steps: int) -> list[str]:
+def _plan(skeleton: Any, config: Config, section: Train, names: list[str], data: run.Data, steps: int) -> list[str]:
     shapes = adapters.METHODS[section.method].adapter.shapes
     found = linears.all_linears(skeleton)
     trained = sum(
@@ -162,7 +134,7 @@ def _train(
     section: Train,
     directory: Path,
     names: list[str],
-    data: Data,
+    data: run.Data,
     device: torch.device,
     partial: Path,
 ) -> dict[str, Any]:
@@ -192,8 +164,8 @@ def _train(
     if resume:
         log.info("train: resuming from %s", resume.name)
     elif section.resolved_init == "gradient":
-        _initialize(model, attached, section, data, config.seed)
-    facts = _run_trainer(config, section, model, attached, data, partial, resume)
+        run.initialize(model, attached, section, data, config.seed)
+    facts = run.train(config, section, model, attached, data, partial, resume)
     content = AdapterFile(
         section.method, section.rank, section.alpha, {n: dict(a.tensors()) for n, a in attached.items()}
     )
@@ -219,100 +191,3 @@ def _pruned_linears(directory: Path, names: list[str]) -> list[str]:
             "prune the model first, or name the linears (train.target_modules: ['*'] for all)",
         )
     return [name for name in names if name in pruned]
-
-
-def _initialize(model: Any, attached: dict[str, Adapter], section: Train, data: Data, seed: int) -> None:
-    """Gradient initialisation over one optimiser step's samples, drawn from the training data."""
-    count = min(section.samples_per_step, len(data.train))
-    chosen = random.Random(seed).sample(data.train, count)
-    size = section.samples_per_forward
-    batches = [collate(chosen[start : start + size], data.padding) for start in range(0, count, size)]
-    log.info("train: initialising from the gradient of %d samples", count)
-
-    def backward() -> None:
-        for batch in batches:
-            loss = model(**{key: value.to(model.device) for key, value in batch.items()}).loss
-            (loss / len(batches)).backward()
-
-    model.train()
-    initialize_from_gradient(cast(dict[str, LowRankAdapter], attached), backward)
-
-
-def _run_trainer(
-    config: Config,
-    section: Train,
-    model: Any,
-    attached: dict[str, Adapter],
-    data: Data,
-    partial: Path,
-    resume: Path | None,
-) -> dict[str, Any]:
-    steps = total_steps(section, len(data.train))
-    with console.progress("train: step", steps) as advance:
-        trainer = AdapterTrainer(
-            adapters=attached,
-            log_file=partial / "training_log.jsonl",
-            advance=advance,
-            model=model,
-            args=_arguments(config, section, steps, partial, held_out=data.held_out is not None),
-            train_dataset=data.train,
-            eval_dataset=data.held_out,
-            data_collator=bind(collate, padding=data.padding),
-        )
-        outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    held_out = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
-    seconds = outcome.metrics["train_runtime"]
-    done = steps - (int(resume.name.rsplit("-", 1)[1]) if resume else 0)
-    tokens = data.facts["train.dataset"]["tokens"] / len(data.train) * section.samples_per_step * done
-    return {
-        "steps": trainer.state.global_step,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "eval_losses": held_out,
-        "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-    }
-
-
-def _arguments(config: Config, section: Train, steps: int, partial: Path, *, held_out: bool) -> TrainingArguments:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
-    device = load.pick_device(config.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-
-    def every(asked: int | None, per_run: int) -> int:
-        return asked or min(max(steps // per_run, 1), MOST_STEPS_BETWEEN)
-
-    arguments = TrainingArguments(
-        output_dir=str(partial / CHECKPOINTS),
-        per_device_train_batch_size=section.samples_per_forward,
-        per_device_eval_batch_size=section.samples_per_forward,
-        gradient_accumulation_steps=section.samples_per_step // (section.samples_per_forward * world),
-        max_steps=steps,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type=section.schedule
-        if section.warmup == 0 or section.schedule != "constant"
-        else "constant_with_warmup",
-        warmup_steps=section.warmup,
-        weight_decay=section.weight_decay,
-        max_grad_norm=section.max_grad_norm,
-        optim="adamw_torch",
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=section.logging_steps,
-        logging_nan_inf_filter=False,
-        save_steps=every(section.save_steps, CHECKPOINTS_PER_RUN),
-        save_total_limit=2,
-        eval_strategy="steps" if held_out else "no",
-        eval_steps=every(section.eval_steps, EVALUATIONS_PER_RUN),
-        prediction_loss_only=True,
-        report_to=list(section.report_to) or "none",
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are used by torchrun, never by DataParallel
-    return arguments

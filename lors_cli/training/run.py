@@ -1,0 +1,152 @@
+"""One training run: the start of the adapters, the Trainer's settings, and the facts of what was done."""
+
+import logging
+import math
+import os
+import random
+from dataclasses import dataclass
+from functools import partial as bind
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import TrainingArguments
+
+from lors_cli import console
+from lors_cli.adapters import Adapter, LowRankAdapter
+from lors_cli.adapters.initialize import initialize_from_gradient
+from lors_cli.config.schema import Config, Train
+from lors_cli.data.instructions import Example
+from lors_cli.models import load
+from lors_cli.training.collate import collate
+from lors_cli.training.trainer import CHECKPOINTS, AdapterTrainer
+
+log = logging.getLogger(__name__)
+
+# Checkpoints and held-out losses in a run, where the config leaves their number open; a run of a million steps is
+# still saved every thousand.
+CHECKPOINTS_PER_RUN = 20
+EVALUATIONS_PER_RUN = 10
+MOST_STEPS_BETWEEN = 1000
+
+
+@dataclass
+class Data:
+    """Tokenised examples and what was found in reading them."""
+
+    train: list[Example]
+    held_out: list[Example] | None
+    facts: dict[str, Any]
+    padding: int
+
+
+def total_steps(section: Train, examples: int) -> int:
+    """Optimiser steps of the run."""
+    per_epoch = math.ceil(examples / section.samples_per_step)
+    return section.max_steps or math.ceil((section.epochs or 3) * per_epoch)
+
+
+def initialize(model: Any, attached: dict[str, Adapter], section: Train, data: Data, seed: int) -> None:
+    """Gradient initialisation over one optimiser step's samples, drawn from the training data."""
+    count = min(section.samples_per_step, len(data.train))
+    chosen = random.Random(seed).sample(data.train, count)
+    size = section.samples_per_forward
+    batches = [collate(chosen[start : start + size], data.padding) for start in range(0, count, size)]
+    log.info("train: initialising from the gradient of %d samples", count)
+
+    def backward() -> None:
+        for batch in batches:
+            loss = model(**{key: value.to(model.device) for key, value in batch.items()}).loss
+            (loss / len(batches)).backward()
+
+    model.train()
+    initialize_from_gradient(cast(dict[str, LowRankAdapter], attached), backward)
+
+
+def train(
+    config: Config,
+    section: Train,
+    model: Any,
+    attached: dict[str, Adapter],
+    data: Data,
+    partial: Path,
+    resume: Path | None,
+) -> dict[str, Any]:
+    """Train `attached` in `model`, going on from the checkpoint `resume` where there is one.
+
+    Returns:
+        facts for the manifest.
+
+    Raises:
+        LorsError: the loss became NaN or infinite.
+
+    """
+    steps = total_steps(section, len(data.train))
+    with console.progress("train: step", steps) as advance:
+        trainer = AdapterTrainer(
+            adapters=attached,
+            log_file=partial / "training_log.jsonl",
+            advance=advance,
+            model=model,
+            args=_arguments(config, section, steps, partial, held_out=data.held_out is not None),
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            data_collator=bind(collate, padding=data.padding),
+        )
+        outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    held_out = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+    seconds = outcome.metrics["train_runtime"]
+    done = steps - (int(resume.name.rsplit("-", 1)[1]) if resume else 0)
+    tokens = data.facts["train.dataset"]["tokens"] / len(data.train) * section.samples_per_step * done
+    return {
+        "steps": trainer.state.global_step,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "eval_losses": held_out,
+        "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
+        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+    }
+
+
+def _arguments(config: Config, section: Train, steps: int, partial: Path, *, held_out: bool) -> TrainingArguments:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
+    device = load.pick_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    def every(asked: int | None, per_run: int) -> int:
+        return asked or min(max(steps // per_run, 1), MOST_STEPS_BETWEEN)
+
+    arguments = TrainingArguments(
+        output_dir=str(partial / CHECKPOINTS),
+        per_device_train_batch_size=section.samples_per_forward,
+        per_device_eval_batch_size=section.samples_per_forward,
+        gradient_accumulation_steps=section.samples_per_step // (section.samples_per_forward * world),
+        max_steps=steps,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type=section.schedule
+        if section.warmup == 0 or section.schedule != "constant"
+        else "constant_with_warmup",
+        warmup_steps=section.warmup,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        optim="adamw_torch",
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=section.logging_steps,
+        logging_nan_inf_filter=False,
+        save_steps=every(section.save_steps, CHECKPOINTS_PER_RUN),
+        save_total_limit=2,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=every(section.eval_steps, EVALUATIONS_PER_RUN),
+        prediction_loss_only=True,
+        report_to=list(section.report_to) or "none",
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are used by torchrun, never by DataParallel
+    return arguments

@@ -1,0 +1,28 @@
+# Sourced by the other scripts: a virtual environment in .venv with the tested versions, made once and kept.
+#
+#   source scripts/environment.sh [EXTRA]      EXTRA: an extra of pyproject.toml, such as dev
+#
+# PYTHON chooses the interpreter (3.10 or later; 3.11 is what the pinned versions were tested with).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+extra=${1:-}
+wanted="$(cat pyproject.toml constraints.txt | cksum) $extra"
+stamp=".venv/installed${extra:+-$extra}"
+
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lors needs Python 3.10 or later")'
+    [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+    torch=(torch)
+    if ! command -v nvidia-smi >/dev/null; then
+        # Without a GPU the CPU build will do, and saves gigabytes; it has an index of its own, where that answers.
+        cpu=https://download.pytorch.org/whl/cpu
+        .venv/bin/python -c "import urllib.request as u; u.urlopen('$cpu/torch/', timeout=10)" 2>/dev/null &&
+            torch+=(--extra-index-url "$cpu")
+    fi
+    echo "installing into .venv (a few minutes, once)" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "${torch[@]}"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${extra:+[$extra]}"
+    echo "$wanted" >"$stamp"
+fi
+export PATH="$PWD/.venv/bin:$PATH"

@@ -1,0 +1,40 @@
+"""A sparse linear in float64 and its adapters, with every tensor nonzero so that no gradient vanishes by chance."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli.adapters import METHODS, Adapter
+
+R, C, N, RANK, ALPHA = 24, 16, 10, 4, 6.0
+SCALE = ALPHA / RANK
+
+
+def sparse_linear(*, bias: bool = False, dtype: torch.dtype = torch.float64) -> nn.Linear:
+    linear = nn.Linear(C, R, bias=bias, dtype=dtype)
+    linear.weight.data[torch.rand(R, C) < 0.5] = 0
+    linear.weight.data[3] = 0
+    return linear
+
+
+def make(method: str, *, bias: bool = False, dtype: torch.dtype = torch.float64, **options: float) -> Adapter:
+    torch.manual_seed(0)
+    row = METHODS[method]
+    adapter = row.adapter(sparse_linear(bias=bias, dtype=dtype), rank=RANK, alpha=ALPHA, **options)  # type: ignore[arg-type]
+    for parameter in adapter.tensors().values():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    return adapter
+
+
+def saved_for_backward(run: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The output of `run` and the distinct tensors that autograd keeps for it."""
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = run()
+    return output, list(saved.values())

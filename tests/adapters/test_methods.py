@@ -1,0 +1,125 @@
+"""What holds for every adapter method."""
+
+import pytest
+import torch
+
+from lors_cli.adapters import METHODS, SPP
+from tests.adapters.common import ALPHA, RANK, SCALE, C, R, make, saved_for_backward, sparse_linear
+
+EVERY = list(METHODS)
+KEEPING = [name for name, row in METHODS.items() if row.keeps_zeros]
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_forward_is_the_product_with_the_merged_weight(method: str) -> None:
+    adapter = make(method, bias=True)
+    x = torch.randn(3, 5, C, dtype=torch.float64)
+    merged = adapter.merged_weight(adapter.linear.weight)
+    torch.testing.assert_close(adapter(x), x @ merged.T + adapter.linear.bias)
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_starts_as_the_frozen_linear(method: str) -> None:
+    linear = sparse_linear()
+    adapter = METHODS[method].adapter(linear, rank=RANK, alpha=ALPHA)
+    x = torch.randn(4, C, dtype=torch.float64)
+    torch.testing.assert_close(adapter(x), x @ linear.weight.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", KEEPING)
+def test_merging_keeps_every_zero(method: str, dtype: torch.dtype) -> None:
+    adapter = make(method, dtype=dtype)
+    weight = adapter.linear.weight.data
+    merged = adapter.merged_weight(weight)
+    assert merged.dtype == dtype
+    assert int(((weight == 0) & (merged != 0)).sum()) == 0
+    assert (merged != weight)[weight != 0].any()
+
+
+def test_lora_does_not_keep_zeros() -> None:
+    adapter = make("lora")
+    assert (adapter.merged_weight(adapter.linear.weight)[3] != 0).all()
+
+
+@pytest.mark.parametrize("method", ["spp", "sqft"])
+def test_checkpointing_changes_no_gradient_and_saves_less(method: str) -> None:
+    x = torch.randn(6, C, dtype=torch.float64, requires_grad=True)
+    sizes, gradients = [], []
+    for checkpoint in (False, True):
+        adapter = make(method, checkpoint=checkpoint)
+        y, saved = saved_for_backward(lambda adapter=adapter: adapter(x))  # type: ignore[misc]
+        own = {p.untyped_storage().data_ptr() for p in adapter.parameters()}
+        sizes.append(sum(t.numel() for t in saved if t.untyped_storage().data_ptr() not in own and t.shape != x.shape))
+        (y**3).sum().backward()
+        gradients.append([p.grad for p in adapter.tensors().values()])
+    assert sizes[0] >= R * C
+    assert sizes[1] <= R * N_SAVED
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, rtol=0, atol=0)
+
+
+N_SAVED = 6  # rows of x: what SPP's second output may keep
+
+
+@pytest.mark.parametrize("method", ["spp", "sqft", "lora"])
+def test_autograd_methods_pass_gradcheck(method: str) -> None:
+    adapter = make(method)
+    parameters = list(adapter.tensors())
+    x = torch.randn(3, C, dtype=torch.float64, requires_grad=True)
+
+    def forward(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(adapter, dict(zip(parameters, values, strict=True)), (x,))  # type: ignore[no-any-return]
+
+    values = [p.detach().clone().requires_grad_() for p in adapter.tensors().values()]
+    assert torch.autograd.gradcheck(forward, (x, *values))
+
+
+def test_sqft_gradient_is_masked() -> None:
+    adapter = make("sqft")
+    x, grad_y = torch.randn(10, C, dtype=torch.float64), torch.randn(10, R, dtype=torch.float64)
+    adapter(x).backward(grad_y)
+    masked = (grad_y.T @ x) * (adapter.linear.weight != 0)
+    a, b = adapter.tensors()["lora_A"], adapter.tensors()["lora_B"]
+    torch.testing.assert_close(a.grad, SCALE * b.detach().T @ masked)
+    torch.testing.assert_close(b.grad, SCALE * masked @ a.detach().T)
+
+
+def test_spp_repeats_each_row_of_alpha_over_consecutive_rows() -> None:
+    adapter = make("spp")
+    assert isinstance(adapter, SPP)
+    weight = adapter.linear.weight.data
+    expected = torch.empty_like(weight)
+    for i in range(R):
+        factor = adapter.spp_alpha[i // (R // RANK)] * adapter.spp_beta[i]
+        expected[i] = weight[i] + SCALE * weight[i] * factor.detach()
+    torch.testing.assert_close(adapter.merged_weight(weight).detach(), expected)
+
+
+@pytest.mark.parametrize("method", ["lora", "spp"])
+def test_dropout_acts_on_the_update_only_in_training(method: str) -> None:
+    adapter = make(method, dropout=0.5)
+    x = torch.randn(200, C, dtype=torch.float64)
+    adapter.eval()
+    torch.testing.assert_close(adapter(x), x @ adapter.merged_weight(adapter.linear.weight).T)
+    adapter.train()
+    assert not torch.allclose(adapter(x), x @ adapter.merged_weight(adapter.linear.weight).T)
+    frozen = x @ adapter.linear.weight.T
+    dead = adapter(x) - frozen  # the frozen path is never dropped
+    for parameter in adapter.tensors().values():
+        parameter.data.zero_()
+    torch.testing.assert_close(adapter(x), frozen)
+    assert dead.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lors", 17), ("lora", 100), ("sqft", 17), ("spp", 5), ("spp", 48)])
+def test_impossible_ranks(method: str, rank: int) -> None:
+    with pytest.raises(ValueError, match="a rank"):
+        METHODS[method].adapter.shapes(R, C, rank)
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_shapes_are_those_of_the_module(method: str) -> None:
+    adapter = make(method)
+    found = {name: tuple(tensor.shape) for name, tensor in adapter.tensors().items()}
+    assert found == METHODS[method].adapter.shapes(R, C, RANK)

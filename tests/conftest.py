@@ -1,0 +1,148 @@
+"""Pico models, whole pipelines: a two-block Llama with grouped-query heads and a real tokenizer, made on disk."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1"
+)
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner, Result
+
+from lors_cli.cli import app
+from lors_cli.data import builtin
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"needs the data sets in {SHARED_DATA}")
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the models are tiny, and one thread makes sums repeatable
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 384 tokens, trained on the built-in text."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(list(builtin.texts("test")), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
+    """Write a random pico Llama to a directory."""
+
+    def make(
+        path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any
+    ) -> Path:
+        torch.manual_seed(seed)
+        settings = {
+            "vocab_size": 384,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": True,
+            "eos_token_id": 0,
+            "bos_token_id": None,
+            "pad_token_id": 0,
+        }
+        LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).to(dtype).save_pretrained(path, max_shard_size=shard)
+        tokenizer.save_pretrained(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dense(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pico model of most tests. Not to be written to."""
+    return make_model(tmp_path_factory.mktemp("dense") / "model")
+
+
+@pytest.fixture
+def write_config(dense: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Write a config of the whole job on the pico model; dotted keyword arguments change it."""
+
+    def write(**changes: Any) -> Path:
+        text = {"dataset": "python-topics", "sequence_length": 32}
+        config: dict[str, Any] = {
+            "model": str(dense),
+            "output_dir": str(tmp_path / "run"),
+            "dtype": "float32",
+            "device": "cpu",
+            "prune": {"method": "wanda", "sparsity": "2:4", "calibration": {**text, "samples": 8}},
+            "train": {
+                "method": "lors",
+                "rank": 4,
+                "dataset": {"path": "python-topics", "limit": 3},
+                "sequence_length": 32,
+                "batch_size": 4,
+                "learning_rate": 1e-2,
+                "max_steps": 4,
+            },
+            "merge": {},
+            "eval": {"perplexity": {**text, "samples": 4}},
+        }
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            target = config
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            if value is ...:
+                del target[last]
+            else:
+                target[last] = value
+        path = tmp_path / "config.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        return path
+
+    return write
+
+
+@pytest.fixture
+def lors() -> Callable[..., Result]:
+    """Run a command in this process."""
+
+    def run(*args: object, status: int = 0) -> Result:
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        assert result.exit_code == status, f"exit {result.exit_code}, expected {status}:\n{result.output}"
+        return result
+
+    return run
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows as JSON lines."""
+
+    def write(rows: list[Any], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write

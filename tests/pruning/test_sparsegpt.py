@@ -1,0 +1,102 @@
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+
+from lors_cli.errors import LorsError
+from lors_cli.pruning import sparsegpt, wanda
+from lors_cli.pruning.statistics import Hessian
+from lors_cli.sparsity.mask import holds
+from lors_cli.sparsity.pattern import Pattern
+
+
+def slow_sparsegpt(weight: Tensor, hessian: Tensor, pattern: Pattern, damping: float, block: int) -> Tensor:
+    """Algorithm 1 of the paper from its definition: H^-1 is eliminated column by column, no Cholesky factor.
+
+    In the exact OBS form the inverse Hessian of the columns not yet handled is [H_F]^-1, which is computed here anew
+    for every column; the score of a column is w^2 / [H_F^-1]_jj.
+    """
+    work, columns = weight.clone(), weight.shape[1]
+    h = hessian.clone()
+    h += damping * h.diagonal().mean() * torch.eye(columns, dtype=h.dtype)
+    inverse = [torch.linalg.inv(h[j:, j:]) for j in range(columns)]
+    pivots = torch.tensor([float(i[0, 0]) for i in inverse], dtype=h.dtype)
+    keep = torch.ones_like(work, dtype=torch.bool)
+    group = pattern.m or block
+    for j in range(columns):
+        if j % group == 0:
+            score = work[:, j : j + group] ** 2 / pivots[j : j + group]
+            if pattern.n:
+                for row in range(len(work)):
+                    keep[row, j + score[row].argsort()[: group - pattern.n]] = False
+            else:
+                flat = score.flatten().argsort()[: int(score.numel() * pattern.sparsity)]
+                keep[:, j : j + group] = torch.ones_like(score).flatten().index_fill(0, flat, 0).view_as(score).bool()
+        error = work[:, j].masked_fill(keep[:, j], 0) / inverse[j][0, 0]
+        work[:, j:] -= error[:, None] * inverse[j][0]
+        work[:, j] = work[:, j].masked_fill(~keep[:, j], 0)
+    return work
+
+
+def correlated(tokens: int, columns: int) -> Tensor:
+    mixing = torch.randn(columns, columns, dtype=torch.float64) * 0.3 + torch.eye(columns, dtype=torch.float64)
+    return torch.randn(tokens, columns, dtype=torch.float64) @ mixing
+
+
+@pytest.mark.parametrize("text", ["2:4", "1:4", "3:4", "4:8", "2:6", "0.5", "0.75"])
+def test_equals_exact_obs_in_float64(text: str) -> None:
+    pattern = Pattern.parse(text)
+    weight, x = torch.randn(6, 48, dtype=torch.float64), correlated(200, 48)
+    hessian = 2 * x.T @ x / len(x)
+    block = 24
+    pruned = sparsegpt.prune(weight, hessian, pattern, block_size=block)
+    expected = slow_sparsegpt(weight, hessian, pattern, 0.01, block)
+    assert torch.equal(pruned == 0, expected == 0)
+    torch.testing.assert_close(pruned, expected, rtol=1e-8, atol=1e-10)
+    assert holds(pruned, pattern)
+
+
+def test_reconstructs_better_than_wanda() -> None:
+    weight, x = torch.randn(16, 64, dtype=torch.float64), correlated(400, 64)
+    pattern = Pattern.parse("2:4")
+    ours = sparsegpt.prune(weight, 2 * x.T @ x, pattern)
+    theirs = wanda.prune(weight, x.norm(dim=0), pattern)
+    assert (x @ (ours - weight).T).norm() < 0.9 * (x @ (theirs - weight).T).norm()
+
+
+def test_dead_inputs_are_pruned_and_do_not_disturb() -> None:
+    weight, x = torch.randn(8, 32, dtype=torch.float64), correlated(100, 32)
+    x[:, [3, 17]] = 0
+    pruned = sparsegpt.prune(weight, x.T @ x, Pattern(0.5))
+    assert pruned[:, [3, 17]].count_nonzero() == 0
+    assert pruned.isfinite().all()
+
+
+def test_bfloat16_weights_keep_their_dtype() -> None:
+    weight = torch.randn(8, 32).bfloat16()
+    statistic = Hessian()
+    statistic.add(torch.randn(2, 50, 32).bfloat16())
+    pruned = sparsegpt.prune(weight, statistic.value(), Pattern.parse("2:4"))
+    assert pruned.dtype == torch.bfloat16
+    assert holds(pruned, Pattern.parse("2:4"))
+
+
+def test_hessian_is_two_xtx_per_token() -> None:
+    x = torch.randn(90, 12)
+    statistic = Hessian()
+    for part in x.split(40):
+        statistic.add(part)
+    torch.testing.assert_close(statistic.value(), 2 * x.T @ x / 90)
+    assert statistic.tokens == 90
+
+
+def test_larger_dampings_are_tried_logged_and_end_in_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    indefinite = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.02]))
+    caplog.set_level(logging.WARNING)
+    logging.getLogger("lors_cli").propagate = True
+    pruned = sparsegpt.prune(torch.randn(4, 4), indefinite, Pattern.parse("2:4"))
+    assert holds(pruned, Pattern.parse("2:4"))
+    assert [record.getMessage() for record in caplog.records] == ["Hessian not positive definite at damping 0.01"]
+    with pytest.raises(LorsError, match="even at damping 10"):
+        sparsegpt.prune(torch.randn(4, 4), torch.diag(torch.tensor([1.0, 1, 1, -50.0])), Pattern.parse("2:4"))

@@ -1,0 +1,136 @@
+"""The commands as a user types them, on a pico model."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import Result
+
+from lors_cli import adapters, pruning
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; sys.argv = ['lors', '--help']\n"
+        "from lors_cli.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'lm_eval'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "prune", "train", "merge", "eval", "inspect", "methods"):
+        assert command in done.stdout
+
+
+def test_methods_lists_every_method(lors: Lors) -> None:
+    shown = lors("methods").stdout
+    for name in (*pruning.METHODS, *adapters.METHODS):
+        assert f"  {name} " in shown
+    for paper in [row.paper for row in pruning.METHODS.values()] + [row.paper for row in adapters.METHODS.values()]:
+        assert paper in shown
+
+
+def test_run_does_the_whole_job_and_a_second_run_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config, run = write_config(), tmp_path / "run"
+    first = lors("run", config)
+    results = json.loads((run / "eval/results.json").read_text())
+    assert list(results["models"]) == ["dense", "pruned", "merged"]
+    for name, found in results["models"].items():
+        assert found["perplexity"]["tokens"] == 4 * 31
+        assert f"{found['perplexity']['value']:.2f}" in first.stdout
+        assert name in first.stdout
+    assert results["models"]["pruned"]["sparsity"] == 0.5
+    assert results["models"]["merged"]["sparsity"] == 0.5
+    names = sorted(p.name for p in run.iterdir() if p.name != ".lock")
+    assert names == ["adapter", "eval", "lors.log", "merged", "pruned"]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    second = lors("run", config)
+    assert second.stderr.count("nothing to do") == 4
+    assert second.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_manifests_tell_the_story(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    lors("run", write_config())
+    for stage, directory in (("prune", "pruned"), ("train", "adapter"), ("merge", "merged"), ("eval", "eval")):
+        manifest = json.loads((tmp_path / "run" / directory / "lors.json").read_text())
+        assert manifest["stage"] == stage
+        assert manifest["versions"]["torch"]
+        assert manifest["hardware"]["machine"]
+        assert manifest["seconds"] >= 0
+        assert manifest["peak_memory"]["host_bytes"] > 0
+        assert manifest["request"]["inputs"]
+    pruned = json.loads((tmp_path / "run/pruned/lors.json").read_text())
+    assert pruned["request"]["settings"]["method"] == "wanda"
+    assert set(pruned["calibration"]["tokens_per_linear"].values()) == {8 * 32}
+    assert all(facts["sparsity"] == 0.5 for facts in pruned["modules"].values())
+
+
+def test_dry_run_writes_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    shown = lors("run", write_config(), "--dry-run").stdout
+    assert not (tmp_path / "run").exists()
+    for line in ("prune: wanda to 2:4, 14 linears", "train: memory:", "merge: writes", "eval: dense, pruned, merged"):
+        assert line in shown
+
+
+def test_changed_settings_are_refused_and_forced(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config()
+    assert lors("prune", config).stdout.strip() == str(tmp_path / "run/pruned")
+    refused = lors("prune", config, "prune.sparsity=0.75", status=2)
+    assert "prune: sparsity" in refused.stderr
+    assert "'2:4'" in refused.stderr
+    assert "--force" in refused.stderr
+    lors("prune", config, "prune.sparsity=0.75", "--force")
+    facts = json.loads(lors("inspect", tmp_path / "run/pruned", "--json").stdout)
+    assert facts["sparsity"] == pytest.approx(0.75)
+
+
+def test_quiet_leaves_only_results(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    result = lors("prune", write_config(), "-q")
+    assert result.stderr == ""
+    assert result.stdout.strip() == str(tmp_path / "run/pruned")
+
+
+def test_debug_shows_the_traceback(lors: Lors, write_config: WriteConfig) -> None:
+    assert "Traceback" not in lors("prune", write_config(model="no/such"), status=2).output
+    shown = subprocess.run(
+        [sys.executable, "-m", "lors_cli", "prune", str(write_config(prune=...)), "--debug"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 2
+    assert "Traceback" in shown.stderr
+
+
+def test_two_runs_in_one_directory_are_refused(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    from lors_cli.artifacts.publish import exclusive
+
+    with exclusive(tmp_path / "run"):
+        assert "another lors process" in lors("prune", write_config(), status=1).stderr
+
+
+@pytest.mark.parametrize("pruner", list(pruning.METHODS))
+def test_a_model_with_bf16_weights_two_shards_and_an_untied_head(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path, pruner: str
+) -> None:
+    model = make_model(tmp_path / "m", dtype=torch.bfloat16, shard="60KB", tie_word_embeddings=False)
+    assert len(list(model.glob("model-*.safetensors"))) >= 2
+    lors("run", write_config(model=str(model), dtype="auto", prune__method=pruner))
+    run = tmp_path / "run"
+    for name in ("pruned", "merged"):
+        loaded = AutoModelForCausalLM.from_pretrained(run / name)
+        assert loaded.dtype == torch.bfloat16
+        assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+        facts = json.loads(lors("inspect", run / name, "--json").stdout)
+        assert (facts["sparsity"], facts["pattern"]) == (0.5, "2:4")
+        assert all(m["negative_zeros"] == 0 and m["dtype"] == "bfloat16" for m in facts["modules"].values())
