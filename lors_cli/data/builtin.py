@@ -1,6 +1,6 @@
 """Text that every Python already carries: the reference texts of ``pydoc_data.topics`` (some 110,000 tokens).
 
-``test`` is the last fifteenth of the paragraphs of each topic; ``train`` is the rest, without any paragraph that ``test``
+``test`` is the last twelfth of the paragraphs of each topic; ``train`` is the rest, without any paragraph that ``test``
 holds, because topics repeat each other in places.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 NAMES = ("python-topics",)
 SPLITS = ("train", "test")
 
-HELD_OUT = 15  # one paragraph in so many
+HELD_OUT = 12  # one paragraph in so many
 
 
 def texts(split: str | None) -> Iterator[str]:
