@@ -114,7 +114,7 @@ def write_config(dense: Path, tmp_path: Path) -> Callable[..., Path]:
             for parent in parents:
                 target = target.setdefault(parent, {})
             if value is ...:
-                del target[last]
+                target.pop(last, None)
             else:
                 target[last] = value
         path = tmp_path / "config.yaml"

@@ -51,9 +51,8 @@ def recognise(row: Row, source: Source) -> str:
     raise request_error(
         f"{source.key}.format",
         "rows with instruction and output (alpaca), messages (chat), or text (text)",
-        f"fields {sorted(row)}",
+        f"{source.path} with the fields {sorted(row)}",
         f"rename the fields, or set {source.key}: {{path: ..., format: text, field: NAME}}",
-        file=source.path,
     )
 
 
@@ -146,7 +145,7 @@ def _messages(row: Row, number: int, source: Source) -> list[dict[str, str]]:
 
 def _row_error(source: Source, number: int, expected: str, got: str) -> Exception:
     return request_error(
-        source.key, expected, f"row {number}: {got}", "repair the row, or correct the format", file=source.path
+        source.key, expected, f"{source.path}, row {number}: {got}", "repair the row, or correct the format"
     )
 
 

@@ -57,13 +57,12 @@ class Source:
         for number, row in enumerate(self.rows(), 1):
             text = row.get(field)
             if not isinstance(text, str):
-                got = f"row {number} has the fields {sorted(row)}" if text is None else f"row {number} has {text!r:.60}"
+                got = f"the fields {sorted(row)}" if text is None else f"{text!r:.60}"
                 raise request_error(
                     f"{self.key}.field",
                     f"the field {field!r} with text in every row",
-                    got,
+                    f"{self.path}, row {number}: {got}",
                     f"set {self.key}: {{path: ..., field: NAME}}",
-                    file=self.path,
                 )
             yield text
 
@@ -90,9 +89,7 @@ class Source:
         suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
         if reader := READERS.get(suffix):
             if not path.is_file():
-                raise request_error(
-                    self.key, "an existing file", f"{path}, which does not exist", "correct the path", file=path
-                )
+                raise request_error(self.key, "an existing file", f"{path}, which does not exist", "correct the path")
             return reader(path, self.key)
         if path.exists():
             expected = f"a file ending in {', '.join(READERS)}, a hub id or a built-in name"
@@ -112,14 +109,16 @@ def _read(path: Path, key: str, parse: Callable[[Any], Iterator[Row]]) -> Iterat
     except RequestError:
         raise
     except (ValueError, OSError, EOFError) as error:
-        raise request_error(key, "a readable file of its kind, in UTF-8", str(error), "repair the file", path) from None
+        raise request_error(
+            key, "a readable file of its kind, in UTF-8", f"{path}: {error}", "repair the file"
+        ) from None
 
 
 def _jsonl(path: Path, key: str) -> Iterator[Row]:
     def parse(file: Any) -> Iterator[Row]:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _object(line, f"line {number}", path, key)
+                yield _object(line, f"{path}, line {number}", key)
 
     return _read(path, key, parse)
 
@@ -128,19 +127,19 @@ def _json(path: Path, key: str) -> Iterator[Row]:
     def parse(file: Any) -> Iterator[Row]:
         rows = json.load(file)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise request_error(key, "a JSON list of objects", type(rows).__name__, "or use one object a line", path)
+            raise request_error(key, "a JSON list of objects", f"{path}: {type(rows).__name__}", "or use .jsonl")
         yield from rows
 
     return _read(path, key, parse)
 
 
-def _object(line: str, where: str, path: Path, key: str) -> Row:
+def _object(line: str, where: str, key: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise request_error(key, "one JSON object a line", f"{where}: {error}", "repair that line", path) from None
+        raise request_error(key, "one JSON object a line", f"{where}: {error}", "repair that line") from None
     if not isinstance(row, dict):
-        raise request_error(key, "one JSON object a line", f"{where}: {line.strip():.60}", "repair that line", path)
+        raise request_error(key, "one JSON object a line", f"{where}: {line.strip():.60}", "repair that line")
     return row
 
 
@@ -160,7 +159,7 @@ def _parquet(path: Path, key: str) -> Iterator[Row]:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
-        raise request_error(key, "a readable parquet file", str(error), "repair the file", path) from None
+        raise request_error(key, "a readable parquet file", f"{path}: {error}", "repair the file") from None
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {

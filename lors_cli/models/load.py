@@ -60,6 +60,7 @@ def load_model(
             dtype=DTYPES.get(dtype, "auto"),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, by name
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise LorsError(f"{directory} could not be loaded: {error}") from error

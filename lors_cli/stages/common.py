@@ -46,7 +46,7 @@ def pruned_directory(config: Config, name: str, own: str | None, earlier: list[s
         return source.resolve(own, f"{name}.input")
     if name != "train" and config.train and config.train.input:
         return source.resolve(config.train.input, "train.input")
-    return previous(config, "pruned", "prune", f"{name}.input", earlier)
+    return previous(config, "pruned", "prune", "eval.models" if name == "eval" else f"{name}.input", earlier)
 
 
 def previous(config: Config, directory: str, stage: str, key: str, earlier: list[str]) -> Path:

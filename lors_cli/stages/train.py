@@ -78,7 +78,7 @@ def _targets(skeleton: Any, section: Train) -> list[str]:
     found = linears.all_linears(skeleton)
     names = linears.select(list(found), section.target_modules, "train.target_modules")
     shapes = adapters.METHODS[section.method].adapter.shapes
-    for name in names:
+    for name in sorted(names, key=lambda name: min(found[name].weight.shape)):  # the tightest is named first
         try:
             shapes(found[name].out_features, found[name].in_features, section.rank)
         except ValueError as error:

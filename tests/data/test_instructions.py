@@ -63,7 +63,7 @@ def test_rows_whose_answer_is_cut_off_are_dropped(jsonl: Jsonl, tokenizer: PreTr
 @pytest.mark.parametrize(
     ("row", "kind", "expected"),
     [
-        ({"question": "a"}, None, "fields \\['question'\\]"),
+        ({"question": "a"}, None, "the fields \\['question'\\]"),
         ({"instruction": "a", "input": ""}, "alpaca", "'output'"),
         ({"instruction": "a", "output": 3}, None, "'output' with text"),
         ({"messages": [{"role": "user", "content": "a"}]}, None, "role assistant"),

@@ -45,8 +45,8 @@ def test_text_file_is_one_row(tmp_path: Path) -> None:
         ("a.jsonl.gz", "not gzip", "readable"),
         ("a.parquet", "not parquet", "parquet"),
         ("a.csv", "a,b", "a file ending in"),
-        ("a.jsonl", '{"text": "a"}\n{"txt": "b"}\n', "row 2 has the fields \\['txt'\\]"),
-        ("a.jsonl", '{"text": 5}\n', "row 1 has 5"),
+        ("a.jsonl", '{"text": "a"}\n{"txt": "b"}\n', "row 2: the fields \\['txt'\\]"),
+        ("a.jsonl", '{"text": 5}\n', "row 1: 5"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path: Path, name: str, content: str, expected: str) -> None:

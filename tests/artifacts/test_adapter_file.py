@@ -1,0 +1,67 @@
+"""What plain PEFT makes of our adapter directories."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from typer.testing import Result
+
+from lors_cli.artifacts import adapter_file
+from lors_cli.errors import RequestError
+
+
+@pytest.fixture
+def trained(lors: Callable[..., Result], write_config: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
+    def train(method: str) -> Path:
+        config = write_config(train__method=method)
+        lors("prune", config)
+        lors("train", config)
+        return tmp_path / "run"
+
+    return train
+
+
+def test_a_lora_adapter_loads_in_plain_peft_with_our_logits(
+    trained: Callable[[str], Path], lors: Callable[..., Result], tmp_path: Path
+) -> None:
+    run = trained("lora")
+    lors("merge", tmp_path / "config.yaml", "merge.dense=true")
+    ids = torch.arange(1, 30)[None]
+    base = AutoModelForCausalLM.from_pretrained(run / "pruned")
+    adapted = PeftModel.from_pretrained(base, str(run / "adapter"))
+    merged = AutoModelForCausalLM.from_pretrained(run / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lors", "sqft", "spp"])
+def test_plain_peft_refuses_the_masked_adapters(trained: Callable[[str], Path], method: str) -> None:
+    run = trained(method)
+    base = AutoModelForCausalLM.from_pretrained(run / "pruned")
+    with pytest.raises(Exception, match=method.upper()):
+        PeftModel.from_pretrained(base, str(run / "adapter"))
+
+
+def test_names_and_shapes_are_pefts(trained: Callable[[str], Path]) -> None:
+    content = adapter_file.load(trained("lors") / "adapter", "k")
+    assert (content.method, content.rank, content.scale) == ("lors", 4, 4.0)
+    assert len(content.modules) == 14
+    tensors = content.modules["model.layers.1.mlp.down_proj"]
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {"lora_A": (4, 64), "lora_B": (32, 4)}
+    assert tensors["lora_A"].dtype == torch.float32
+
+
+def test_what_cannot_be_merged_is_refused(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    adapter = trained("lora") / "adapter"
+    path = adapter / adapter_file.CONFIG
+    config = json.loads(path.read_text())
+    for change in ({"peft_type": "LOHA"}, {"use_dora": True}, {"rank_pattern": {"x": 2}}):
+        path.write_text(json.dumps({**config, **change}))
+        with pytest.raises(RequestError, match="expected"):
+            adapter_file.load(adapter, "k")
+    with pytest.raises(RequestError, match=r"no adapter_config\.json"):
+        adapter_file.load(tmp_path, "k")

@@ -1,0 +1,161 @@
+"""``lors prune`` against an independent run of the published algorithms, on the same tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from typer.testing import Result
+
+from lors_cli import pruning
+from lors_cli.data import builtin
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+
+PATTERNS = [0.5, 0.75, "2:4", "4:8", "1:4", "3:4"]
+
+
+def weights(directory: Path) -> dict[str, Tensor]:
+    """The block linears' weights, read without the project."""
+    found = {}
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            names = tensors.keys()
+            found.update({k: tensors.get_tensor(k) for k in names if ".layers." in k and "norm" not in k})
+    return found
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("method", list(pruning.METHODS))
+def test_zeros_are_counted_from_the_files(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str, pattern: Any
+) -> None:
+    lors("prune", write_config(prune__method=method, prune__sparsity=pattern))
+    found = weights(tmp_path / "run/pruned")
+    assert len(found) == 14
+    for name, weight in found.items():
+        assert not torch.signbit(weight[weight == 0]).any()
+        if isinstance(pattern, str):
+            n, m = map(int, pattern.split(":"))
+            assert ((weight != 0).view(len(weight), -1, m).sum(-1) == n).all(), name
+        else:
+            assert abs(float((weight == 0).float().mean()) - pattern) < 1 / weight.shape[1]
+
+
+def reference(model: nn.Module, ids: Tensor, method: str) -> None:
+    """Wanda and SparseGPT as published, on a whole model with hooks: 2:4, each block after the ones before it."""
+    for layer in model.model.layers:  # type: ignore[union-attr]
+        linears = {name: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
+        seen: dict[str, list[Tensor]] = {name: [] for name in linears}
+        hooks = [
+            linear.register_forward_pre_hook(lambda _m, x, kept=seen[name]: kept.append(x[0].flatten(0, -2).double()))
+            for name, linear in linears.items()
+        ]
+        for window in ids:
+            model(window[None])
+        for hook in hooks:
+            hook.remove()
+        for name, linear in linears.items():
+            x, w = torch.cat(seen[name]), linear.weight.data.double()
+            if method == "wanda":
+                score = (w.abs() * x.square().sum(0).sqrt()).view(len(w), -1, 4)
+                drop = score.argsort(dim=-1)[..., :2]
+                w = w.view_as(score).scatter(-1, drop, 0).view_as(w)
+            else:
+                h = 2 * x.T @ x / len(x)
+                dead = h.diagonal() == 0
+                h[dead, dead] = 1
+                w[:, dead] = 0
+                h += 0.01 * h.diagonal().mean() * torch.eye(len(h))
+                u = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
+                for j in range(w.shape[1]):
+                    if j % 4 == 0:
+                        drop = (w[:, j : j + 4] / u.diagonal()[j : j + 4]).square().argsort(dim=1)[:, :2] + j
+                    gone = (drop == j).any(dim=1)
+                    error = w[:, j].masked_fill(~gone, 0) / u[j, j]
+                    w[:, j:] -= error[:, None] * u[j, j:]
+                    w[gone, j] = 0
+            linear.weight.data = w.float()
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@torch.no_grad()
+def test_agrees_with_an_independent_implementation(
+    lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path, method: str
+) -> None:
+    lors("prune", write_config(prune__method=method))
+    ours = weights(tmp_path / "run/pruned")
+    tokenizer = AutoTokenizer.from_pretrained(dense)
+    ids = tokenizer("\n\n".join(builtin.texts("train")), add_special_tokens=False)["input_ids"][: 8 * 32]
+    model = AutoModelForCausalLM.from_pretrained(dense)
+    reference(model, torch.tensor(ids).view(8, 32), method)
+    theirs = {name: w for name, w in model.state_dict().items() if name in ours}
+    assert theirs.keys() == ours.keys()
+    agreed = sum(int(((ours[k] == 0) == (theirs[k] == 0)).sum()) for k in ours)
+    assert agreed >= 0.999 * sum(w.numel() for w in ours.values())
+    if agreed == sum(w.numel() for w in ours.values()):
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_not_pruned_is_untouched(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
+    lors("prune", write_config())
+    run = tmp_path / "run/pruned"
+    before = AutoModelForCausalLM.from_pretrained(dense).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(run).state_dict()
+    for name, old in before.items():
+        if "proj" in name:
+            kept = after[name] != 0
+            assert torch.equal(after[name][kept], old[kept])
+        else:
+            assert torch.equal(after[name], old)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (run / name).read_bytes() == (dense / name).read_bytes()
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 16},
+    "qwen2": {},
+    "qwen3": {},
+    "phi3": {"pad_token_id": 0},
+    "gemma2": {"sliding_window": 16, "query_pre_attn_scalar": 8},
+}
+
+
+@pytest.mark.parametrize("kind", list(ARCHITECTURES))
+def test_other_architectures_go_the_whole_way(
+    lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path, kind: str
+) -> None:
+    settings = {
+        "vocab_size": 384,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        **ARCHITECTURES[kind],
+    }
+    torch.manual_seed(0)
+    model = tmp_path / kind
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(model)
+    AutoTokenizer.from_pretrained(dense).save_pretrained(model)
+    lors("run", write_config(model=str(model)))
+    for weight in weights(tmp_path / "run/merged").values():
+        assert weight.dim() != 2 or ((weight != 0).view(len(weight), -1, 4).sum(-1) <= 2).all()
+
+
+def test_random_sampling_and_a_seed(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    masks = []
+    for seed in (0, 0, 1):
+        config = write_config(seed=seed, prune__calibration__sampling="random")
+        lors("prune", config, "--force")
+        masks.append({name: weight != 0 for name, weight in weights(tmp_path / "run/pruned").items()})
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+    assert not all(torch.equal(masks[0][name], masks[2][name]) for name in masks[0])

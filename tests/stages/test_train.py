@@ -1,0 +1,180 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import Result
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+
+ALPACA = [
+    {"instruction": f"Count to {i}.", "input": "" if i % 2 else "slowly", "output": " ".join(map(str, range(i)))}
+    for i in range(1, 25)
+]
+CHAT = [
+    {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]} for i in range(9)
+]
+
+
+def adapter(tmp_path: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    return tensors
+
+
+def log(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "run/adapter/training_log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["lors", "spp", "sqft", "lora"])
+@pytest.mark.parametrize("rows", [ALPACA, CHAT, None], ids=["alpaca", "chat", "text"])
+def test_every_method_learns_from_every_format(
+    lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path, method: str, rows: Any
+) -> None:
+    dataset = {"path": str(jsonl(rows)) if rows else "python-topics", "limit": 24}
+    settings = {"train__method": method, "train__dataset": dataset, "train__sequence_length": 128}
+    config = write_config(**settings, train__max_steps=6, train__learning_rate=3e-2)
+    lors("prune", config)
+    lors("train", config)
+    losses = [line["loss"] for line in log(tmp_path) if "loss" in line]
+    assert len(losses) == 6
+    assert min(losses[3:]) < losses[0]
+    assert all(tensor.isfinite().all() for tensor in adapter(tmp_path).values())
+    manifest = json.loads((tmp_path / "run/adapter/lors.json").read_text())
+    assert manifest["steps"] == 6
+    assert manifest["linears"] == 14
+    assert sorted(p.name for p in (tmp_path / "run/adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "lors.json",
+        "training_log.jsonl",
+    ]
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_adapter(
+    lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config(
+        train__dataset=str(jsonl(ALPACA)),
+        train__method="lora",
+        train__dropout=0.1,
+        train__max_steps=60,
+        train__save_steps=5,
+        train__sequence_length=200,
+    )
+    lors("prune", config)
+    lors("train", config)
+    unbroken = adapter(tmp_path)
+    steps = [line for line in log(tmp_path) if "loss" in line]
+    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    command = [sys.executable, "-m", "lors_cli", "train", str(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    checkpoints = tmp_path / "run/.adapter.partial/checkpoints"
+    deadline = time.monotonic() + 120
+    while not (checkpoints / "checkpoint-10/complete").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run/adapter").exists()
+    (checkpoints / "checkpoint-99").mkdir()  # as a kill during a save would leave it
+    result = lors("train", config)
+    assert "resuming from checkpoint-" in result.stderr
+    resumed = adapter(tmp_path)
+    assert resumed.keys() == unbroken.keys()
+    for name, tensor in unbroken.items():
+        assert torch.equal(resumed[name], tensor), name
+    again = [line for line in log(tmp_path) if "loss" in line]
+    assert [(line["step"], line["loss"]) for line in again] == [(line["step"], line["loss"]) for line in steps]
+
+
+def test_accumulation_gives_the_batchs_gradient(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    adapters = []
+    for size in (4, 1):
+        config = write_config(train__micro_batch_size=size, train__init="random")
+        lors("prune", config)
+        lors("train", config, "--force")
+        adapters.append(adapter(tmp_path))
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(tensor, adapters[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sqft", "spp", "lors"])
+def test_checkpointing_changes_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str) -> None:
+    options = ["train.gradient_checkpointing=true"]
+    if method != "lors":
+        options.append("train.adapter_checkpointing=true")
+    config = write_config(train__method=method)
+    lors("prune", config)
+    lors("train", config)
+    plain = adapter(tmp_path)
+    for option in options:
+        lors("train", config, option, "--force")
+        for name, tensor in adapter(tmp_path).items():
+            torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-6)
+
+
+def test_target_modules_narrow(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(train__target_modules=["q_proj", "*.1.mlp.up_proj"])
+    lors("prune", config)
+    lors("train", config)
+    modules = {name.rsplit(".", 2)[0].removeprefix("base_model.model.model.layers.") for name in adapter(tmp_path)}
+    assert modules == {"0.self_attn.q_proj", "1.self_attn.q_proj", "1.mlp.up_proj"}
+
+
+def test_held_out_loss_tokens_and_schedule(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(
+        train__eval_dataset={"path": "python-topics", "split": "test", "limit": 1},
+        train__eval_steps=2,
+        train__batch_size=...,
+        train__batch_tokens=128,
+        train__warmup=2,
+        train__schedule="linear",
+        train__report_to=["tensorboard"],
+    )
+    lors("prune", config)
+    lors("train", config)
+    lines = log(tmp_path)
+    assert [line["step"] for line in lines if "eval_loss" in line] == [2, 4]
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    assert rates == pytest.approx([0, 5e-3, 1e-2, 5e-3])
+    assert any(path.is_file() for path in (tmp_path / "run/adapter/tensorboard").iterdir())
+
+
+def test_epochs_count_the_steps(
+    lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config(
+        train__max_steps=..., train__epochs=2, train__dataset=str(jsonl(ALPACA[:10])), train__sequence_length=200
+    )
+    lors("prune", config)
+    lors("train", config)
+    assert json.loads((tmp_path / "run/adapter/lors.json").read_text())["steps"] == 6  # ceil(10 / 4) * 2
+
+
+def test_float16_weights_train_in_float32(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "half", dtype=torch.float16)
+    config = write_config(model=str(model), dtype="auto")
+    lors("prune", config)
+    lors("train", config)
+    assert json.loads((tmp_path / "run/adapter/lors.json").read_text())["train_dtype"] == "float32"
+    lors("merge", config)
+    facts = json.loads(lors("inspect", tmp_path / "run/merged", "--json").stdout)
+    assert {m["dtype"] for m in facts["modules"].values()} == {"float16"}
+
+
+def test_a_nan_loss_ends_the_run_and_publishes_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(train__learning_rate=1e20, train__max_grad_norm=0)
+    lors("prune", config)
+    result = lors("train", config, status=1)
+    assert "NaN" in result.stderr or "not finite" in result.stderr
+    assert not (tmp_path / "run/adapter").exists()
