@@ -1,7 +1,7 @@
 """SPP: W' = W + s W * repeat(alpha, R/r) * beta, with alpha (r, C) random and beta (R, 1) zero at the start.
 
-Lu et al. 2024, "SPP: Sparsity-Preserved Parameter-Efficient Fine-Tuning for Large Language Models", arXiv 2405.16057,
-Eqs. 4-6. Each row of alpha serves R/r consecutive rows of W, so the rank must divide R. The product with W keeps
+Lu et al. 2024, "SPP: Sparsity-Preserved Parameter-Efficient Fine-Tuning for Large Language Models", arXiv 2405.16057.
+Each row of alpha serves R/r consecutive rows of W, so the rank must divide R. The product with W keeps
 every zero. Computed as in the paper, Y = F(X, W) + s F(dropout(X), W * alpha * beta); with ``checkpoint`` the second
 term is computed again in backward instead of saved ("SPP-gc").
 """

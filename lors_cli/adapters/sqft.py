@@ -1,7 +1,7 @@
 """SQFT (SparsePEFT): W' = W + s (B A) * M with M = (W != 0), by ordinary autograd.
 
-Munoz et al. 2024, "SQFT: Low-cost Model Adaptation in Low-precision Sparse Foundation Models", arXiv 2410.03750,
-section 3. Autograd masks the gradient of the update and keeps W' and M for backward (three bytes a weight in bf16);
+Munoz et al. 2024, "SQFT: Low-cost Model Adaptation in Low-precision Sparse Foundation Models", arXiv 2410.03750.
+Autograd masks the gradient of the update and keeps W' and M for backward (three bytes a weight in bf16);
 with ``checkpoint`` they are computed again instead (the "SQFT-gc" of the LoRS paper).
 """
 

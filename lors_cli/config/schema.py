@@ -42,7 +42,7 @@ class Section(BaseModel):
 class Dataset(Section):
     """A hub id, a local file (.jsonl, .json, .parquet, .txt; .gz) or a built-in name; a plain string is `path`."""
 
-    path: str
+    path: str = Field(description="hub id, local file or built-in name")
     name: str | None = Field(None, description="configuration of a hub data set")
     split: str | None = Field(None, description='split of a hub or built-in data set; "train" if left out')
     revision: str | None = Field(None, description="commit or tag of a hub data set")
@@ -63,13 +63,13 @@ class Dataset(Section):
 class TrainingDataset(Dataset):
     """A data set with a format; recognised by its fields if left out."""
 
-    format: Format | None = Field(None, description="alpaca, chat or text")
+    format: Format | None = Field(None, description="training data only: alpaca, chat or text")
 
 
 class Calibration(Section):
     """Text whose activations tell which weights matter."""
 
-    dataset: Dataset
+    dataset: Dataset = Field(description="text rows")
     samples: Count = Field(128, description="windows")
     sequence_length: Annotated[int, Field(ge=2)] = Field(
         2048, description="tokens per window; never the model's maximum"
@@ -83,7 +83,7 @@ class Prune(Section):
     """dense model -> <output_dir>/pruned"""
 
     input: str | None = Field(None, description="a model; the top-level `model` if left out")
-    method: PruningMethod
+    method: PruningMethod = Field(description=", ".join(pruning.METHODS))
     sparsity: Sparsity = Field(description='fraction of zeros (0.5), or "N:M": at most N nonzeros in M inputs')
     calibration: Calibration | None = Field(None, description="needed by the methods that look at activations")
     damping: Annotated[float, Field(gt=0)] = Field(
@@ -106,8 +106,8 @@ class Train(Section):
     """pruned model -> <output_dir>/adapter"""
 
     input: str | None = Field(None, description="a pruned model; <output_dir>/pruned if left out")
-    method: AdapterMethod
-    rank: Count = 16
+    method: AdapterMethod = Field(description=", ".join(adapters.METHODS))
+    rank: Count = Field(16, description="of the update; spp: a divisor of each weight's rows")
     alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
     dropout: Fraction = Field(0.0, description="lora, spp: probability of dropping an input of the update")
     init: Literal["gradient", "random"] | None = Field(
@@ -116,7 +116,7 @@ class Train(Section):
     target_modules: list[str] | None = Field(
         None, description="names, last parts of names or globs of linears; every pruned linear if left out"
     )
-    dataset: TrainingDataset
+    dataset: TrainingDataset = Field(description="Alpaca rows, chat rows or text")
     eval_dataset: TrainingDataset | None = Field(None, description="held-out rows for a loss during training")
     eval_steps: Count | None = Field(
         None, description="optimiser steps between held-out losses; 10 in a run if left out"
@@ -125,10 +125,10 @@ class Train(Section):
     batch_size: Count | None = Field(None, description="samples per optimiser step, over all devices; 32 if left out")
     batch_tokens: Count | None = Field(None, description="instead of batch_size: tokens per step, in full samples")
     micro_batch_size: Count | None = Field(None, description="samples per forward pass; batch_size if left out")
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-4, description="of AdamW, the peak")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up, to zero")
     warmup: Annotated[float, Field(ge=0)] = Field(0.0, description="steps, or a fraction of all steps if below 1")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of AdamW, on the adapters")
     max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="gradient clipping; 0 for none")
     epochs: Annotated[float, Field(gt=0)] | None = Field(
         None, description="passes over the data; 3 if both are left out"
@@ -139,7 +139,7 @@ class Train(Section):
     adapter_checkpointing: bool = Field(False, description="sqft, spp: recompute the method's own (SQFT-gc, SPP-gc)")
     save_steps: Count | None = Field(None, description="optimiser steps between checkpoints; 20 in a run if left out")
     logging_steps: Count = Field(1, description="optimiser steps between lines of the log")
-    report_to: list[Literal["tensorboard", "wandb"]] = []
+    report_to: list[Literal["tensorboard", "wandb"]] = Field([], description="besides training_log.jsonl")
 
     @model_validator(mode="after")
     def _check(self) -> "Train":
@@ -196,7 +196,7 @@ class Merge(Section):
 class Perplexity(Section):
     """Perplexity on consecutive windows of the joined rows."""
 
-    dataset: Dataset
+    dataset: Dataset = Field(description="text rows")
     sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
     samples: Count | None = Field(None, description="windows, at most; all of the text if left out")
 
@@ -204,13 +204,15 @@ class Perplexity(Section):
 class Eval(Section):
     """any of these models -> <output_dir>/eval"""
 
-    models: Annotated[list[str], Field(min_length=1)] = ["dense", "pruned", "merged"]
-    perplexity: Perplexity | None = None
+    models: Annotated[list[str], Field(min_length=1)] = Field(
+        ["dense", "pruned", "merged"], description="these names, or any model; dense is measured first"
+    )
+    perplexity: Perplexity | None = Field(None, description="left out: not measured")
     tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir")
     task_dir: str | None = Field(None, description="a directory of lm-eval task YAML files")
     data_dir: str | None = Field(None, description="what the data_files of those are relative to; task_dir if left out")
     limit: Count | None = Field(None, description="items per task")
-    batch_size: Count | Literal["auto"] = "auto"
+    batch_size: Count | Literal["auto"] = Field("auto", description="of lm-eval; on a CPU auto is 8")
 
     @model_validator(mode="after")
     def _check(self) -> "Eval":
@@ -223,10 +225,10 @@ class Config(Section):
     """One experiment."""
 
     model: str = Field(description="hub id, local HF directory, .gguf file, or the built-in smollm2-135m")
-    output_dir: str
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    dtype: Dtype = "auto"
-    device: str = "auto"
+    output_dir: str = Field(description="the directories pruned, adapter, merged and eval appear in it")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of sampling, initialisation, dropout and order")
+    dtype: Dtype = Field("auto", description="of the weights, in work and on disk; auto: as they are stored")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     trust_remote_code: bool = Field(False, description="run code that a model directory brings")
     prune: Prune | None = None
     train: Train | None = None
