@@ -18,14 +18,17 @@ CHARACTERS_PER_TOKEN = 12
 UNSETTLED_TOKENS = 8
 
 
-def concatenated(source: Source, tokenizer: PreTrainedTokenizerBase, length: int, count: int | None) -> Tensor:
+def concatenated(
+    source: Source, tokenizer: PreTrainedTokenizerBase, length: int, count: int | None, *, at_most: bool = False
+) -> Tensor:
     """The rows joined by a blank line, tokenised without special tokens, cut into windows from the start.
 
     Args:
         source: rows with a text field.
         tokenizer: the model's.
         length: tokens per window.
-        count: how many windows are needed; None takes all that fit. Of a long source only the start is read.
+        count: how many windows are wanted; None takes all that fit. Of a long source only the start is read.
+        at_most: whether fewer than `count` will do.
 
     Raises:
         RequestError: the text is too short for `count` windows, or for one.
@@ -41,10 +44,11 @@ def concatenated(source: Source, tokenizer: PreTrainedTokenizerBase, length: int
         if ended or (needed and len(ids) >= needed + UNSETTLED_TOKENS):
             break
     whole = len(ids) // length
-    if whole < (count or 1):
+    least = 1 if at_most or count is None else count
+    if whole < least:
         raise request_error(
             source.key,
-            f"text for {count or 1} windows of {length} tokens ({(count or 1) * length} tokens)",
+            f"text for {least} windows of {length} tokens ({least * length} tokens)",
             f"{source.path} with {len(ids)} tokens",
             "ask for fewer samples or a shorter sequence_length, or name a longer text",
         )

@@ -83,8 +83,7 @@ def _windows(config: Config, section: Eval, directory: Path) -> torch.Tensor | N
     tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
     text = section.perplexity.dataset.source("eval.perplexity.dataset")
     length, most = section.perplexity.sequence_length, section.perplexity.samples
-    every = windows.concatenated(text, tokenizer, length, None)
-    return every[:most]
+    return windows.concatenated(text, tokenizer, length, most, at_most=True)
 
 
 def _evaluate(

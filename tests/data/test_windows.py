@@ -31,6 +31,7 @@ def test_concat_cuts_the_joined_rows_from_the_start(
 def test_too_short_a_text_is_an_error(rows: Source, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(RequestError, match="text for 5000 windows of 16 tokens"):
         concatenated(rows, tokenizer, 16, 5000)
+    assert len(concatenated(rows, tokenizer, 16, 5000, at_most=True)) == len(concatenated(rows, tokenizer, 16, None))
     with pytest.raises(RequestError, match="text for 1 windows"):
         concatenated(rows, tokenizer, 10**6, None)
 
