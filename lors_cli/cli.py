@@ -43,6 +43,7 @@ def _reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose:
     try:
         yield
     except KeyboardInterrupt:
+        console.log.error("interrupted; the same command goes on from what was saved")
         raise SystemExit(130) from None
     except RequestError as error:
         console.error(error.in_file(config) if config else error, debug=debug)

@@ -102,9 +102,14 @@ def error(problem: BaseException, *, debug: bool) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show the progress of `total` steps; call what is yielded after each, with a few words about it."""
-    started, done, last_time, last_done = time.monotonic(), 0, time.monotonic(), 0
+def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Show the progress of `total` steps, `done` of which an earlier run did.
+
+    Yields:
+        what to call after each step, with a few words about it.
+
+    """
+    started, before, last_time, last_done = time.monotonic(), done, time.monotonic(), done
     shown = log.handlers[0].level <= logging.INFO if log.handlers else False
     terminal = shown and sys.stderr.isatty()
     if terminal:
@@ -112,7 +117,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
         from rich.progress import Progress
 
         bar = Progress(console=Console(stderr=True), transient=True)
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(label, total=total, completed=done)
 
     def advance(detail: str = "") -> None:
         nonlocal done, last_time, last_done
@@ -123,7 +128,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
         now = time.monotonic()
         due = now - last_time > PLAIN_EVERY_SECONDS or done - last_done >= PLAIN_EVERY_FRACTION * total
         if due or done == total:
-            left = (now - started) / done * (total - done)
+            left = (now - started) / (done - before) * (total - done)
             log.info("%s %d/%d, %.0f s left %s", label, done, total, left, detail)
             last_time, last_done = now, done
 

@@ -5,6 +5,7 @@ job is the same for all: skip it if its output was made from the same request, r
 else, work in a hidden partial directory, write the manifest last, rename.
 """
 
+import errno
 import json
 import logging
 import shutil
@@ -12,15 +13,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lors_cli import console
 from lors_cli.artifacts import manifest, publish
+from lors_cli.artifacts.tensors import write_failed
 from lors_cli.config.schema import Config
-from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.errors import LorsError, Problem, RequestError, request_error
 from lors_cli.stages import STAGES
 from lors_cli.stages.job import Job, verified_digest
 
 log = logging.getLogger(__name__)
 
+# The settings that decide how much memory a stage needs.
+LESS_MEMORY = {
+    "prune": "prune.calibration.samples or sequence_length",
+    "train": "train.micro_batch_size or sequence_length, or set train.gradient_checkpointing: true",
+    "merge": "the size of the model's shards",
+    "eval": "eval.batch_size or eval.perplexity.sequence_length",
+}
 REQUEST = "request.json"  # in a partial directory: what it is being made from
 
 
@@ -60,8 +71,21 @@ def _make(job: Job, request: dict[str, Any], *, keep: bool) -> None:
         log.debug("%s: failed: %s", job.stage, error)
         if not job.resumable:
             shutil.rmtree(partial, ignore_errors=True)
-        raise
+        explained = _explained(error, job)
+        if explained is error:
+            raise
+        raise explained from error
     log.info("%s: finished in %.0f s: %s", job.stage, content["seconds"], job.output)
+
+
+def _explained(error: BaseException, job: Job) -> BaseException:
+    """The error itself, or for a full disk or memory one that says what to do."""
+    unwritten = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if unwritten or "PytorchStreamWriter" in str(error):  # torch.save's own words
+        return write_failed(job.output, error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return LorsError(f"{job.stage} ran out of memory; lower {LESS_MEMORY[job.stage]}. {str(error).splitlines()[0]}")
+    return error
 
 
 def check_output(job: Job) -> None:

@@ -74,7 +74,7 @@ def write(tensors: dict[str, Tensor], path: Path) -> None:
         raise write_failed(path, error) from None
 
 
-def write_failed(path: Path, error: Exception) -> LorsError:
+def write_failed(path: Path, error: BaseException) -> LorsError:
     """The error for a write that did not succeed, with the space that is left."""
     free = shutil.disk_usage(path.parent).free
     return LorsError(
@@ -82,12 +82,11 @@ def write_failed(path: Path, error: Exception) -> LorsError:
     )
 
 
-def copy_companions(source: Path, target: Path, *, skip: tuple[str, ...] = ()) -> None:
-    """Copy what is neither weights nor a record of an earlier stage: tokenizer, templates, licence, configs."""
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy what is neither weights nor a description of another model: tokenizer, templates, licence, configs."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name not in ("lors.json", *skip):
-            if path.name.startswith(".") or (target / path.name).exists():
-                continue
+        own = path.name.endswith(WEIGHT_SUFFIXES) or path.name.startswith((".", "README")) or path.name == "lors.json"
+        if path.is_file() and not own and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)
 
 

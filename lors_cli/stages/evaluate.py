@@ -95,7 +95,7 @@ def _evaluate(
         if found.get("complete"):
             log.info("eval: %s was measured before the interruption", name)
             continue
-        found["sparsity"] = inspect.inspect_model(directory)["sparsity"]
+        found["sparsity"] = inspect.inspect_model(directory, trust_remote_code=config.trust_remote_code)["sparsity"]
         model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
         tokens = _windows(config, section, directory)
         if tokens is not None and "perplexity" not in found:

@@ -39,12 +39,14 @@ def inspect(path: Path) -> dict[str, Any]:
     }
 
 
-def inspect_model(directory: Path, pattern: Pattern | None = None) -> dict[str, Any]:
+def inspect_model(
+    directory: Path, pattern: Pattern | None = None, *, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Zeros and pattern of each linear of the blocks, and of all of them together; the other tensors by size.
 
     With `pattern`, each module also says whether it "holds" that one.
     """
-    names = set(linears.all_linears(load.skeleton(directory)))
+    names = set(linears.all_linears(load.skeleton(directory, trust_remote_code=trust_remote_code)))
     modules, others = {}, {}
     for name, tensor in tensors.read(directory):
         module = name.removesuffix(".weight")

@@ -52,7 +52,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
         facts = _prune(model, section, tokens)
         _save(model, directory, partial)
-        return {**facts, **_verify(partial, section)}
+        return {**facts, **_verify(partial, section, config.trust_remote_code)}
 
     output = Path(config.output_dir) / "pruned"
     return Job(
@@ -180,7 +180,7 @@ def _save(model: Any, original: Path, partial: Path) -> None:
         raise tensors.write_failed(partial, error) from error
 
 
-def _verify(directory: Path, section: Prune) -> dict[str, Any]:
+def _verify(directory: Path, section: Prune, trust_remote_code: bool) -> dict[str, Any]:
     """Measure the saved files, print what each linear got, and check it against what was asked.
 
     Raises:
@@ -188,7 +188,7 @@ def _verify(directory: Path, section: Prune) -> dict[str, Any]:
 
     """
     pattern = section.sparsity
-    found = inspect.inspect_model(directory, pattern)
+    found = inspect.inspect_model(directory, pattern, trust_remote_code=trust_remote_code)
     for name, facts in found["modules"].items():
         if not facts.pop("holds") or facts["negative_zeros"] or not facts["finite"]:
             raise LorsError(f"{name}: the saved weights do not hold {pattern}: {facts}")

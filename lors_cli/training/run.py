@@ -82,7 +82,8 @@ def train(
 
     """
     steps = total_steps(section, len(data.train))
-    with console.progress("train: step", steps) as advance:
+    before = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    with console.progress("train: step", steps, before) as advance:
         trainer = AdapterTrainer(
             adapters=attached,
             log_file=partial / "training_log.jsonl",
@@ -97,8 +98,7 @@ def train(
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     held_out = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
     seconds = outcome.metrics["train_runtime"]
-    done = steps - (int(resume.name.rsplit("-", 1)[1]) if resume else 0)
-    tokens = data.facts["train.dataset"]["tokens"] / len(data.train) * section.samples_per_step * done
+    tokens = data.facts["train.dataset"]["tokens"] / len(data.train) * section.samples_per_step * (steps - before)
     return {
         "steps": trainer.state.global_step,
         "first_loss": losses[0] if losses else None,

@@ -69,8 +69,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # what an interrupted run logged after its last checkpoint will be logged again
         self.log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
-        for _step in range(state.global_step):
-            self.advance("")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
