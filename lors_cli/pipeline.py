@@ -157,7 +157,7 @@ def _open_partial(job: Job, request: dict[str, Any], *, keep: bool) -> Path:
     return partial
 
 
-def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> list[Job]:
+def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> None:
     """Prepare all the named stages, then perform them in order.
 
     Everything that can be wrong with a later stage is found before the first one starts.
@@ -168,14 +168,19 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
 
     """
     jobs: list[Job] = []
-    for name in stages:
-        job = STAGES[name](config, [job.stage for job in jobs])
-        check_output(job)
-        for line in [*job.plan, f"writes {job.output}"] if dry_run else []:
-            console.result(f"{name}: {line}")
-        jobs.append(job)
-    if not dry_run:
-        for job in jobs:
+    problems: list[Problem] = []
+    for position, name in enumerate(stages):
+        try:
+            job = STAGES[name](config, stages[:position])
+            check_output(job)
+            jobs.append(job)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*dict.fromkeys(problems))  # stages that share a fault name it once
+    for job in jobs:
+        if dry_run:
+            console.result("\n".join(f"{job.stage}: {line}" for line in [*job.plan, f"writes {job.output}"]))
+        else:
             perform(job, force=force)
             job.report()
-    return jobs

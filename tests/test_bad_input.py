@@ -57,6 +57,13 @@ def test_wrong_requests(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_faults_of_all_stages_are_said_at_once(lors: Lors, write_config: WriteConfig) -> None:
+    config = write_config(prune__sparsity="2:5", train__rank=99, eval__tasks=["lors_quizz"])
+    said(lors("run", config, status=2), "prune.sparsity", "train.rank", "eval.tasks")
+    shared = lors("run", write_config(model="/nowhere/model"), status=2)
+    assert shared.stderr.count("expected: ") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "parts"),
     [

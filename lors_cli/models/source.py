@@ -42,7 +42,7 @@ def resolve(model: str, key: str = "model") -> Path:
         if not path.is_file():
             raise request_error(key, "an existing .gguf file", f"{path}, which does not exist", "correct the path")
         return _from_gguf(path)
-    if not path.is_dir():
+    if not path.is_dir() and not model.startswith(("/", ".", "~")):
         path = _from_hub(model, key)
     require_model(path, key)
     return path
