@@ -6,8 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# What a model or adapter is made of. Anything else beside it (a README, the manifest) may change freely.
-CONTENT = ("*.safetensors", "config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model")
+# What a model or adapter is made of: weights, configs, tokenizer, templates. Anything else (a README) may change.
+CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+OF_NO_CONTENT = ("lors.json",)
 
 
 def of_file(path: Path) -> str:
@@ -31,7 +32,9 @@ def _hash_stream(file: Any) -> str:
 
 def of_directory(directory: Path) -> str:
     """The digest of the model or adapter in `directory`: of the names and contents of the files in `CONTENT`."""
-    files = sorted({path for pattern in CONTENT for path in directory.glob(pattern)})
+    files = sorted(
+        {path for pattern in CONTENT for path in directory.glob(pattern)} - {directory / name for name in OF_NO_CONTENT}
+    )
     return of_value({path.name: of_file(path) for path in files})
 
 

@@ -1,8 +1,9 @@
 """What a config file may say: one section per stage, every field with its unit and default."""
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from lors_cli import adapters, pruning
 from lors_cli.data.instructions import FORMATS
@@ -29,6 +30,7 @@ AdapterMethod = Annotated[str, _one_of("adapter method", list(adapters.METHODS))
 Format = Annotated[str, _one_of("format", list(FORMATS))]
 Sparsity = Annotated[Pattern, BeforeValidator(_pattern), PlainSerializer(str)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -113,7 +115,7 @@ class Train(Section):
     init: Literal["gradient", "random"] | None = Field(
         None, description="of lora_A; gradient for lors, random for the others if left out"
     )
-    target_modules: list[str] | None = Field(
+    target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of linears; every pruned linear if left out"
     )
     dataset: TrainingDataset = Field(description="Alpaca rows, chat rows or text")
@@ -122,7 +124,7 @@ class Train(Section):
         None, description="optimiser steps between held-out losses; 10 in a run if left out"
     )
     sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="tokens, at most, per sample")
-    batch_size: Count | None = Field(None, description="samples per optimiser step, over all devices; 32 if left out")
+    batch_size: Count | None = Field(None, description="samples per optimiser step; 32 if left out")
     batch_tokens: Count | None = Field(None, description="instead of batch_size: tokens per step, in full samples")
     micro_batch_size: Count | None = Field(None, description="samples per forward pass; batch_size if left out")
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-4, description="of AdamW, the peak")
@@ -182,7 +184,7 @@ class Merge(Section):
     """pruned model + adapter -> <output_dir>/merged"""
 
     input: str | None = Field(None, description="the pruned model; the one that train took if left out")
-    adapter: str | None = Field(None, description="an adapter directory; <output_dir>/adapter if left out")
+    adapter: PathText | None = Field(None, description="an adapter directory; <output_dir>/adapter if left out")
     dense: bool = Field(False, description="lora: merge densely and lose the zeros")
     apply_mask: bool = Field(False, description='lora: mask the update at the merge (the baseline "LoRA*")')
 
@@ -209,8 +211,10 @@ class Eval(Section):
     )
     perplexity: Perplexity | None = Field(None, description="left out: not measured")
     tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir")
-    task_dir: str | None = Field(None, description="a directory of lm-eval task YAML files")
-    data_dir: str | None = Field(None, description="what the data_files of those are relative to; task_dir if left out")
+    task_dir: PathText | None = Field(None, description="a directory of lm-eval task YAML files")
+    data_dir: PathText | None = Field(
+        None, description="what the data_files of those are relative to; task_dir if left out"
+    )
     limit: Count | None = Field(None, description="items per task")
     batch_size: Count | Literal["auto"] = Field("auto", description="of lm-eval; on a CPU auto is 8")
 
@@ -225,7 +229,7 @@ class Config(Section):
     """One experiment."""
 
     model: str = Field(description="hub id, local HF directory, .gguf file, or the built-in smollm2-135m")
-    output_dir: str = Field(description="the directories pruned, adapter, merged and eval appear in it")
+    output_dir: PathText = Field(description="the directories pruned, adapter, merged and eval appear in it")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of sampling, initialisation, dropout and order")
     dtype: Dtype = Field("auto", description="of the weights, in work and on disk; auto: as they are stored")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")

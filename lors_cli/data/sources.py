@@ -71,8 +71,8 @@ class Source:
         facts = {k: v for k, v in vars(self).items() if v is not None and k not in ("key", "path")}
         if self.path in builtin.NAMES:
             return {**facts, "path": self.path, "digest": digest.of_value(list(builtin.texts(self.split)))}
-        if Path(self.path).is_file():
-            return {**facts, "digest": digest.of_file(Path(self.path))}
+        if (file := Path(self.path).expanduser()).is_file():
+            return {**facts, "digest": digest.of_file(file)}
         return {**facts, "path": self.path}
 
     def _open(self) -> Iterator[Row]:
@@ -88,6 +88,12 @@ class Source:
         path = Path(self.path).expanduser()
         suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
         if reader := READERS.get(suffix):
+            for option in ("split", "name", "revision", "data_files"):
+                if getattr(self, option):
+                    got = f"{option}: {getattr(self, option)}"
+                    raise request_error(
+                        self.key, "a local file without options of hub data sets", got, f"remove {option}"
+                    )
             if not path.is_file():
                 raise request_error(self.key, "an existing file", f"{path}, which does not exist", "correct the path")
             return reader(path, self.key)
@@ -174,7 +180,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 
 
 def _hub_rows(source: Source) -> Iterator[Row]:
-    """Rows of a hub data set, streamed, so that a limit or a short calibration set does not download all of it."""
+    """Rows of a hub data set."""
     import datasets
 
     try:
@@ -184,7 +190,8 @@ def _hub_rows(source: Source) -> Iterator[Row]:
             split=source.split or "train",
             revision=source.revision,
             data_files=source.data_files,
-            streaming=True,
+            # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
+            streaming=source.limit is not None and source.data_files is None,
         )
         yield from rows
     except Exception as error:  # offline, not found, gated, network: the library raises many types

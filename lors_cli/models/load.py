@@ -1,7 +1,6 @@
 """Models and tokenizers from a local directory; the skeleton of a model without its weights."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +104,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(f"{name}:0" if name == "cuda" else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         got = f"{name!r}: {str(error).splitlines()[0]}"

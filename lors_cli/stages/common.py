@@ -65,11 +65,17 @@ def previous(config: Config, directory: str, stage: str, key: str, earlier: list
     return path
 
 
-def structure_directory(config: Config, directory: Path) -> Path:
-    """Where to read shapes and the tokenizer of `directory` from: itself, or the dense model while it is unmade."""
-    if (directory / "config.json").is_file():
-        return directory
-    return source.resolve((config.prune.input if config.prune else None) or config.model)
+def structure_directory(config: Config, directory: Path, earlier: list[str]) -> Path:
+    """Where to read shapes and the tokenizer of `directory` from: of what this run makes, the model that it starts from.
+
+    What an earlier run left under that name may be another model, about to be replaced.
+    """
+    output = Path(config.output_dir)
+    if directory == output / "merged" and "merge" in earlier:
+        directory = pruned_directory(config, "merge", config.merge.input if config.merge else None, earlier)
+    if directory == output / "pruned" and "prune" in earlier:
+        return source.resolve((config.prune.input if config.prune else None) or config.model)
+    return directory
 
 
 def log_modules(found: dict[str, Any]) -> None:

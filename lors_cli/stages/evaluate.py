@@ -40,7 +40,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     models = {name: _directory(config, name, earlier) for name in sorted(section.models, key="dense".__ne__)}
     skeletons = {}
     for name, directory in models.items():
-        structure = common.structure_directory(config, directory)
+        structure = common.structure_directory(config, directory, earlier)
         skeletons[name] = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
         _windows(config, section, structure)
     output = Path(config.output_dir) / "eval"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lors_cli.artifacts import adapter_file, manifest, tensors
 from lors_cli.console import markdown_table
-from lors_cli.errors import request_error
+from lors_cli.errors import LorsError, request_error
 from lors_cli.models import linears, load, source
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
@@ -56,6 +56,11 @@ def inspect_model(
                 modules[module]["holds"] = mask.holds(tensor, pattern)
         else:
             others[name] = {"shape": list(tensor.shape), "dtype": tensors.dtype_name(tensor.dtype)}
+    if names - modules.keys():
+        raise LorsError(
+            f"{directory} has no tensor {min(names - modules.keys())}.weight: its tensors are named otherwise than the"
+            " model's modules; save it once with transformers' save_pretrained"
+        )
     return {"kind": "model", **total(modules), "modules": modules, "other_tensors": others}
 
 

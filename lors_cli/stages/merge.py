@@ -38,15 +38,18 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     pruned = common.pruned_directory(config, "merge", section.input, earlier)
     key = "merge.adapter"
     adapter = Path(section.adapter) if section.adapter else common.previous(config, "adapter", "train", key, earlier)
-    structure = load.skeleton(common.structure_directory(config, pruned), trust_remote_code=config.trust_remote_code)
-    shapes = {
-        name: (linear.out_features, linear.in_features) for name, linear in linears.all_linears(structure).items()
-    }
-    if section.adapter or "train" not in earlier:
-        method = adapter_file.read_config(adapter, key)["method"]
-        _check_belongs(adapter, pruned, shapes, key)
+    structure = common.structure_directory(config, pruned, earlier)
+    found = linears.all_linears(load.skeleton(structure, trust_remote_code=config.trust_remote_code))
+    shapes = {name: (linear.out_features, linear.in_features) for name, linear in found.items()}
+    if "train" in earlier and not section.adapter:
+        train = common.section(config, "train", config.train)
+        method = train.method
+        if pruned != common.pruned_directory(config, "train", train.input, earlier):
+            raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
     else:
-        method = common.section(config, "train", config.train).method
+        method = adapter_file.read_config(adapter, key)["method"]
+        if "prune" not in earlier:
+            _check_belongs(adapter, pruned, shapes, key)
     _check_zeros_kept(section, method)
 
     output = Path(config.output_dir) / "merged"
@@ -55,7 +58,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         output=output,
         inputs={"pruned": pruned, "adapter": adapter},
         settings={"dense": section.dense, "apply_mask": section.apply_mask},
-        work=lambda partial: _merge(pruned, adapter, partial, section, set(shapes)),
+        work=lambda partial: _merge(pruned, adapter, partial, section, shapes),
         report=lambda: console.result(str(output)),
         plan=[f"{method} adapter {adapter} into {pruned}, one shard in memory at a time"],
     )
@@ -72,9 +75,10 @@ def _check_belongs(adapter: Path, pruned: Path, shapes: dict[str, tuple[int, int
     if recorded and recorded != verified_digest(pruned):
         raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
     for module, named in content.modules.items():
-        wanted = None
-        if module in shapes:
+        try:
             wanted = METHODS[content.method].adapter.shapes(*shapes[module], content.rank)
+        except (KeyError, ValueError):  # no such linear, or one that is too small
+            wanted = None
         if {name: tuple(tensor.shape) for name, tensor in named.items()} != wanted:
             got = f"{adapter}, which does not fit {module}"
             raise request_error(key, expected, got, remedy)
@@ -97,7 +101,11 @@ def _check_zeros_kept(section: Merge, method: str) -> None:
         )
 
 
-def _merge(pruned: Path, adapter: Path, partial: Path, section: Merge, names: set[str]) -> dict[str, Any]:
+def _merge(
+    pruned: Path, adapter: Path, partial: Path, section: Merge, shapes: dict[str, tuple[int, int]]
+) -> dict[str, Any]:
+    _check_belongs(adapter, pruned, shapes, "merge.adapter")  # again, because an earlier stage may have made them
+    names = set(shapes)
     content = adapter_file.load(adapter, "merge.adapter")
     todo = set(content.modules)
     shards = tensors.shards(pruned)
@@ -156,6 +164,8 @@ def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) ->
                 module = key.removesuffix(".weight")
                 if module in names:
                     modules[module] = _compare(before.get_tensor(key), after.get_tensor(key))
+    if names - modules.keys():
+        raise LorsError(f"{pruned} has no tensor {min(names - modules.keys())}.weight; nothing was published")
     broken = [module for module, facts in modules.items() if facts["returned"] or facts["broken"]]
     if broken and expect_kept:
         facts = modules[broken[0]]

@@ -27,8 +27,6 @@ from lors_cli.stages.job import Job
 
 log = logging.getLogger(__name__)
 
-TOKENS_PER_FORWARD = 4096
-
 
 def prepare(config: Config, earlier: list[str]) -> Job:
     """Check the request against the model's shapes and the calibration text; read no weights.
@@ -111,8 +109,8 @@ def _prune(model: Any, section: Prune, tokens: Tensor | None) -> dict[str, Any]:
     prefix, blocks = linears.find_blocks(model)
     calls = None
     if tokens is not None:
-        batches = tokens.to(model.device).split(max(TOKENS_PER_FORWARD // tokens.shape[1], 1))
-        calls = sequential.capture(model, list(batches))
+        # one window at a time, as the published codes do: a batch would round otherwise
+        calls = sequential.capture(model, list(tokens.to(model.device).split(1)))
     seen: dict[str, int] = {}
     with console.progress("prune: block", len(blocks)) as advance:
         for index, block in enumerate(blocks):

@@ -1,9 +1,8 @@
 """``lors train``: pruned model -> <output_dir>/adapter."""
 
+import importlib.util
 import logging
 import math
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from lors_cli import adapters, console
 from lors_cli.adapters.attach import attach
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
+from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train, TrainingDataset
 from lors_cli.data import instructions
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import linears, load
 from lors_cli.sparsity import mask
-from lors_cli.stages import common
+from lors_cli.stages import common, inspect
 from lors_cli.stages.job import Job
 from lors_cli.training import run
 from lors_cli.training.trainer import CHECKPOINTS, last_checkpoint
@@ -38,16 +38,15 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     for key, dataset in _datasets(section).items():
         instructions.check(dataset.source(key), dataset.format)
     device = load.pick_device(config.device)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if section.samples_per_step % (section.samples_per_forward * world):
-        raise request_error(
-            "train.micro_batch_size",
-            f"a divisor of the batch of {section.samples_per_step} samples over {world} processes",
-            section.samples_per_forward,
-            "change batch_size or micro_batch_size",
-        )
+    if device.index:  # transformers' Trainer takes the first one that it sees
+        remedy = f"set CUDA_VISIBLE_DEVICES={device.index} and device: cuda"
+        raise request_error("device", "cuda or cuda:0 for training", config.device, remedy)
+    for logger in section.report_to:
+        if importlib.util.find_spec(logger) is None:
+            remedy = f"pip install '{logger}', or leave it out"
+            raise request_error("train.report_to", "loggers that are installed", logger, remedy)
     directory = common.pruned_directory(config, "train", section.input, earlier)
-    structure = common.structure_directory(config, directory)
+    structure = common.structure_directory(config, directory, earlier)
     skeleton = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
     names = _targets(skeleton, section)
     data = _read_data(config, section, structure)
@@ -143,7 +142,7 @@ def _train(
     if (section.dtype or config.dtype) == "float16":
         log.warning("float16 would need loss scaling; training runs in float32, which holds its values exactly")
     if section.target_modules is None:
-        names = _pruned_linears(directory, names)
+        names = _pruned_linears(directory, names, trust_remote_code=config.trust_remote_code)
     for key, facts in data.facts.items():
         log.info("%s: %s", key, ", ".join(f"{name} {value}" for name, value in facts.items()))
     model = load.load_model(directory, dtype, device, trust_remote_code=config.trust_remote_code)
@@ -160,7 +159,7 @@ def _train(
     )
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    resume = last_checkpoint(partial / CHECKPOINTS)
+    resume = last_checkpoint(scratch(partial) / CHECKPOINTS)
     if resume:
         log.info("train: resuming from %s", resume.name)
     elif section.resolved_init == "gradient":
@@ -172,17 +171,13 @@ def _train(
     if not all(bool(t.isfinite().all()) for named in content.modules.values() for t in named.values()):
         raise LorsError("the trained adapter is not finite; use a lower train.learning_rate. Nothing was published")
     adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
-    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
     return {**facts, "data": data.facts, "train_dtype": dtype, "init": section.resolved_init, "linears": len(names)}
 
 
-def _pruned_linears(directory: Path, names: list[str]) -> list[str]:
+def _pruned_linears(directory: Path, names: list[str], *, trust_remote_code: bool) -> list[str]:
     """Those of `names` whose weights in `directory` were pruned."""
-    wanted, pruned = set(names), set()
-    for key, weight in tensors.read(directory):
-        module = key.removesuffix(".weight")
-        if module in wanted and mask.sparsity(weight) >= mask.DENSE_BELOW:
-            pruned.add(module)
+    measured = inspect.inspect_model(directory, trust_remote_code=trust_remote_code)["modules"]
+    pruned = [name for name in names if measured[name]["sparsity"] >= mask.DENSE_BELOW]
     if not pruned:
         raise request_error(
             "train.target_modules",
@@ -190,4 +185,4 @@ def _pruned_linears(directory: Path, names: list[str]) -> list[str]:
             f"{directory}, none of whose linears has zeros",
             "prune the model first, or name the linears (train.target_modules: ['*'] for all)",
         )
-    return [name for name in names if name in pruned]
+    return pruned

@@ -9,12 +9,12 @@ from functools import partial as bind
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from transformers import TrainingArguments
 
 from lors_cli import console
 from lors_cli.adapters import Adapter, LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient
+from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
 from lors_cli.data.instructions import Example
 from lors_cli.models import load
@@ -110,20 +110,17 @@ def train(
 
 
 def _arguments(config: Config, section: Train, steps: int, partial: Path, *, held_out: bool) -> TrainingArguments:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
     device = load.pick_device(config.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
 
     def every(asked: int | None, per_run: int) -> int:
         return asked or min(max(steps // per_run, 1), MOST_STEPS_BETWEEN)
 
     arguments = TrainingArguments(
-        output_dir=str(partial / CHECKPOINTS),
+        output_dir=str(scratch(partial) / CHECKPOINTS),
         per_device_train_batch_size=section.samples_per_forward,
         per_device_eval_batch_size=section.samples_per_forward,
-        gradient_accumulation_steps=section.samples_per_step // (section.samples_per_forward * world),
+        gradient_accumulation_steps=section.samples_per_step // section.samples_per_forward,
         max_steps=steps,
         learning_rate=section.learning_rate,
         lr_scheduler_type=section.schedule
@@ -148,5 +145,5 @@ def _arguments(config: Config, section: Train, steps: int, partial: Path, *, hel
         remove_unused_columns=False,
         disable_tqdm=True,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are used by torchrun, never by DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise it would wrap the model in DataParallel
     return arguments
