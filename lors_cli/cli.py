@@ -51,6 +51,8 @@ def _reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose:
     except LorsError as error:
         console.error(error, debug=debug)
         raise SystemExit(error.exit_status) from None
+    except BrokenPipeError:
+        raise
     except Exception as error:
         console.error(error, debug=debug)
         raise SystemExit(1) from None

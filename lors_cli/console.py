@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from lors_cli.errors import LorsError
@@ -32,6 +32,7 @@ def setup(verbosity: int) -> None:
     log.handlers[:] = [shown]
     log.setLevel(logging.DEBUG)
     log.propagate = False
+    logging.raiseExceptions = False  # a log file on a full disk is no reason for tracebacks
     if verbosity < 1:
         _quiet_libraries()
 
@@ -47,7 +48,8 @@ def log_to(path: Path) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(written)
-        written.close()
+        with suppress(OSError):  # a full disk, which is reported where it matters
+            written.close()
 
 
 @contextmanager

@@ -6,8 +6,10 @@ else, work in a hidden partial directory, write the manifest last, rename.
 """
 
 import errno
+import gc
 import json
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -29,10 +31,10 @@ log = logging.getLogger(__name__)
 LESS_MEMORY = {
     "prune": "prune.calibration.samples or sequence_length",
     "train": "train.micro_batch_size or sequence_length, or set train.gradient_checkpointing: true",
-    "merge": "the size of the model's shards",
+    "merge": "what else runs on the machine (a merge holds one shard of the model)",
     "eval": "eval.batch_size or eval.perplexity.sequence_length",
 }
-REQUEST = "request.json"  # in a partial directory: what it is being made from
+REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
 
 
 def perform(job: Job, *, force: bool = False) -> bool:
@@ -52,19 +54,18 @@ def perform(job: Job, *, force: bool = False) -> bool:
             log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
             return False
         with console.log_to(job.output.parent / "lors.log"):
-            _make(job, request, keep=job.resumable and not force)
+            _make(job, request, forced=force)
     return True
 
 
-def _make(job: Job, request: dict[str, Any], *, keep: bool) -> None:
+def _make(job: Job, request: dict[str, Any], *, forced: bool) -> None:
     """Do the work in a partial directory and publish it."""
-    partial = _open_partial(job, request, keep=keep)
+    partial = _open_partial(job, {"request": request, "forced": forced})
     started = time.monotonic()
     log.info("%s: started", job.stage)
     try:
         facts = job.work(partial)
-        (partial / REQUEST).unlink()
-        content = manifest.build(partial, job.stage, request, time.monotonic() - started, facts)
+        content = manifest.build(partial, job.stage, request, time.monotonic() - started, {**facts, **job.origin()})
         manifest.write_json(partial / manifest.NAME, content)
         publish.publish(partial, job.output)
     except BaseException as error:
@@ -88,11 +89,11 @@ def _explained(error: BaseException, job: Job) -> BaseException:
     return error
 
 
-def check_output(job: Job) -> None:
+def check_output(job: Job, *, force: bool) -> None:
     """Check that the output's place is free or holds an earlier result, before any work.
 
     Raises:
-        RequestError: it holds something that lors did not make.
+        RequestError: it holds something that lors did not make, or that was made with other settings.
 
     """
     for parent in [job.output.parent, *job.output.parent.parents]:
@@ -107,6 +108,11 @@ def check_output(job: Job) -> None:
             f"something else (no {manifest.NAME} in it)",
             "move it away, or set another output_dir",
         )
+    existing = manifest.read(job.output)
+    if existing and not force:
+        old = existing.get("request", {}).get("settings")
+        if problems := _differences(job, {"settings": old}, {"settings": job.plain_settings()}):
+            raise RequestError(*problems)
 
 
 def _finished(job: Job, request: dict[str, Any]) -> bool:
@@ -122,19 +128,22 @@ def _finished(job: Job, request: dict[str, Any]) -> bool:
     if existing.get("request") == request:
         verified_digest(job.output)
         return True
-    old, new = _flat(existing.get("request", {})), _flat(request)
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    raise RequestError(
-        *(
-            Problem(
-                f"{job.stage}: {key.removeprefix('settings.')}",
-                f"{old.get(key)!r}, with which {job.output} was made",
-                repr(new.get(key)),
-                "--force makes it again; another output_dir keeps both",
-            )
-            for key in changed
+    raise RequestError(*_differences(job, existing.get("request", {}), request))
+
+
+def _differences(job: Job, old: dict[str, Any], new: dict[str, Any]) -> list[Problem]:
+    """What differs between the request that made the output and the present one."""
+    before, now = _flat(old), _flat(new)
+    return [
+        Problem(
+            f"{job.stage}: {key.removeprefix('settings.')}",
+            f"{before.get(key)!r}, with which {job.output} was made",
+            repr(now.get(key)),
+            "--force makes it again; another output_dir keeps both",
         )
-    )
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -143,17 +152,20 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def _open_partial(job: Job, request: dict[str, Any], *, keep: bool) -> Path:
-    """The partial directory: the one an interrupted run left for the same request, or a new one."""
+def _open_partial(job: Job, mark: dict[str, Any]) -> Path:
+    """The partial directory: the one that an interrupted run of the same command left, or a new one."""
     partial = publish.partial_directory(job.output)
-    marker = partial / REQUEST
+    marker = partial / "work" / REQUEST
     if partial.exists():
-        if keep and marker.is_file() and json.loads(marker.read_text()) == request:
+        try:
+            same = json.loads(marker.read_text()) == mark
+        except (OSError, ValueError):
+            same = False
+        if same and job.resumable:
             log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
             return partial
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    manifest.write_json(marker, request)
+    manifest.write_json(publish.scratch(partial) / REQUEST, mark)
     return partial
 
 
@@ -167,12 +179,17 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         LorsError: a stage failed.
 
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        got = f"WORLD_SIZE={os.environ['WORLD_SIZE']}"
+        raise request_error(
+            "command", "one process: lors does not run on several yet", got, "start it without torchrun"
+        )
     jobs: list[Job] = []
     problems: list[Problem] = []
     for position, name in enumerate(stages):
         try:
             job = STAGES[name](config, stages[:position])
-            check_output(job)
+            check_output(job, force=force)
             jobs.append(job)
         except RequestError as error:
             problems += error.problems
@@ -184,3 +201,6 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         else:
             perform(job, force=force)
             job.report()
+            gc.collect()  # a stage's model would stay until the next one's is there too
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ stamp=".venv/installed${extra:+-$extra}"
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lors needs Python 3.10 or later")'
-    [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "${PYTHON:-python3}" -m venv --clear .venv
     torch=(torch)
     if ! command -v nvidia-smi >/dev/null; then
         # Without a GPU the CPU build will do, and saves gigabytes; it has an index of its own, where that answers.

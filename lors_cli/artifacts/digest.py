@@ -8,7 +8,6 @@ from typing import Any
 
 # What a model or adapter is made of: weights, configs, tokenizer, templates. Anything else (a README) may change.
 CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-OF_NO_CONTENT = ("lors.json",)
 
 
 def of_file(path: Path) -> str:
@@ -32,9 +31,7 @@ def _hash_stream(file: Any) -> str:
 
 def of_directory(directory: Path) -> str:
     """The digest of the model or adapter in `directory`: of the names and contents of the files in `CONTENT`."""
-    files = sorted(
-        {path for pattern in CONTENT for path in directory.glob(pattern)} - {directory / name for name in OF_NO_CONTENT}
-    )
+    files = sorted({path for pattern in CONTENT for path in directory.glob(pattern) if path.name != "lors.json"})
     return of_value({path.name: of_file(path) for path in files})
 
 

@@ -37,7 +37,10 @@ def read(directory: Path) -> dict[str, Any] | None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
     aside = path.with_name(path.name + ".new")
-    aside.write_text(json.dumps(value, indent=2) + "\n")
+    with aside.open("w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lors_cli.errors import LorsError
+from lors_cli.errors import LorsError, request_error
 
 
 def partial_directory(final: Path) -> Path:
@@ -15,8 +15,16 @@ def partial_directory(final: Path) -> Path:
     return final.with_name(f".{final.name}.partial")
 
 
+def scratch(partial: Path) -> Path:
+    """What an interrupted run needs to go on, and nobody afterwards; removed before publishing."""
+    directory = partial / "work"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
 def publish(partial: Path, final: Path) -> None:
     """Give the finished `partial` its final name. What `final` held before is removed only after the swap."""
+    shutil.rmtree(partial / "work", ignore_errors=True)
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
     replaced = final.with_name(f".{final.name}.replaced")
@@ -37,17 +45,22 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `directory` for this process; the lock goes away with the process, however it ends.
 
     Raises:
-        LorsError: another process holds it.
+        RequestError: the directory cannot be made or written to.
+        LorsError: another process holds it, and not `wait`.
 
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("a") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("a")
+    except OSError as error:
+        raise request_error("output_dir", "a directory that can be written to", error, "set another one") from None
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise LorsError(f"another lors process is working in {directory}; wait for it or stop it") from None
         except OSError:

@@ -212,9 +212,7 @@ class Eval(Section):
     perplexity: Perplexity | None = Field(None, description="left out: not measured")
     tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir")
     task_dir: PathText | None = Field(None, description="a directory of lm-eval task YAML files")
-    data_dir: PathText | None = Field(
-        None, description="what the data_files of those are relative to; task_dir if left out"
-    )
+    data_dir: PathText | None = Field(None, description="base of the data_files of those; task_dir if left out")
     limit: Count | None = Field(None, description="items per task")
     batch_size: Count | Literal["auto"] = Field("auto", description="of lm-eval; on a CPU auto is 8")
 

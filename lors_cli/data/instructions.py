@@ -5,15 +5,18 @@ chat      {messages: [{role, content}]}      the assistant's turns are learnt, b
 text      {text}                             every token; rows joined and cut into windows
 """
 
-from collections.abc import Iterator
+import logging
 from dataclasses import replace
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.data.sources import Row, Source
 from lors_cli.data.windows import concatenated
 from lors_cli.errors import request_error
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("alpaca", "chat", "text")
 IGNORED = -100
@@ -111,11 +114,23 @@ def check(source: Source, kind: str | None) -> None:
 
 def _alpaca(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
     fields = _fields(row, number, source)
-    template = ALPACA_WITH_INPUT if fields["input"] else ALPACA_WITHOUT_INPUT
-    prompt = tokenizer(template.format(**fields), verbose=False)["input_ids"]
-    answer = tokenizer(fields["output"], add_special_tokens=False, verbose=False)["input_ids"]
-    answer = [*answer, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else answer
-    return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+    prompt = (ALPACA_WITH_INPUT if fields["input"] else ALPACA_WITHOUT_INPUT).format(**fields)
+    text = prompt + fields["output"]
+    example = _encode(text, [(len(prompt), len(text))], tokenizer, special=True)
+    if tokenizer.eos_token_id is not None and example["input_ids"][-1:] != [tokenizer.eos_token_id]:
+        for ids in example.values():
+            ids.append(tokenizer.eos_token_id)
+    return example
+
+
+def _encode(text: str, learnt: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Example:
+    """Tokenise `text` in one piece, as the model will see it, and learn the tokens within the ranges of characters."""
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    labels = [
+        token if any(start <= begin < end <= stop for start, stop in learnt) else IGNORED
+        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    return {"input_ids": list(encoded["input_ids"]), "labels": labels}
 
 
 def _fields(row: Row, number: int, source: Source) -> dict[str, str]:
@@ -158,26 +173,36 @@ def _chat(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerB
             "a tokenizer without one",
             "use the chat model's tokenizer, or rows of another format",
         )
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    spans = list(_assistant_spans(messages, text, tokenizer))
-    if not spans:
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        spans = [
+            _span(messages, index, text, tokenizer)
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant"
+        ]
+    except (TemplateError, ValueError, IndexError) as error:
+        raise _row_error(source, number, "messages that the chat template accepts", str(error)) from None
+    found = [span for span in spans if span]
+    if len(found) < len(spans) and not found:
         raise _row_error(source, number, "a chat template that renders turns one after another", "one that does not")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    labels = [
-        token if any(start <= begin and end <= stop for start, stop in spans) else IGNORED
-        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
-    return {"input_ids": encoded["input_ids"], "labels": labels}
+    example = _encode(text, found, tokenizer, special=False)
+    if len(found) < len(spans):
+        log.warning(
+            "%s, row %d: the chat template shortens earlier turns; %d of %d answers are not learnt",
+            source.path,
+            number,
+            len(spans) - len(found),
+            len(spans),
+        )
+    return example
 
 
-def _assistant_spans(
-    messages: list[dict[str, str]], text: str, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[int, int]]:
-    """Character ranges of the assistant's turns in `text`, with their end marks."""
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+def _span(
+    messages: list[dict[str, str]], index: int, text: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, int] | None:
+    """The range of characters of the assistant's turn `index` in `text`, with its end mark; None if it is not found."""
+    before = ""
+    if index:
         before = str(tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True))
-        after = str(tokenizer.apply_chat_template(messages[: index + 1], tokenize=False))
-        if text.startswith(before) and text.startswith(after):
-            yield len(before), len(after)
+    after = str(tokenizer.apply_chat_template(messages[: index + 1], tokenize=False))
+    return (len(before), len(after)) if text.startswith(before) and text.startswith(after) else None

@@ -75,6 +75,14 @@ class Source:
             return {**facts, "digest": digest.of_file(file)}
         return {**facts, "path": self.path}
 
+    def _refuse_hub_options(self) -> None:
+        """A local file is all "train", as the hub's library has it, and has no other options of hub data sets."""
+        given = {"split": self.split, "name": self.name, "revision": self.revision, "data_files": self.data_files}
+        for option, value in given.items():
+            if value and (option, value) != ("split", "train"):
+                got = f"{value!r} for {self.path}"
+                raise request_error(f"{self.key}.{option}", "none for a local file", got, f"remove {option}")
+
     def _open(self) -> Iterator[Row]:
         if self.path in builtin.NAMES:
             if self.split not in (None, *builtin.SPLITS):
@@ -88,12 +96,7 @@ class Source:
         path = Path(self.path).expanduser()
         suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
         if reader := READERS.get(suffix):
-            for option in ("split", "name", "revision", "data_files"):
-                if getattr(self, option):
-                    got = f"{option}: {getattr(self, option)}"
-                    raise request_error(
-                        self.key, "a local file without options of hub data sets", got, f"remove {option}"
-                    )
+            self._refuse_hub_options()
             if not path.is_file():
                 raise request_error(self.key, "an existing file", f"{path}, which does not exist", "correct the path")
             return reader(path, self.key)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lors_cli.errors import LorsError
 
-LOGITS_PER_FORWARD = 2**28  # numbers, so that a forward pass stays near 1 GB whatever the vocabulary
+LOGITS_PER_FORWARD = 2**26  # numbers; in float32 and with their copies in the loss near 1 GB
 
 
 @torch.no_grad()

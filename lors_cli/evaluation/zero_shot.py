@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lors_cli.artifacts import digest
 from lors_cli.errors import LorsError, RequestError, nearest, request_error
 
 BUILT_IN_TASKS = Path(__file__).parent / "tasks"
@@ -18,7 +20,7 @@ CPU_BATCH_SIZE = 8
 LOCAL_FORMATS = ("json", "csv", "parquet", "text")
 
 
-def load_tasks(names: list[str], task_dir: Path | None, data_dir: Path | None) -> dict[str, Any]:
+def load_tasks(names: list[str], task_dir: Path | None, data_dir: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Build the tasks with their data, so that whatever is missing is found before a model is loaded.
 
     Args:
@@ -27,7 +29,7 @@ def load_tasks(names: list[str], task_dir: Path | None, data_dir: Path | None) -
         data_dir: what the data files of those are relative to; `task_dir` if None.
 
     Returns:
-        lm-eval's task objects, by the name that was asked for.
+        lm-eval's task objects by the name that was asked for, and the digests of the local files behind them.
 
     Raises:
         RequestError: a directory, a task or its data is missing.
@@ -42,10 +44,18 @@ def load_tasks(names: list[str], task_dir: Path | None, data_dir: Path | None) -
     if set(names) - set(known):
         # indexing lm-eval's own thousands of tasks takes seconds, so only where one of them is asked for
         manager = TaskManager(include_path=[str(path) for path in paths])
-    return {name: _load(manager, name, task_dir, data_dir, known) for name in names}
+    digests: dict[str, str] = {}
+    return {name: _load(manager, name, task_dir, data_dir, known, digests) for name in names}, digests
 
 
-def _load(manager: TaskManager, name: str, task_dir: Path | None, data_dir: Path | None, local: list[str]) -> list[Any]:
+def _load(
+    manager: TaskManager,
+    name: str,
+    task_dir: Path | None,
+    data_dir: Path | None,
+    local: list[str],
+    digests: dict[str, str],
+) -> list[Any]:
     entry = manager.task_index.get(name)
     if entry is None:
         hint = nearest(name, local) if local else ""
@@ -56,7 +66,9 @@ def _load(manager: TaskManager, name: str, task_dir: Path | None, data_dir: Path
     elif entry.yaml_path and task_dir and task_dir.resolve() in entry.yaml_path.resolve().parents:
         base = (data_dir or task_dir).resolve()
     try:
-        _check_files(name, entry.cfg or {}, base)
+        files = _data_files(name, entry.cfg or {}, base)
+        local_yaml = [entry.yaml_path] if entry.yaml_path and name in local else []
+        digests.update({f"{name}: {path.name}": digest.of_file(path) for path in [*local_yaml, *files]})
         with _working_in(base):  # where lm-eval looks for relative data files
             return list(manager.load([name])["tasks"].values())
     except RequestError:
@@ -71,17 +83,20 @@ def _load(manager: TaskManager, name: str, task_dir: Path | None, data_dir: Path
         ) from None
 
 
-def _check_files(name: str, config: dict[str, Any], base: Path) -> None:
-    """Check that the local files of a task exist."""
+def _data_files(name: str, config: dict[str, Any], base: Path) -> list[Path]:
+    """The local data files of a task, each checked to exist."""
     if config.get("dataset_path") not in LOCAL_FORMATS:
-        return
+        return []
     files = (config.get("dataset_kwargs") or {}).get("data_files", [])
     groups = list(files.values()) if isinstance(files, dict) else [files]
-    for file in [f for group in groups for f in (group if isinstance(group, list) else [group])]:
-        if "://" not in file and "*" not in file and not (base / file).is_file():
+    named = [f for group in groups for f in (group if isinstance(group, list) else [group])]
+    plain = [file for file in named if "://" not in file and "*" not in file]
+    for file in plain:
+        if not (base / file).is_file():
             raise request_error(
                 "eval.data_dir", f"the data file {file} of task {name}", f"no such file in {base}", "set eval.data_dir"
             )
+    return [base / file for file in plain]
 
 
 @contextmanager
@@ -113,6 +128,8 @@ def evaluate(
     try:
         wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=64)
         outcome = lm_eval.simple_evaluate(model=wrapped, tasks=tasks, limit=limit, log_samples=False)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise LorsError(f"lm-eval failed: {error}") from error
     if outcome is None:

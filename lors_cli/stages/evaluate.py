@@ -11,6 +11,7 @@ import torch
 
 from lors_cli import console
 from lors_cli.artifacts import digest, manifest
+from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Eval
 from lors_cli.data import windows
 from lors_cli.evaluation.perplexity import perplexity
@@ -35,7 +36,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     section = common.section(config, "eval", config.eval)
     if section.perplexity:
         next(section.perplexity.dataset.source("eval.perplexity.dataset").texts())
-    tasks = _load_tasks(section)
+    tasks, task_digests = _load_tasks(section)
     device = load.pick_device(config.device)
     models = {name: _directory(config, name, earlier) for name in sorted(section.models, key="dense".__ne__)}
     skeletons = {}
@@ -43,6 +44,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         structure = common.structure_directory(config, directory, earlier)
         skeletons[name] = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
         _windows(config, section, structure)
+        if section.perplexity:
+            load.warn_of_length(skeletons[name], section.perplexity.sequence_length, "eval.perplexity.sequence_length")
     output = Path(config.output_dir) / "eval"
     largest = max(load.weight_bytes(skeleton, config.dtype) for skeleton in skeletons.values())
     data = section.perplexity.dataset.source("").identity() if section.perplexity else None
@@ -50,7 +53,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         stage="eval",
         output=output,
         inputs=models,
-        settings={**common.settings(config, section), "perplexity_source": data},
+        settings={**common.settings(config, section), "perplexity_source": data, "task_files": task_digests},
+        config=config,
         work=lambda partial: _evaluate(config, section, models, tasks, device, partial),
         report=lambda: console.result((output / "results.md").read_text().strip()),
         plan=[f"{', '.join(models)}, one at a time", f"memory: weights {largest / 1e9:.2f} GB, logits 1 GB"],
@@ -58,9 +62,9 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     )
 
 
-def _load_tasks(section: Eval) -> dict[str, Any]:
+def _load_tasks(section: Eval) -> tuple[dict[str, Any], dict[str, str]]:
     if not section.tasks:
-        return {}
+        return {}, {}
     from lors_cli.evaluation import zero_shot  # lm-eval takes seconds to import
 
     directories = [Path(path) if path else None for path in (section.task_dir, section.data_dir)]
@@ -89,7 +93,8 @@ def _windows(config: Config, section: Eval, directory: Path) -> torch.Tensor | N
 def _evaluate(
     config: Config, section: Eval, models: dict[str, Path], tasks: dict[str, Any], device: torch.device, partial: Path
 ) -> dict[str, Any]:
-    done: dict[str, Any] = json.loads((partial / PROGRESS).read_text()) if (partial / PROGRESS).is_file() else {}
+    progress = scratch(partial) / PROGRESS
+    done: dict[str, Any] = json.loads(progress.read_text()) if progress.is_file() else {}
     for name, directory in models.items():
         found = done.setdefault(name, {})
         if found.get("complete"):
@@ -101,14 +106,14 @@ def _evaluate(
         if tokens is not None and "perplexity" not in found:
             found["perplexity"] = {**perplexity(model, tokens), "token_digest": digest.of_value(tokens.tolist())}
             log.info("eval: %s perplexity %.4f", name, found["perplexity"]["value"])
-            manifest.write_json(partial / PROGRESS, done)
+            manifest.write_json(progress, done)
         for task, objects in tasks.items():
             if task not in found.setdefault("asked_tasks", {}):
                 found["asked_tasks"][task] = _run_task(config, section, model, directory, objects)
                 log.info("eval: %s %s", name, _first(found["asked_tasks"][task]))
-                manifest.write_json(partial / PROGRESS, done)
+                manifest.write_json(progress, done)
         found["complete"] = True
-        manifest.write_json(partial / PROGRESS, done)
+        manifest.write_json(progress, done)
         del model
         gc.collect()
     results = {
@@ -118,7 +123,6 @@ def _evaluate(
     }
     manifest.write_json(partial / "results.json", results)
     (partial / "results.md").write_text(_table(results))
-    (partial / PROGRESS).unlink()
     return {"models": results["models"]}
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli.artifacts import digest, manifest
+from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError
+from lors_cli.models import source
 
 
 @dataclass
@@ -22,16 +24,26 @@ class Job:
     output: Path
     inputs: dict[str, Path]
     settings: dict[str, Any]
+    config: Config
     work: Callable[[Path], dict[str, Any]]
     report: Callable[[], None]
     plan: list[str] = field(default_factory=list)
     resumable: bool = False
 
     def request(self) -> dict[str, Any]:
-        """Everything that determines the result, as JSON would give it back."""
-        value = {"settings": self.settings, "inputs": {name: verified_digest(p) for name, p in self.inputs.items()}}
-        plain: dict[str, Any] = json.loads(json.dumps(value))
+        """Everything that determines the result; weights that are still on the hub are fetched now."""
+        inputs = {name: verified_digest(source.complete(path)) for name, path in self.inputs.items()}
+        return {"settings": self.plain_settings(), "inputs": inputs}
+
+    def plain_settings(self) -> dict[str, Any]:
+        """The settings, as JSON would give them back."""
+        plain: dict[str, Any] = json.loads(json.dumps(self.settings))
         return plain
+
+    def origin(self) -> dict[str, Any]:
+        """Where everything came from, for the manifest; the same content under other paths makes the same result."""
+        paths = {name: str(path) for name, path in self.inputs.items()}
+        return {"config": self.config.model_dump(mode="json"), "input_paths": paths}
 
 
 def verified_digest(path: Path) -> str:

@@ -58,6 +58,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         output=output,
         inputs={"pruned": pruned, "adapter": adapter},
         settings={"dense": section.dense, "apply_mask": section.apply_mask},
+        config=config,
         work=lambda partial: _merge(pruned, adapter, partial, section, shapes),
         report=lambda: console.result(str(output)),
         plan=[f"{method} adapter {adapter} into {pruned}, one shard in memory at a time"],

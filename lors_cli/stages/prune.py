@@ -44,6 +44,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     directory = source.resolve(section.input or config.model, "prune.input" if section.input else "model")
     skeleton = load.skeleton(directory, trust_remote_code=config.trust_remote_code)
     _check_shapes(section, linears.all_linears(skeleton))
+    if calibration:
+        load.warn_of_length(skeleton, calibration.sequence_length, "prune.calibration.sequence_length")
     tokens = _calibration_tokens(config, calibration, directory) if calibration else None
 
     def work(partial: Path) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
             **common.settings(config, section),
             "calibration_source": calibration.dataset.source("").identity() if calibration else None,
         },
+        config=config,
         work=work,
         plan=_plan(skeleton, config, section, tokens),
         report=lambda: console.result(str(output)),
@@ -172,9 +175,9 @@ def _pruned_weight(name: str, weight: Tensor, statistic: Any, section: Prune) ->
 
 def _save(model: Any, original: Path, partial: Path) -> None:
     try:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, max_shard_size="5GB")
         tensors.copy_companions(original, partial)
-    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise tensors.write_failed(partial, error) from error
 
 

@@ -48,6 +48,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     directory = common.pruned_directory(config, "train", section.input, earlier)
     structure = common.structure_directory(config, directory, earlier)
     skeleton = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
+    load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
     data = _read_data(config, section, structure)
     steps = run.total_steps(section, len(data.train))
@@ -60,6 +61,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
             **common.settings(config, section),
             "data": {key: dataset.source(key).identity() for key, dataset in _datasets(section).items()},
         },
+        config=config,
         work=lambda partial: _train(config, section, directory, names, data, device, partial),
         report=lambda: console.result(str(output)),
         plan=_plan(skeleton, config, section, names, data, steps),

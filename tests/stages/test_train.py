@@ -77,7 +77,7 @@ def test_a_killed_run_resumes_and_ends_with_the_same_adapter(
     command = [sys.executable, "-m", "lors_cli", "train", str(config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    checkpoints = tmp_path / "run/.adapter.partial/checkpoints"
+    checkpoints = tmp_path / "run/.adapter.partial/work/checkpoints"
     deadline = time.monotonic() + 120
     while not (checkpoints / "checkpoint-10/complete").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
