@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,9 +6,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from lors_cli.data import instructions
 from lors_cli.data.instructions import IGNORED, check, examples
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
+from tests.conftest import CHAT_TEMPLATE
 
 Jsonl = Callable[..., Path]
 ALPACA = [
@@ -80,3 +83,27 @@ def test_rows_without_the_needed_fields(jsonl: Jsonl, row: dict[str, Any], kind:
 def test_a_bad_row_far_down_is_found(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(RequestError, match="row 3"):
         read([*ALPACA, {"instruction": "x"}], jsonl, tokenizer)
+
+
+def test_a_chat_that_the_template_refuses_names_its_row(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = "{{ raise_exception('no system role') }}"
+    rows = [{"messages": [{"role": "assistant", "content": "Yes?"}]}]
+    with pytest.raises(RequestError, match="row 1: no system role"):
+        read(rows, jsonl, strict)
+    assert learnt(read(rows, jsonl, tokenizer)[0][0], tokenizer).endswith("Yes?<|end|>")
+
+
+def test_turns_that_a_template_shortens_are_not_learnt_and_said(
+    jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(instructions.log, "warning", lambda message, *args: warned.append(message % args))
+    forgetful = copy.deepcopy(tokenizer)
+    shortened = "{{ m['content'] if loop.last else m['content'][:2] }}"
+    forgetful.chat_template = CHAT_TEMPLATE.replace("{{ m['content'] }}", shortened)
+    turns = [("user", "Hi"), ("assistant", "First answer"), ("user", "Go"), ("assistant", "Second answer")]
+    found, _ = read([{"messages": [{"role": r, "content": c} for r, c in turns]}], jsonl, forgetful)
+    assert "First" not in learnt(found[0], forgetful)
+    assert len(warned) == 1
+    assert "1 of 2 answers are not learnt" in warned[0]

@@ -76,6 +76,15 @@ def test_local_tasks_without_a_network(lors: Lors, write_config: WriteConfig, ta
     assert "6 items" in shown
 
 
+def test_changed_task_files_are_noticed(lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path) -> None:
+    paths = {"eval__task_dir": str(task_dir), "eval__data_dir": f"{task_dir}/data"}
+    config = write_config(eval__models=["dense"], eval__tasks=["colours"], **paths)
+    lors("eval", config)
+    items = task_dir / "data/items.jsonl"
+    items.write_text("".join(reversed(items.read_text().splitlines(keepends=True))))
+    assert "task_files" in lors("eval", config, status=2).stderr
+
+
 def test_dense_comes_first_and_a_path_is_a_model(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
