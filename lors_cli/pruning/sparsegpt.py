@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from lors_cli.errors import LorsError
-from lors_cli.sparsity.mask import keep_largest
 from lors_cli.sparsity.pattern import Pattern
 
 log = logging.getLogger(__name__)
@@ -83,8 +82,10 @@ def _removed(score: Tensor, pattern: Pattern) -> Tensor:
 
     As in the published code, the score at the threshold goes too, so a fraction removes one weight more per block.
     """
-    if pattern.m:
-        return ~keep_largest(score.T, pattern, per_row=True).T
+    if pattern.n and pattern.m:
+        # float32 scores do tie now and then among millions of groups; topk breaks the ties as the published code does
+        dropped = score.T.topk(pattern.m - pattern.n, dim=1, largest=False).indices
+        return torch.zeros_like(score, dtype=torch.bool).scatter_(0, dropped.T, True)
     threshold = score.flatten().sort().values[int(score.numel() * pattern.sparsity)]
     return score <= threshold
 

@@ -37,6 +37,27 @@ def slow_sparsegpt(weight: Tensor, hessian: Tensor, pattern: Pattern, damping: f
     return work
 
 
+def test_float32_rounds_in_the_published_order() -> None:
+    """One column of (R, C) at a time, each product rounded before it is subtracted: equal to the last bit."""
+    weight, x = torch.randn(20, 64), torch.randn(300, 64)
+    hessian, block = 2 * x.T @ x / 300, 16
+    work = weight.clone()
+    damped = hessian + torch.diag(0.01 * hessian.diag().mean() * torch.ones(64))
+    u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    for start in range(0, 64, block):
+        errors = torch.zeros(20, block)
+        for j in range(start, start + block):
+            if j % 4 == 0:
+                score = work[:, j : j + 4] ** 2 / u.diag()[j : j + 4] ** 2
+                removed = score.topk(2, dim=1, largest=False).indices + j
+            gone = (removed == j).any(dim=1)
+            errors[:, j - start] = (work[:, j] / u[j, j]).where(gone, 0)
+            work[:, j + 1 : start + block] -= errors[:, j - start, None] * u[j, j + 1 : start + block]
+            work[gone, j] = 0
+        work[:, start + block :] -= errors @ u[start : start + block, start + block :]
+    assert torch.equal(sparsegpt.prune(weight, hessian, Pattern.parse("2:4"), block_size=block), work)
+
+
 def correlated(tokens: int, columns: int) -> Tensor:
     mixing = torch.randn(columns, columns, dtype=torch.float64) * 0.3 + torch.eye(columns, dtype=torch.float64)
     return torch.randn(tokens, columns, dtype=torch.float64) @ mixing
