@@ -37,11 +37,8 @@ LESS_MEMORY = {
 REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
 
 
-def perform(job: Job, *, force: bool = False) -> bool:
+def perform(job: Job, *, force: bool = False) -> None:
     """Do the job unless it is done already.
-
-    Returns:
-        whether anything was done.
 
     Raises:
         RequestError: the output directory holds something else.
@@ -52,10 +49,9 @@ def perform(job: Job, *, force: bool = False) -> bool:
         request = job.request()
         if not force and _finished(job, request):
             log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
-            return False
+            return
         with console.log_to(job.output.parent / "lors.log"):
             _make(job, request, forced=force)
-    return True
 
 
 def _make(job: Job, request: dict[str, Any], *, forced: bool) -> None:

@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import Result
 
-from lors_cli.evaluation.perplexity import perplexity
-from lors_cli.stages import evaluate
+from tests.stages.test_evaluate import interrupt_second_perplexity
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -63,15 +61,7 @@ def test_an_interrupted_force_goes_on(
     config = write_config(eval__models=["dense", "pruned"])
     lors("prune", config)
     lors("eval", config)
-    honest, calls = perplexity, []
-
-    def interrupted(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return honest(*args)
-
-    monkeypatch.setattr(evaluate, "perplexity", interrupted)
+    interrupt_second_perplexity(monkeypatch)
     lors("eval", config, "--force", status=130)
     assert read(tmp_path / "run/eval")["stage"] == "eval"  # the old result stays until the new one is whole
     assert "dense was measured before the interruption" in lors("eval", config, "--force").stderr

@@ -5,6 +5,7 @@ applied without the mask they would be another model.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,7 @@ class AdapterFile:
 
 def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) -> None:
     """Write `content` into `directory`; `base` is the model that it was trained for."""
-    flat = {
-        f"{PREFIX}{module}.{name}.weight": tensor.detach().cpu()
-        for module, named in content.modules.items()
-        for name, tensor in named.items()
-    }
-    tensors.write(flat, directory / WEIGHTS)
+    write_tensors(content.modules, directory / WEIGHTS)
     config = {
         "peft_type": adapters.METHODS[content.method].peft_type,
         "task_type": "CAUSAL_LM",
@@ -56,6 +52,16 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
         "inference_mode": True,
     }
     manifest.write_json(directory / CONFIG, config)
+
+
+def write_tensors(modules: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+    """Write the tensors of adapters, by module and name, under PEFT's names."""
+    flat = {
+        f"{PREFIX}{module}.{name}.weight": tensor.detach().cpu()
+        for module, named in modules.items()
+        for name, tensor in named.items()
+    }
+    tensors.write(flat, path)
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:

@@ -183,7 +183,7 @@ def _chat(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerB
     except (TemplateError, ValueError, IndexError) as error:
         raise _row_error(source, number, "messages that the chat template accepts", str(error)) from None
     found = [span for span in spans if span]
-    if len(found) < len(spans) and not found:
+    if not found:
         raise _row_error(source, number, "a chat template that renders turns one after another", "one that does not")
     example = _encode(text, found, tokenizer, special=False)
     if len(found) < len(spans):

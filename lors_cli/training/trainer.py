@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lors_cli.adapters import Adapter
-from lors_cli.artifacts import adapter_file, tensors
+from lors_cli.artifacts import adapter_file
 from lors_cli.errors import LorsError
 
 CHECKPOINTS = "checkpoints"
@@ -48,8 +48,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Save the adapters alone."""
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        flat = {f"{m}.{n}.weight": t.detach().cpu() for m, a in self.adapters.items() for n, t in a.tensors().items()}
-        tensors.write(flat, directory / adapter_file.WEIGHTS)
+        modules = {module: adapter.tensors() for module, adapter in self.adapters.items()}
+        adapter_file.write_tensors(modules, directory / adapter_file.WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the adapters alone."""

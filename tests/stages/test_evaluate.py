@@ -113,20 +113,26 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_evaluation_goes_on(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_config(eval__models=["dense", "pruned"])
-    lors("prune", config)
-    honest, calls = perplexity, []
+def interrupt_second_perplexity(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Make the second measurement fail as by Ctrl-C; the list grows with each call."""
+    calls: list[int] = []
 
     def interrupted(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return honest(*args)
+        return perplexity(*args)
 
     monkeypatch.setattr(evaluate, "perplexity", interrupted)
+    return calls
+
+
+def test_an_interrupted_evaluation_goes_on(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(eval__models=["dense", "pruned"])
+    lors("prune", config)
+    calls = interrupt_second_perplexity(monkeypatch)
     lors("eval", config, status=130)
     assert not (tmp_path / "run/eval").exists()
     assert "dense was measured before the interruption" in lors("eval", config).stderr
