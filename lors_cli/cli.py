@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from lors_cli import __version__, console
+from lors_cli import __version__, console, processes
 from lors_cli.errors import LorsError, RequestError
 
 app = typer.Typer(
@@ -39,14 +39,16 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every detail, th
 @contextmanager
 def _reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose: bool = False):  # type: ignore[no-untyped-def]
     """Set the console up; turn what goes wrong into a message and an exit status."""
-    console.setup(-1 if quiet else int(verbose or debug))
+    # of several processes the first speaks; the others say only what goes wrong with them alone
+    console.setup(-1 if quiet or processes.rank() else int(verbose or debug))
     try:
         yield
     except KeyboardInterrupt:
         console.log.error("interrupted; the same command goes on from what was saved")
         raise SystemExit(130) from None
     except RequestError as error:
-        console.error(error.in_file(config) if config else error, debug=debug)
+        if processes.rank() == 0:
+            console.error(error.in_file(config) if config else error, debug=debug)
         raise SystemExit(error.exit_status) from None
     except LorsError as error:
         console.error(error, debug=debug)

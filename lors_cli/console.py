@@ -104,11 +104,11 @@ def error(problem: BaseException, *, debug: bool) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """Show the progress of `total` steps, `done` of which an earlier run did.
 
     Yields:
-        what to call after each step, with a few words about it.
+        what to call after each step, with a few words about it; ``steps=0`` only changes the words.
 
     """
     started, before, last_time, last_done = time.monotonic(), done, time.monotonic(), done
@@ -121,15 +121,15 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[str], 
         bar = Progress(console=Console(stderr=True), transient=True)
         task = bar.add_task(label, total=total, completed=done)
 
-    def advance(detail: str = "") -> None:
+    def advance(detail: str = "", steps: int = 1) -> None:
         nonlocal done, last_time, last_done
-        done += 1
+        done += steps
         if terminal:
             bar.update(task, completed=done, description=f"{label} {detail}")
             return
         now = time.monotonic()
         due = now - last_time > PLAIN_EVERY_SECONDS or done - last_done >= PLAIN_EVERY_FRACTION * total
-        if due or done == total:
+        if done > before and (due or (steps and done == total)):
             left = (now - started) / (done - before) * (total - done)
             log.info("%s %d/%d, %.0f s left %s", label, done, total, left, detail)
             last_time, last_done = now, done

@@ -9,19 +9,20 @@ import errno
 import gc
 import json
 import logging
-import os
 import shutil
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lors_cli import console
+from lors_cli import console, processes
 from lors_cli.artifacts import manifest, publish
 from lors_cli.artifacts.tensors import write_failed
 from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError, Problem, RequestError, request_error
+from lors_cli.models import source
 from lors_cli.stages import STAGES
 from lors_cli.stages.job import Job, verified_digest
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # The settings that decide how much memory a stage needs.
 LESS_MEMORY = {
-    "prune": "prune.calibration.samples or sequence_length",
+    "prune": "prune.calibration.samples or sequence_length, or set prune.states: disk",
     "train": "train.micro_batch_size or sequence_length, or set train.gradient_checkpointing: true",
     "merge": "what else runs on the machine (a merge holds one shard of the model)",
     "eval": "eval.batch_size or eval.perplexity.sequence_length",
@@ -38,25 +39,36 @@ REQUEST = "request.json"  # in a partial directory: what it is being made from, 
 
 
 def perform(job: Job, *, force: bool = False) -> None:
-    """Do the job unless it is done already.
+    """Do the job unless it is done already. Of several processes the first decides and publishes, the others help.
 
     Raises:
         RequestError: the output directory holds something else.
         LorsError: the work failed; nothing is published.
 
     """
+    if processes.rank() > 0:
+        if processes.agree(None):
+            for path in job.inputs.values():
+                source.complete(path)
+            job.work(publish.partial_directory(job.output))
+        return
     with publish.exclusive(job.output.parent):
-        request = job.request()
-        if not force and _finished(job, request):
+        needed = False
+        try:
+            request = job.request()
+            needed = force or not _finished(job, request)
+            partial = _open_partial(job, request, forced=force) if needed else job.output
+        finally:
+            processes.agree(needed)
+        if not needed:
             log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
             return
         with console.log_to(job.output.parent / "lors.log"):
-            _make(job, request, forced=force)
+            _make(job, request, partial)
 
 
-def _make(job: Job, request: dict[str, Any], *, forced: bool) -> None:
-    """Do the work in a partial directory and publish it."""
-    partial = _open_partial(job, {"request": request, "forced": forced})
+def _make(job: Job, request: dict[str, Any], partial: Path) -> None:
+    """Do the work in the partial directory and publish it."""
     started = time.monotonic()
     log.info("%s: started", job.stage)
     try:
@@ -66,7 +78,7 @@ def _make(job: Job, request: dict[str, Any], *, forced: bool) -> None:
         publish.publish(partial, job.output)
     except BaseException as error:
         log.debug("%s: failed: %s", job.stage, error)
-        if not job.resumable:
+        if not job.resumable or not _worth_keeping(partial):
             shutil.rmtree(partial, ignore_errors=True)
         explained = _explained(error, job)
         if explained is error:
@@ -104,10 +116,11 @@ def check_output(job: Job, *, force: bool) -> None:
             f"something else (no {manifest.NAME} in it)",
             "move it away, or set another output_dir",
         )
-    existing = manifest.read(job.output)
-    if existing and not force:
-        old = existing.get("request", {}).get("settings")
-        if problems := _differences(job, {"settings": old}, {"settings": job.plain_settings()}):
+    if force:
+        return
+    now = {"settings": job.plain_settings()}
+    for place, old in ((job.output, manifest.read(job.output)), (_partial(job), _left(job))):
+        if old and (problems := _differences(job, {"settings": old.get("request", {}).get("settings")}, now, place)):
             raise RequestError(*problems)
 
 
@@ -124,16 +137,17 @@ def _finished(job: Job, request: dict[str, Any]) -> bool:
     if existing.get("request") == request:
         verified_digest(job.output)
         return True
-    raise RequestError(*_differences(job, existing.get("request", {}), request))
+    raise RequestError(*_differences(job, existing.get("request", {}), request, job.output))
 
 
-def _differences(job: Job, old: dict[str, Any], new: dict[str, Any]) -> list[Problem]:
-    """What differs between the request that made the output and the present one."""
+def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path) -> list[Problem]:
+    """What differs between the request that made (or was making) `place` and the present one."""
     before, now = _flat(old), _flat(new)
+    made = "was made" if place == job.output else "was being made when its run was interrupted"
     return [
         Problem(
             f"{job.stage}: {key.removeprefix('settings.')}",
-            f"{before.get(key)!r}, with which {job.output} was made",
+            f"{before.get(key)!r}, with which {place} {made}",
             repr(now.get(key)),
             "--force makes it again; another output_dir keeps both",
         )
@@ -148,20 +162,40 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def _open_partial(job: Job, mark: dict[str, Any]) -> Path:
-    """The partial directory: the one that an interrupted run of the same command left, or a new one."""
-    partial = publish.partial_directory(job.output)
-    marker = partial / "work" / REQUEST
+def _partial(job: Job) -> Path:
+    return publish.partial_directory(job.output)
+
+
+def _worth_keeping(partial: Path) -> bool:
+    """Whether the work has left anything to go on with."""
+    return any(path.name != REQUEST for path in publish.scratch(partial).iterdir())
+
+
+def _left(job: Job) -> dict[str, Any] | None:
+    """What an interrupted run of a resumable job was making, and whether by force; None if it left nothing."""
+    try:
+        found: dict[str, Any] = json.loads((_partial(job) / "work" / REQUEST).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if job.resumable else None
+
+
+def _open_partial(job: Job, request: dict[str, Any], *, forced: bool) -> Path:
+    """The partial directory: the one that an interrupted run of the same request left, or a new one.
+
+    Raises:
+        RequestError: an interrupted run of another request left one, and not `forced`.
+
+    """
+    partial, left = _partial(job), _left(job)
+    if left and left["request"] == request and (left["forced"] or not forced):
+        log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
+        return partial
+    if left and not forced:
+        raise RequestError(*_differences(job, left["request"], request, partial))
     if partial.exists():
-        try:
-            same = json.loads(marker.read_text()) == mark
-        except (OSError, ValueError):
-            same = False
-        if same and job.resumable:
-            log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
-            return partial
         shutil.rmtree(partial)
-    manifest.write_json(publish.scratch(partial) / REQUEST, mark)
+    manifest.write_json(publish.scratch(partial) / REQUEST, {"request": request, "forced": forced})
     return partial
 
 
@@ -175,16 +209,24 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         LorsError: a stage failed.
 
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        got = f"WORLD_SIZE={os.environ['WORLD_SIZE']}"
-        raise request_error(
-            "command", "one process: lors does not run on several yet", got, "start it without torchrun"
-        )
+    if processes.count() > 1 and stages != ["prune"]:
+        got = f"{processes.count()} processes for {', '.join(stages)}"
+        expected = "one process: of the stages only prune can be shared yet"
+        raise request_error("command", expected, got, "start `lors prune` with torchrun, and the others without")
+    processes.start()
+    try:
+        _run(config, stages, force=force, dry_run=dry_run)
+    finally:
+        processes.stop()
+
+
+def _run(config: Config, stages: list[str], *, force: bool, dry_run: bool) -> None:
     jobs: list[Job] = []
     problems: list[Problem] = []
     for position, name in enumerate(stages):
         try:
-            job = STAGES[name](config, stages[:position])
+            prepare = import_module(f"lors_cli.stages.{STAGES[name]}").prepare
+            job = prepare(config, stages[:position])
             check_output(job, force=force)
             jobs.append(job)
         except RequestError as error:
@@ -192,11 +234,12 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
     if problems:
         raise RequestError(*dict.fromkeys(problems))  # stages that share a fault name it once
     for job in jobs:
-        if dry_run:
+        if dry_run and processes.rank() == 0:
             console.result("\n".join(f"{job.stage}: {line}" for line in [*job.plan, f"writes {job.output}"]))
-        else:
+        elif not dry_run:
             perform(job, force=force)
-            job.report()
+            if processes.rank() == 0:
+                job.report()
             gc.collect()  # a stage's model would stay until the next one's is there too
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

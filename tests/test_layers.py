@@ -10,15 +10,16 @@ LAYERS = [
     {"cli"},
     {"pipeline"},
     {"stages"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "blockwise"},
     {"config", "models"},
     {"data"},
     {"artifacts"},
     {"pruning", "adapters"},
-    {"sparsity", "console"},
+    {"kernels"},
+    {"sparsity", "console", "processes"},
     {"errors"},
 ]
-NUMERICS = {"pruning", "adapters", "sparsity"}
+NUMERICS = {"pruning", "adapters", "kernels", "sparsity"}
 
 
 def imports(path: Path) -> set[str]:

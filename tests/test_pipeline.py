@@ -91,6 +91,8 @@ def test_the_manifest_names_the_model_and_the_config(
     assert manifest["config"]["prune"]["sparsity"] == "2:4"  # type: ignore[index]
 
 
-def test_several_processes_are_refused(lors: Lors, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_are_refused_by_other_stages(
+    lors: Lors, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "without torchrun" in lors("train", write_config(), status=2).stderr
+    assert "the others without" in lors("train", write_config(), status=2).stderr

@@ -18,6 +18,24 @@ INDEX = "model.safetensors.index.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 
 
+# The names of dtypes in a safetensors header.
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
 def shards(directory: Path) -> list[Path]:
     """The safetensors files of `directory`, each checked to be whole.
 
@@ -29,8 +47,9 @@ def shards(directory: Path) -> list[Path]:
     index = directory / INDEX
     if index.is_file():
         try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            content = json.loads(index.read_text(), object_pairs_hook=_each_name_once)
+            names = set(content["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise LorsError(f"{index} is damaged: {error}; copy it again from its source") from None
     if not names:
         raise LorsError(f"{directory} has no *.safetensors file")
@@ -41,6 +60,14 @@ def shards(directory: Path) -> list[Path]:
         with open_shard(path):
             pass
     return paths
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)} twice")
+    return found
 
 
 def open_shard(path: Path) -> Any:
@@ -55,10 +82,39 @@ def open_shard(path: Path) -> Any:
 
 def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of `directory` by name, one in memory at a time."""
-    for path in shards(directory):
-        with open_shard(path) as shard:
-            for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield name, shard.get_tensor(name)
+    checkpoint = Checkpoint(directory)
+    for name in checkpoint.layout:
+        yield name, checkpoint.tensor(name)
+
+
+class Checkpoint:
+    """The tensors of a directory's safetensors files, or of one such file, each read when it is asked for.
+
+    `layout` maps each name to its shape and dtype, known from the files' headers.
+
+    Raises:
+        LorsError: a file is missing or damaged, or a tensor stands in two of them.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        self._file: dict[str, Path] = {}
+        for file in [path] if path.is_file() else shards(path):
+            with open_shard(file) as shard:
+                for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+                    if name in self.layout:
+                        raise LorsError(f"{path}: the tensor {name} stands in {self._file[name].name} and {file.name}")
+                    part = shard.get_slice(name)
+                    self.layout[name] = tuple(part.get_shape()), DTYPES[part.get_dtype()]
+                    self._file[name] = file
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name`, memory-mapped: its pages are given back once it is dropped, because no other shares it."""
+        with open_shard(self._file[name]) as shard:
+            found: Tensor = shard.get_tensor(name)
+        return found
 
 
 def write(tensors: dict[str, Tensor], path: Path) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from lors_cli.config.schema import Config, Dataset, TrainingDataset
+from lors_cli.config.fields import Dataset
+from lors_cli.config.schema import Config, TrainingDataset
 
 HEAD = """# Every key of a config file
 

@@ -1,114 +1,30 @@
 """What a config file may say: one section per stage, every field with its unit and default."""
 
-import os
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
-from lors_cli import adapters, pruning
+from lors_cli import adapters
+from lors_cli.config.fields import Count, Dataset, Dtype, Fraction, PathText, Section, one_of
+from lors_cli.config.prune import Prune
 from lors_cli.data.instructions import FORMATS
-from lors_cli.data.sources import Source
-from lors_cli.errors import nearest
-from lors_cli.sparsity.pattern import Pattern
-
-
-def _one_of(kind: str, known: list[str]) -> BeforeValidator:
-    def check(value: object) -> object:
-        if value not in known:
-            raise ValueError(f"a {kind}: {', '.join(known)} ({nearest(str(value), known)})")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _pattern(value: object) -> Pattern:
-    return value if isinstance(value, Pattern) else Pattern.parse(value)
-
-
-PruningMethod = Annotated[str, _one_of("pruning method", list(pruning.METHODS))]
-AdapterMethod = Annotated[str, _one_of("adapter method", list(adapters.METHODS))]
-Format = Annotated[str, _one_of("format", list(FORMATS))]
-Sparsity = Annotated[Pattern, BeforeValidator(_pattern), PlainSerializer(str)]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-PathText = Annotated[str, AfterValidator(os.path.expanduser)]
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; a parsed config does not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-
-
-class Dataset(Section):
-    """A hub id, a local file (.jsonl, .json, .parquet, .txt; .gz) or a built-in name; a plain string is `path`."""
-
-    path: str = Field(description="hub id, local file or built-in name")
-    name: str | None = Field(None, description="configuration of a hub data set")
-    split: str | None = Field(None, description='split of a hub or built-in data set; "train" if left out')
-    revision: str | None = Field(None, description="commit or tag of a hub data set")
-    data_files: str | None = Field(None, description="files of a hub data set to read instead of all")
-    field: str | None = Field(None, description='the text field of each row; "text" if left out')
-    limit: Count | None = Field(None, description="rows, from the start")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
-
-    def source(self, key: str) -> Source:
-        """The rows; `key` is where this stands in the config."""
-        return Source(key=key, **self.model_dump(exclude={"format"}))
 
 
 class TrainingDataset(Dataset):
     """A data set with a format; recognised by its fields if left out."""
 
-    format: Format | None = Field(None, description="training data only: alpaca, chat or text")
-
-
-class Calibration(Section):
-    """Text whose activations tell which weights matter."""
-
-    dataset: Dataset = Field(description="text rows")
-    samples: Count = Field(128, description="windows")
-    sequence_length: Annotated[int, Field(ge=2)] = Field(
-        2048, description="tokens per window; never the model's maximum"
+    format: Annotated[str, one_of("format", list(FORMATS))] | None = Field(
+        None, description="training: alpaca, chat or text; calibration: text, chat or tokens; recognised if left out"
     )
-    sampling: Literal["concat", "random"] = Field(
-        "concat", description="concat: consecutive windows of the joined rows; random: the papers' rule"
-    )
-
-
-class Prune(Section):
-    """dense model -> <output_dir>/pruned"""
-
-    input: str | None = Field(None, description="a model; the top-level `model` if left out")
-    method: PruningMethod = Field(description=", ".join(pruning.METHODS))
-    sparsity: Sparsity = Field(description='fraction of zeros (0.5), or "N:M": at most N nonzeros in M inputs')
-    calibration: Calibration | None = Field(None, description="needed by the methods that look at activations")
-    damping: Annotated[float, Field(gt=0)] = Field(
-        0.01, description="sparsegpt: fraction of the Hessian's mean diagonal"
-    )
-    block_size: Count = Field(128, description="sparsegpt: columns whose mask is chosen together")
-
-    @model_validator(mode="after")
-    def _check(self) -> "Prune":
-        method = pruning.METHODS[self.method]
-        if method.statistic and self.calibration is None:
-            raise ValueError(f"calibration: {{dataset: ...}}, because {self.method} looks at activations")
-        for option in ("damping", "block_size"):
-            if option in self.model_fields_set and option not in method.options:
-                raise ValueError(f"no {option}: {self.method} has no such option")
-        return self
 
 
 class Train(Section):
     """pruned model -> <output_dir>/adapter"""
 
     input: str | None = Field(None, description="a pruned model; <output_dir>/pruned if left out")
-    method: AdapterMethod = Field(description=", ".join(adapters.METHODS))
+    method: Annotated[str, one_of("adapter method", list(adapters.METHODS))] = Field(
+        description=", ".join(adapters.METHODS)
+    )
     rank: Count = Field(16, description="of the update; spp: a divisor of each weight's rows")
     alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
     dropout: Fraction = Field(0.0, description="lora, spp: probability of dropping an input of the update")

@@ -75,7 +75,7 @@ def examples(
         windows = concatenated(source, tokenizer, length, None).tolist()
         found = [{"input_ids": ids, "labels": ids} for ids in windows]
         return found, {"format": kind, "examples": len(found), "tokens": len(found) * length}
-    encode = {"alpaca": _alpaca, "chat": _chat}[kind]
+    encode = {"alpaca": _alpaca, "chat": conversation}[kind]
     every = [encode(row, number, source, tokenizer) for number, row in enumerate(source.rows(), 1)]
     cut = [{key: ids[:length] for key, ids in example.items()} for example in every]
     kept = [example for example in cut if any(label != IGNORED for label in example["labels"][1:])]
@@ -164,7 +164,13 @@ def _row_error(source: Source, number: int, expected: str, got: str) -> Exceptio
     )
 
 
-def _chat(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
+def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """A row of messages by the tokenizer's template, with labels on the assistant's turns; `number` names the row.
+
+    Raises:
+        RequestError: the row or the template does not fit.
+
+    """
     messages = _messages(row, number, source)
     if not tokenizer.chat_template:
         raise request_error(

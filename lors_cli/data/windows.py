@@ -1,7 +1,7 @@
 """Windows of token ids, (windows, length), cut from text. The same source gives the same windows everywhere."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
+
+Document = Callable[[], list[int]]  # gives the tokens of one document
 
 SEPARATOR = "\n\n"
 # Text is read ahead in pieces of so many characters for each token that is still needed; more than any tokenizer
@@ -43,6 +45,11 @@ def concatenated(
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if ended or (needed and len(ids) >= needed + UNSETTLED_TOKENS):
             break
+    return cut(ids, source, length, count, at_most=at_most)
+
+
+def cut(ids: list[int], source: Source, length: int, count: int | None, *, at_most: bool = False) -> Tensor:
+    """Consecutive windows of the tokens `ids`, which came from `source`; arguments and errors as in `concatenated`."""
     whole = len(ids) // length
     least = 1 if at_most or count is None else count
     if whole < least:
@@ -68,17 +75,23 @@ def _extend(text: str, texts: Iterator[str], wanted: int | None) -> tuple[str, b
     return SEPARATOR.join(parts), False
 
 
-def random_windows(source: Source, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int) -> Tensor:
+def random_windows(documents: list[Document], source: Source, length: int, count: int, seed: int) -> Tensor:
     """The papers' rule: `count` times a random window of a random document that has more than `length` tokens.
 
     Documents are drawn with replacement. Each is tokenised at most once, and those that are too short leave the draw,
     so the search ends whatever the text.
 
+    Args:
+        documents: what tokenises each document of `source`.
+        source: where they came from.
+        length: tokens per window.
+        count: how many windows.
+        seed: of the draw.
+
     Raises:
         RequestError: no document is long enough.
 
     """
-    documents = list(source.texts())
     candidates = list(range(len(documents)))
     tokenised: dict[int, list[int]] = {}
     generator = random.Random(seed)
@@ -94,7 +107,7 @@ def random_windows(source: Source, tokenizer: PreTrainedTokenizerBase, length: i
         place = generator.randrange(len(candidates))
         chosen = candidates[place]
         if chosen not in tokenised:
-            tokenised[chosen] = tokenizer(documents[chosen], verbose=False)["input_ids"]
+            tokenised[chosen] = documents[chosen]()
         ids = tokenised[chosen]
         if len(ids) <= length:
             candidates[place] = candidates[-1]

@@ -44,6 +44,28 @@ def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
     return linears
 
 
+# How configs count the experts of a mixture.
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def refuse_experts(model: nn.Module, key: str) -> None:
+    """Refuse a mixture of experts.
+
+    Raises:
+        RequestError: it is one. Its experts are 3-D tensors in transformers, not linears, and each sees only the
+            tokens that the router sends it: a calibration of usual size leaves some with next to none.
+
+    """
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    _, blocks = find_blocks(model)
+    stacked = [name for name, parameter in blocks.named_parameters() if parameter.dim() > 2]
+    count = max(getattr(config, name, None) or 1 for name in EXPERT_COUNTS)
+    if count > 1 or stacked:
+        got = f"{type(model).__name__}, a mixture of {count} experts" if count > 1 else f"3-D weights ({stacked[0]})"
+        expected = "a dense model: experts are no linears, and each would see too few calibration tokens"
+        raise request_error(key, expected, got, "prune a dense model")
+
+
 def select(names: list[str], patterns: list[str] | None, key: str) -> list[str]:
     """Those of the linears `names` that a pattern matches: a whole name, its last parts, or a glob of the whole name.
 

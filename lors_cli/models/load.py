@@ -1,10 +1,13 @@
 """Models and tokenizers from a local directory; the skeleton of a model without its weights."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lors_cli.artifacts import tensors
@@ -15,17 +18,21 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def skeleton(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model of `directory` on the meta device: all modules and shapes, no weights, no memory.
+def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of `directory` without its weights: parameters on the meta device, what no file holds is real.
 
     Raises:
-        RequestError: transformers does not know the architecture.
+        RequestError: transformers does not know the architecture, or the weights are quantised.
 
     """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        found = DTYPES.get(dtype) or config.get_text_config().dtype or _stored_dtype(directory)
+        with init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=found, trust_remote_code=trust_remote_code
+            )
+        model.tie_weights()
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise request_error(
             "model",
@@ -34,7 +41,53 @@ def skeleton(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedM
             "check config.json; code from a hub repository runs only with trust_remote_code: true",
             file=directory / "config.json",
         ) from None
-    return model
+    if getattr(config, "quantization_config", None):
+        got = f"quantization_config in {directory / 'config.json'}"
+        raise request_error("model", "a model whose weights are plain floats", got, "use the model before quantisation")
+    return model.eval()
+
+
+def _stored_dtype(directory: Path) -> torch.dtype:
+    """The dtype of the first floating tensor in the files of `directory`, float32 where they are not there yet."""
+    if not any(directory.glob("*.safetensors")):
+        return torch.float32
+    dtypes = (dtype for _, dtype in tensors.Checkpoint(directory).layout.values() if dtype.is_floating_point)
+    return next(dtypes, torch.float32)
+
+
+def layout(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors that a file of `model` holds, in its order; of tied ones the first."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach().to("meta")
+    return found
+
+
+def open_checkpoint(directory: Path, model: PreTrainedModel, key: str) -> tensors.Checkpoint:
+    """The weights of `model` in `directory`, with every name and shape checked.
+
+    Raises:
+        RequestError: a file is missing or damaged, or a tensor is missing, stands in two files or has another shape.
+
+    """
+    wanted, remedy = "safetensors files that hold every tensor of the model once", "copy the model again"
+    try:
+        checkpoint = tensors.Checkpoint(directory)
+    except LorsError as error:
+        raise request_error(key, wanted, error, remedy, file=directory) from None
+    for name, tensor in layout(model).items():
+        if name not in checkpoint.layout:
+            got = f"no tensor {name} among {len(checkpoint.layout)}"
+            remedy = "copy the model again; if its tensors are named otherwise, save it once with save_pretrained"
+            raise request_error(key, wanted, got, remedy, file=directory)
+        shape, dtype = checkpoint.layout[name]
+        if shape != tuple(tensor.shape) or not dtype.is_floating_point:
+            got = f"{name} of shape {shape} and dtype {tensors.dtype_name(dtype)}"
+            raise request_error(key, f"{name} of shape {tuple(tensor.shape)}", got, remedy, file=directory)
+    return checkpoint
 
 
 def load_model(
@@ -95,8 +148,25 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
     return tokenizer
 
 
-def pick_device(name: str) -> torch.device:
+def copy_config(source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Copy config.json with the dtype in which the weights are now stored."""
+    content = json.loads((source / "config.json").read_text())
+    content.pop("torch_dtype", None)  # the older name
+    content["dtype"] = tensors.dtype_name(dtype)
+    (target / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def head_width(model: PreTrainedModel) -> int:
+    """Channels of an attention head."""
+    config = model.config.get_text_config()
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width
+
+
+def pick_device(name: str, number: int = 0) -> torch.device:
     """The device that `name` means; "auto" is CUDA where there is one, then MPS, else the CPU.
+
+    Where no device is numbered, it is the `number`-th GPU.
 
     Raises:
         RequestError: there is no such device.
@@ -104,10 +174,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", 0)
+            return torch.device("cuda", number)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(f"{name}:0" if name == "cuda" else name)
+        device = torch.device(f"{name}:{number}" if name == "cuda" else name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         got = f"{name!r}: {str(error).splitlines()[0]}"

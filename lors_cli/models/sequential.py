@@ -1,12 +1,11 @@
 """Running a model block by block: what each block is called with is captured once, then replayed.
 
-Only the loader has to change for models that do not fit in memory: a block is called with the states of the block
-before it and its own recorded arguments, and needs nothing else of the model.
+A block is called with the states of the block before it and its own recorded arguments, and needs nothing else of the
+model, so only one block has to be in memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,46 +13,50 @@ from torch import Tensor, nn
 
 from lors_cli.models.linears import find_blocks
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 class _CapturedError(Exception):
     """Raised once the last block's arguments are known; the head is not needed."""
 
 
-@dataclass
 class Calls:
-    """What the blocks are called with, for each batch.
+    """What the blocks are called with besides the states: ``arguments[window][index]``, whatever they are called."""
 
-    `states[b]`: the hidden states that enter the first block, (windows, length, hidden). `arguments[b][i]`: the other
-    positional and the keyword arguments of block i, whatever they are called.
-    """
+    def __init__(self) -> None:
+        self.arguments: dict[int, list[Arguments]] = {}
 
-    states: list[Tensor]
-    arguments: list[list[tuple[tuple[Any, ...], dict[str, Any]]]]
-
-    def run(self, block: nn.Module, index: int, batch: int) -> Tensor:
-        """The output states of `block` (the `index`-th) on the present states of `batch`."""
-        args, kwargs = self.arguments[batch][index]
-        output = block(self.states[batch], *args, **kwargs)
+    def run(self, block: nn.Module, index: int, window: int, states: Tensor) -> Tensor:
+        """The output states of `block` (the `index`-th) on the `states` of `window`."""
+        args, kwargs = self.arguments[window][index]
+        output = block(states, *args, **kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
 
 @torch.no_grad()
-def capture(model: nn.Module, batches: list[Tensor]) -> Calls:
-    """Record the calls of all blocks by passing each batch of token ids through a model of identity blocks.
+def capture(model: nn.Module, windows: Mapping[int, Tensor], put: Callable[[int, Tensor], None]) -> Calls:
+    """Record the calls of all blocks by passing windows of token ids, (1, length), through a model of identity blocks.
 
     Blocks differ in their arguments (sliding and full attention, say), so each one's are kept. A tensor equal to the
-    one of the batch before is kept once, since most do not depend on the tokens.
+    one of the window before is kept once, since most do not depend on the tokens.
+
+    Args:
+        model: only what lies before the blocks needs its weights.
+        windows: token ids by the window's number.
+        put: takes the states that enter the first block, (1, length, hidden), of each window.
+
     """
-    calls = Calls([], [])
+    calls = Calls()
+    before: list[Arguments] | None = None
     with _recorders(model) as recorders:
-        for batch in batches:
+        for window, ids in windows.items():
             with suppress(_CapturedError):
-                model(input_ids=batch, use_cache=False)
-            calls.states.append(recorders[0].states)
+                model(input_ids=ids, use_cache=False)
+            put(window, recorders[0].states)
             recorded = [recorder.arguments for recorder in recorders]
-            before = calls.arguments[-1] if calls.arguments else recorded
-            calls.arguments.append([_share(new, old) for new, old in zip(recorded, before, strict=True)])
+            before = [_share(new, old) for new, old in zip(recorded, before or recorded, strict=True)]
+            calls.arguments[window] = before
     return calls
 
 
@@ -65,7 +68,7 @@ class _Recorder(nn.Module):
         self.__dict__["block"] = block  # not a submodule: only asked for attributes such as its attention type
         self.last = last
         self.states: Tensor
-        self.arguments: tuple[tuple[Any, ...], dict[str, Any]]
+        self.arguments: Arguments
 
     def __getattr__(self, name: str) -> Any:
         try:

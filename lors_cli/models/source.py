@@ -56,6 +56,11 @@ def resolve(model: str, key: str = "model") -> Path:
     return path
 
 
+def is_complete(path: Path) -> bool:
+    """Whether the weights are there too."""
+    return path not in _incomplete
+
+
 def complete(path: Path) -> Path:
     """Fetch the weights of a directory that `resolve` gave for a hub model; any other directory is complete.
 

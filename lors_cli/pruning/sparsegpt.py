@@ -12,105 +12,160 @@ and float32 runs agree with it where the inputs agree.
 """
 
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lors_cli.errors import LorsError
+from lors_cli.kernels import sparsegpt as kernel
 from lors_cli.sparsity.pattern import Pattern
 
 log = logging.getLogger(__name__)
 
+ROWS = 4096  # handled together: on a CPU more would not stay in its cache
 DAMPING_ATTEMPTS = 4  # each ten times the one before
 
 
-def prune(
-    weight: Tensor, statistic: Tensor, pattern: Pattern, *, damping: float = 0.01, block_size: int = 128
-) -> Tensor:
-    """Prune and update `weight` (R, C).
+class Factor(NamedTuple):
+    """What the solve needs of a Hessian, shared by all linears with the same input."""
+
+    upper: Tensor  # U of (H + lambda I)^-1 = U^T U, (C, C)
+    dead: Tensor  # features that are always zero, bool (C,)
+    damping: float  # lambda as a fraction of the mean diagonal of H, as it was needed
+
+
+def prepare(statistic: Tensor, *, damping: float = 0.01) -> Factor:
+    """Factor the inverse of the Hessian `statistic`, (C, C), 2 X^T X up to a factor. Uses up its memory.
 
     Args:
-        weight: (R, C), any floating dtype; the result has the same.
-        statistic: (C, C), the Hessian 2 X^T X over the calibration tokens up to a factor, float32 or float64.
-        pattern: what to leave.
-        damping: lambda as a fraction of the mean diagonal of the Hessian.
-        block_size: columns whose mask is chosen together; for N:M it is rounded to whole groups.
+        statistic: (C, C), float32 or float64.
+        damping: lambda as a fraction of the mean diagonal.
 
     Raises:
         LorsError: no damping made the Hessian positive definite.
 
     """
-    hessian = statistic.clone()
-    work = weight.to(hessian.dtype, copy=True)
-    dead = hessian.diagonal() == 0  # features that are always zero: their weights do nothing
-    hessian.diagonal()[dead] = 1
-    work[:, dead] = 0
-    factor = inverse_factor(hessian, damping)
+    dead = statistic.diagonal() == 0
+    statistic.diagonal()[dead] = 1
+    upper, needed = inverse_factor(statistic, damping)
+    return Factor(upper, dead, needed)
+
+
+def prune(weight: Tensor, statistic: Factor, pattern: Pattern, *, block_size: int = 128) -> Tensor:
+    """Prune and update `weight` (R, C).
+
+    Args:
+        weight: (R, C), any floating dtype; the result has the same.
+        statistic: what `prepare` made of the Hessian.
+        pattern: what to leave.
+        block_size: columns whose mask is chosen together; for N:M it is rounded to whole groups.
+
+    """
+    factor = statistic.upper
+    work = weight.to(factor.dtype, copy=True)
+    work[:, statistic.dead] = 0  # the weights of features that are always zero do nothing
+    solve = kernel.prune_block if kernel.available(work) else prune_block
     group = pattern.m or 1
     width = max(block_size // group, 1) * group
     for start in range(0, work.shape[1], width):
         block, rest = slice(start, start + width), slice(start + width, None)
-        work[:, block], errors = _prune_block(work[:, block], factor[block, block], pattern)
+        upper, removed = factor[block, block], None
+        if pattern.m is None:
+            removed = _removed(work[:, block] ** 2 / upper.diagonal() ** 2, pattern)
+        work[:, block], errors = solve(work[:, block], upper, pattern, removed)
         work[:, rest] -= errors @ factor[block, rest]
     return work.to(weight.dtype)
 
 
-def _prune_block(weight: Tensor, factor: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """Prune the columns of one block; `weight` is (R, columns), `factor` (columns, columns).
+def prune_block(weight: Tensor, factor: Tensor, pattern: Pattern, removed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Prune the columns of one block.
+
+    Args:
+        weight: (R, columns).
+        factor: (columns, columns), the upper factor of these columns.
+        pattern: N:M is chosen here, when a group is reached.
+        removed: bool (R, columns), what to remove instead.
 
     Returns:
         the pruned weight, and the errors to be carried to the columns right of the block; both (R, columns).
 
     """
+    pruned, errors = torch.empty_like(weight), torch.empty_like(weight)
+    for start in range(0, len(weight), ROWS):
+        rows = slice(start, start + ROWS)
+        pruned[rows], errors[rows] = _prune_rows(
+            weight[rows], factor, pattern, None if removed is None else removed[rows]
+        )
+    return pruned, errors
+
+
+def _prune_rows(weight: Tensor, factor: Tensor, pattern: Pattern, given: Tensor | None) -> tuple[Tensor, Tensor]:
     work = weight.T.contiguous()  # the solve walks over columns, which are contiguous here
-    pivots = factor.diagonal()
-    group = pattern.m or len(work)
-    errors = torch.empty_like(work)
-    for j in range(len(work)):
-        if j % group == 0:
-            score = work[j : j + group] ** 2 / pivots[j : j + group, None] ** 2
-            removed = _removed(score, pattern)
-        errors[j] = (work[j] / pivots[j]).where(removed[j % group], 0)
-        work[j, removed[j % group]] = 0
+    factor, pivots = factor[:, :, None], factor.diagonal()
+    errors, product = torch.empty_like(work), torch.empty_like(work)
+    removed = torch.empty_like(work, dtype=torch.bool) if given is None else given.T.contiguous()
+    for j, (column, pivot, error) in enumerate(zip(work, pivots, errors, strict=True)):
+        if given is None and j % (pattern.m or 1) == 0:
+            members = slice(j, j + (pattern.m or 1))
+            removed[members] = _removed(work[members].T ** 2 / pivots[members] ** 2, pattern).T
+        torch.div(column, pivot, out=error).mul_(removed[j])
         # multiplied, then subtracted: a fused multiply-add would round otherwise than the published code
-        work[j + 1 :] -= torch.outer(factor[j, j + 1 :], errors[j])
-    return work.T, errors.T.contiguous()
+        work[j + 1 :] -= torch.mul(factor[j, j + 1 :], error, out=product[j + 1 :])
+    return work.masked_fill_(removed, 0).T, errors.T
 
 
 def _removed(score: Tensor, pattern: Pattern) -> Tensor:
-    """What to remove, bool like `score` (columns, R): of each row's group for N:M, else of the whole block.
+    """What to remove, bool like `score` (R, columns): of each row's group for N:M, else of the whole block.
 
     As in the published code, the score at the threshold goes too, so a fraction removes one weight more per block.
     """
-    if pattern.n and pattern.m:
+    if pattern.n is None or pattern.m is None:
+        place = int(score.numel() * pattern.sparsity) + 1
+        return score <= score.flatten().kthvalue(place).values
+    dropped = pattern.m - pattern.n
+    removed = score <= _sorted(score)[dropped - 1][:, None]
+    if int(removed.sum()) > dropped * len(score):
         # float32 scores do tie now and then among millions of groups; topk breaks the ties as the published code does
-        dropped = score.T.topk(pattern.m - pattern.n, dim=1, largest=False).indices
-        return torch.zeros_like(score, dtype=torch.bool).scatter_(0, dropped.T, True)
-    threshold = score.flatten().sort().values[int(score.numel() * pattern.sparsity)]
-    return score <= threshold
+        found = score.topk(dropped, dim=1, largest=False).indices
+        removed = torch.zeros_like(removed).scatter_(1, found, True)
+    return removed
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+def _sorted(score: Tensor) -> list[Tensor]:
+    """The columns of `score` (R, M) in ascending order within each row: a sorting network, whole columns at a time."""
+    columns = list(score.T)
+    for turn in range(len(columns)):
+        for i in range(turn % 2, len(columns) - 1, 2):
+            low, high = columns[i], columns[i + 1]
+            columns[i], columns[i + 1] = torch.minimum(low, high), torch.maximum(low, high)
+    return columns
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     """The upper Cholesky factor U of (H + lambda I)^-1 = U^T U, (C, C), for ``lambda = damping * mean(diag H)``.
 
     A Hessian that is not positive definite in floating point is tried again with ten times the damping, a bounded
-    number of times, each logged.
+    number of times, each logged. The damping is added in place, so that no second matrix is needed.
+
+    Returns:
+        the factor, and the damping that succeeded.
 
     Raises:
         LorsError: all attempts failed.
 
     """
-    mean = hessian.diag().mean()
+    diagonal = hessian.diag().clone()
     for attempt in range(DAMPING_ATTEMPTS):
         fraction = damping * 10**attempt
-        damped = hessian.clone()
-        damped.diagonal().add_(fraction * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        hessian.diagonal().copy_(diagonal + fraction * diagonal.mean())
+        lower, failed = torch.linalg.cholesky_ex(hessian)
         if not failed:
-            upper: Tensor
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            inverse = torch.cholesky_inverse(lower)
+            del lower
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed and bool(upper.isfinite().all()):
-                return upper
+                return upper, fraction
         log.warning("Hessian not positive definite at damping %g", fraction)
     raise LorsError(
         f"the Hessian is not positive definite, even at damping {fraction:g}: the calibration text is too short or too"

@@ -5,15 +5,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lors_cli.artifacts import manifest
-from lors_cli.config.schema import Config, Section
-from lors_cli.errors import request_error
+from lors_cli import console
+from lors_cli.artifacts import manifest, tensors
+from lors_cli.config.fields import Section
+from lors_cli.config.schema import Config
+from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
 
 log = logging.getLogger(__name__)
 
 # Where inputs come from (they count by their content), and what only changes how a run is watched.
-NOT_OF_THE_RESULT = {"input", "report_to", "logging_steps", "save_steps"}
+NOT_OF_THE_RESULT = {"input", "mask", "states", "report_to", "logging_steps", "save_steps"}
 
 T = TypeVar("T", bound=Section)
 
@@ -76,6 +78,34 @@ def structure_directory(config: Config, directory: Path, earlier: list[str]) -> 
     if directory == output / "pruned" and "prune" in earlier:
         return source.resolve((config.prune.input if config.prune else None) or config.model)
     return directory
+
+
+def mask_checkpoint(path: Path) -> tensors.Checkpoint:
+    """The masks in `path`, a safetensors file or a sparse model.
+
+    Raises:
+        RequestError: it is neither, or damaged.
+
+    """
+    expected = "a .safetensors file of masks, or the directory of a sparse model"
+    if not path.exists():
+        raise request_error("prune.mask", expected, f"{path}, which does not exist", "correct the path")
+    try:
+        return tensors.Checkpoint(path)
+    except LorsError as error:
+        raise request_error("prune.mask", expected, error, "name another one") from None
+
+
+def block_table(modules: dict[str, dict[str, Any]]) -> str:
+    """The sparsity of every linear: a row for each block, a column for each place in it."""
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, facts in modules.items():
+        block = next((part for part in name.split(".") if part.isdigit()), "")
+        rows[block][name.rsplit(".", 1)[-1]] = f"{facts['sparsity']:.4f}"
+    places = list(dict.fromkeys(place for cells in rows.values() for place in cells))
+    return console.markdown_table(
+        ["block", *places], [[block, *(cells.get(p, "") for p in places)] for block, cells in rows.items()]
+    )
 
 
 def log_modules(found: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """What is in a model or adapter directory, measured from its files, one tensor in memory at a time."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lors_cli.artifacts import adapter_file, manifest, tensors
@@ -10,7 +12,6 @@ from lors_cli.console import markdown_table
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import linears, load, source
 from lors_cli.sparsity import mask
-from lors_cli.sparsity.pattern import Pattern
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -40,11 +41,11 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def inspect_model(
-    directory: Path, pattern: Pattern | None = None, *, trust_remote_code: bool = False
+    directory: Path, check: Callable[[str, Tensor], None] | None = None, *, trust_remote_code: bool = False
 ) -> dict[str, Any]:
     """Zeros and pattern of each linear of the blocks, and of all of them together; the other tensors by size.
 
-    With `pattern`, each module also says whether it "holds" that one.
+    `check` is called with the name and the weight of each linear.
     """
     names = set(linears.all_linears(load.skeleton(directory, trust_remote_code=trust_remote_code)))
     modules, others = {}, {}
@@ -52,8 +53,8 @@ def inspect_model(
         module = name.removesuffix(".weight")
         if module in names:
             modules[module] = measure(tensor)
-            if pattern:
-                modules[module]["holds"] = mask.holds(tensor, pattern)
+            if check:
+                check(module, tensor)
         else:
             others[name] = {"shape": list(tensor.shape), "dtype": tensors.dtype_name(tensor.dtype)}
     if names - modules.keys():
@@ -66,12 +67,13 @@ def inspect_model(
 
 def measure(weight: Tensor) -> dict[str, Any]:
     """The facts about one weight (R, C)."""
+    zeros = weight.numel() - int(torch.count_nonzero(weight))
     return {
         "shape": list(weight.shape),
         "dtype": tensors.dtype_name(weight.dtype),
         "parameters": weight.numel(),
-        "zeros": int((weight == 0).sum()),
-        "sparsity": mask.sparsity(weight),
+        "zeros": zeros,
+        "sparsity": zeros / weight.numel(),
         "pattern": mask.detect(weight),
         "negative_zeros": mask.negative_zeros(weight),
         "finite": bool(weight.isfinite().all()),

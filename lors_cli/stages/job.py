@@ -47,12 +47,14 @@ class Job:
 
 
 def verified_digest(path: Path) -> str:
-    """The digest of a model or adapter directory, checked against the one in its manifest where it has one.
+    """The digest of a file, or of a model or adapter directory, checked against the one in its manifest if it has one.
 
     Raises:
         LorsError: the content is not what the manifest says.
 
     """
+    if path.is_file():
+        return digest.of_file(path)
     found = digest.of_directory(path)
     recorded = (manifest.read(path) or {}).get("digest", found)
     if found != recorded:

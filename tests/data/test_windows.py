@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from lors_cli.data.calibration import calibration_windows
 from lors_cli.data.sources import Source
-from lors_cli.data.windows import concatenated, random_windows
+from lors_cli.data.windows import concatenated
 from lors_cli.errors import RequestError
 
 Jsonl = Callable[..., Path]
@@ -34,6 +35,12 @@ def test_too_short_a_text_is_an_error(rows: Source, tokenizer: PreTrainedTokeniz
     assert len(concatenated(rows, tokenizer, 16, 5000, at_most=True)) == len(concatenated(rows, tokenizer, 16, None))
     with pytest.raises(RequestError, match="text for 1 windows"):
         concatenated(rows, tokenizer, 10**6, None)
+
+
+def random_windows(
+    source: Source, tokenizer: PreTrainedTokenizerFast, length: int, count: int, seed: int
+) -> torch.Tensor:
+    return calibration_windows(source, None, tokenizer, length, count, sampling="random", seed=seed)
 
 
 def test_random_windows_come_from_single_long_documents(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -50,7 +50,8 @@ def test_replay_equals_the_whole_model(name: str, attention: str) -> None:
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     batches = list(torch.randint(1, 64, (4, 16)).split(2))
-    calls = sequential.capture(model, batches)
+    states: dict[int, torch.Tensor] = {}
+    calls = sequential.capture(model, dict(enumerate(batches)), states.__setitem__)
     _, blocks = linears.find_blocks(model)
     assert len(blocks) == 3
     outputs: list[list[torch.Tensor]] = [[] for _ in blocks]
@@ -66,13 +67,14 @@ def test_replay_equals_the_whole_model(name: str, attention: str) -> None:
         hook.remove()
     for index, block in enumerate(blocks):
         for batch in range(len(batches)):
-            calls.states[batch] = calls.run(block, index, batch)
-            torch.testing.assert_close(calls.states[batch], outputs[index][batch], rtol=0, atol=0)
+            states[batch] = calls.run(block, index, batch, states[batch])
+            torch.testing.assert_close(states[batch], outputs[index][batch], rtol=0, atol=0)
 
 
 def test_arguments_that_do_not_depend_on_the_tokens_are_kept_once() -> None:
     config = AutoConfig.for_model("llama", **COMMON)
     model = AutoModelForCausalLM.from_config(config).eval()
-    calls = sequential.capture(model, list(torch.randint(1, 64, (6, 16)).split(2)))
+    batches = dict(enumerate(torch.randint(1, 64, (6, 16)).split(2)))
+    calls = sequential.capture(model, batches, lambda window, states: None)
     cosines = {id(calls.arguments[b][i][1]["position_embeddings"][0]) for b in range(3) for i in range(3)}
     assert len(cosines) == 1

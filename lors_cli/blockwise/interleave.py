@@ -1,0 +1,67 @@
+"""``sequential: linear``: each linear sees the pruned ones before it inside its block, in one pass over the windows.
+
+All windows go through the block side by side: each is halted at the next input that linears share, until all are
+there; these linears are pruned by what arrived; all go on. A halted forward pass is a greenlet, so this works for any
+block that is written as ordinary code. It holds the activations of all windows at one place in the block.
+"""
+
+from collections.abc import Callable
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import nn
+
+from lors_cli import processes
+from lors_cli.blockwise.gather import Input
+from lors_cli.blockwise.walk import Walk
+from lors_cli.errors import LorsError
+from lors_cli.pruning.statistics import STATISTICS
+
+
+@torch.no_grad()
+def run(
+    linears: dict[str, nn.Linear], kinds: list[str], walk: Walk, block: nn.Module, prune: Callable[[Input], None]
+) -> None:
+    """Take the windows of `walk` through `block`, pruning its `linears` on the way.
+
+    Args:
+        linears: those to prune, by their name in the block.
+        kinds: the statistics to gather for each input.
+        walk: gives the windows, and takes their output states.
+        block: the block, on the device.
+        prune: prunes the linears of one input in place.
+
+    Raises:
+        LorsError: the windows took different ways through the block.
+
+    """
+    main = getcurrent()
+    inputs = walk.gather(linears, block, [], windows=list(walk.windows)[:1])  # tells which linears share an input
+    hooks = [
+        linears[shared.linears[0]].register_forward_pre_hook(
+            lambda _, given, place=place: main.switch((place, given[0]))
+        )
+        for place, shared in enumerate(inputs)
+    ]
+    passes = [greenlet(lambda window=window: _through(walk, block, window)) for window in walk.windows]
+    try:
+        for place, shared in enumerate(inputs):
+            shared.statistics = {kind: STATISTICS[kind]() for kind in kinds}
+            for one in passes:
+                reached = one.switch()
+                if reached is None or reached[0] != place:
+                    raise LorsError(f"the windows took different ways through the block, at {shared.linears[0]}")
+                shared.add(reached[1])
+            for statistic in shared.statistics.values():
+                if processes.count() > 1:
+                    statistic.reduce(processes.add_up)
+            prune(shared)
+        for one in passes:
+            one.switch()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _through(walk: Walk, block: nn.Module, window: int) -> None:
+    walk.keep(window, walk.forward(block, window, "linear by linear"))

@@ -1,0 +1,130 @@
+"""Windows of token ids for calibration, (windows, length), from rows of text, of messages, or of token ids.
+
+text      {text}                             the rows joined by a blank line
+chat      {messages: [{role, content}]}      each conversation by the tokenizer's own template
+tokens    {input_ids: [...]}                 as they are: traces of a model's own reasoning, say
+"""
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lors_cli.data import instructions, windows
+from lors_cli.data.sources import Row, Source
+from lors_cli.errors import request_error
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("text", "chat", "tokens")
+TOKEN_FIELDS = ("input_ids", "tokens")
+FEW_TOKENS = 0.01  # distinct ones, as a fraction of all
+
+
+def check(source: Source, kind: str | None) -> None:
+    """Read the first row and check its fields: what can be said without a tokenizer.
+
+    Raises:
+        RequestError: the source cannot be read, is empty, or its rows have no format.
+
+    """
+    recognise(next(source.rows()), source, kind)
+
+
+def recognise(row: Row, source: Source, kind: str | None) -> str:
+    """The format of a data set: the one asked for, else told by the fields of its first row.
+
+    Raises:
+        RequestError: they fit no format.
+
+    """
+    found = {
+        "chat": "messages" in row or "conversations" in row,
+        "tokens": any(field in row for field in TOKEN_FIELDS) or isinstance(row.get(source.field or ""), list),
+        "text": isinstance(row.get(source.field or "text"), str),
+    }
+    recognised = (
+        kind if kind and found[kind] else next((name for name, fits in found.items() if fits and not kind), None)
+    )
+    if recognised is None:
+        raise request_error(
+            f"{source.key}.format" if kind else f"{source.key}.field",
+            f"rows of {kind}" if kind else "rows with text (text), messages (chat) or input_ids (tokens)",
+            f"{source.path} with the fields {sorted(row)}",
+            f"set {source.key}: {{path: ..., field: NAME}} to the field with the text",
+        )
+    return recognised
+
+
+def calibration_windows(
+    source: Source,
+    kind: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    count: int,
+    *,
+    sampling: str,
+    seed: int,
+) -> Tensor:
+    """`count` windows of `length` tokens.
+
+    Args:
+        source: the rows.
+        kind: one of `FORMATS`; recognised if None.
+        tokenizer: the model's.
+        length: tokens per window.
+        count: windows.
+        sampling: "concat" cuts consecutive windows from the rows one after another, "random" takes each from a random
+            place of a random row that is long enough.
+        seed: of "random".
+
+    Raises:
+        RequestError: the rows have too few tokens, or do not have the format.
+
+    """
+    kind = recognise(next(source.rows()), source, kind)
+    documents: list[windows.Document]
+    if kind == "text":
+        if sampling == "concat":
+            found = windows.concatenated(source, tokenizer, length, count)
+        else:
+            documents = [partial(_tokenise, tokenizer, text) for text in source.texts()]
+            found = windows.random_windows(documents, source, length, count, seed)
+    else:
+        rows = _messages(source, tokenizer) if kind == "chat" else _token_ids(source, len(tokenizer))
+        if sampling == "concat":
+            ids = list(islice(chain.from_iterable(rows), length * count))
+            found = windows.cut(ids, source, length, count)
+        else:
+            documents = [partial(list, ids) for ids in rows]
+            found = windows.random_windows(documents, source, length, count, seed)
+    distinct = len(found.unique())
+    if distinct < FEW_TOKENS * min(found.numel(), len(tokenizer)):
+        log.warning("%s: %d windows with only %d different tokens tell little", source.path, len(found), distinct)
+    return found
+
+
+def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    return ids
+
+
+def _messages(source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    for number, row in enumerate(source.rows(), 1):
+        yield instructions.conversation(row, number, source, tokenizer)["input_ids"]
+
+
+def _token_ids(source: Source, vocabulary: int) -> Iterator[list[int]]:
+    for number, row in enumerate(source.rows(), 1):
+        ids = next((row[field] for field in (source.field, *TOKEN_FIELDS) if field and field in row), None)
+        if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
+            raise request_error(
+                source.key,
+                f"a list of token ids from 0 to {vocabulary - 1} in every row",
+                f"{source.path}, row {number}: {ids!r:.60}",
+                "use ids of this model's tokenizer",
+            )
+        yield ids

@@ -1,0 +1,22 @@
+"""A mask that was made elsewhere: learnt, or the support of another sparse model. The kept weights do not change."""
+
+from torch import Tensor
+
+from lors_cli.errors import LorsError
+from lors_cli.sparsity import mask
+from lors_cli.sparsity.pattern import Pattern
+
+
+def prune(weight: Tensor, statistic: Tensor, pattern: Pattern | None) -> Tensor:
+    """Keep the weights of `weight` (R, C) where `statistic` (R, C) is true or nonzero.
+
+    Raises:
+        LorsError: the mask has another shape, or does not hold the asked `pattern`.
+
+    """
+    if statistic.shape != weight.shape:
+        raise LorsError(f"the mask has shape {tuple(statistic.shape)}, the weight {tuple(weight.shape)}")
+    kept = statistic != 0
+    if pattern and not mask.holds(kept, pattern):
+        raise LorsError(f"the mask does not hold {pattern}")
+    return weight.where(kept, 0)

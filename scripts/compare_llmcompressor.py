@@ -1,0 +1,311 @@
+"""The parts of ``compare_llmcompressor.sh``, which sets the environment variables that `compare` reads.
+
+compare [--json FILE]                         the whole comparison; the other modes are its child processes
+versions PACKAGE...                           versions of packages, imported once so that the disk is warm
+windows MODEL TEXT OUT                        calibration windows, as lors cuts them
+llmcompressor METHOD MODEL WINDOWS OUT        prune with llm-compressor: what is measured against ``lors prune CONFIG``
+measure TEXT OUT DENSE [LORS OTHER]...        perplexities; sparsity, pattern and equal mask positions of each pair
+
+Seconds and memory are those of a whole process: imports, loading, pruning, saving and what a tool checks afterwards.
+lors reads and tokenises its calibration text itself, llm-compressor is given the tokens; that lors took the same ones
+is checked by their digest. Both take one window at a time and prune block by block on the states that the pruned blocks
+before produce; Hessian damping (0.01) and block size (128) are the defaults of both.
+"""
+
+import argparse
+import gzip
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# The process that measures imports nothing large: Linux counts the size at its fork to a child's peak memory.
+
+METHODS = ("wanda", "sparsegpt")
+TOOLS = ("lors", "llm-compressor")
+SAMPLES, LENGTH = 32, 512
+PERPLEXITY_WINDOWS, PERPLEXITY_BATCH = 40, 4
+PACKAGES = {
+    "lors": ("lors_cli", "torch", "transformers", "datasets"),
+    "llm-compressor": ("llmcompressor", "compressed_tensors", "torch", "transformers", "datasets"),
+}
+
+
+def compare(arguments: list[str]) -> None:
+    """Run all commands in turn, measure their results, print the table and write the JSON file."""
+    work = Path(os.environ["WORK"])
+    parser = argparse.ArgumentParser(prog="compare_llmcompressor.sh")
+    parser.add_argument("--json", type=Path, default=work / "compare_llmcompressor.json", help="file of all results")
+    target = parser.parse_args(arguments).json
+    repeats = int(os.environ["REPEATS"])
+    model, calibration, text = (os.environ[name] for name in ("MODEL", "CALIBRATION", "TEXT"))
+    work.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    python = {"lors": sys.executable, "llm-compressor": os.environ["LLMCOMPRESSOR_PYTHON"]}
+    versions = {tool: json.loads(_child(python[tool], "versions", *PACKAGES[tool])) for tool in TOOLS}
+    windows = work / "windows.json"
+    _child(python["lors"], "windows", model, calibration, windows)
+
+    runs = []
+    for repeat in range(repeats):
+        for turn, method in enumerate(METHODS):
+            for tool in TOOLS if (repeat + turn) % 2 == 0 else TOOLS[::-1]:
+                command, output = _command(tool, method, python[tool], model, calibration, windows, work)
+                shutil.rmtree(output.parent, ignore_errors=True)
+                print(f"{repeat + 1}/{repeats}: {method} with {tool}", file=sys.stderr)
+                figures = _measured(command, work / f"{output.parent.name}.log")
+                runs.append({"method": method, "tool": tool, "repeat": repeat, **figures})
+        for method in METHODS:
+            _check_tokens(_output(work, "lors", method), windows)
+
+    print("perplexities", file=sys.stderr)
+    pruned = [_output(work, tool, method) for method in METHODS for tool in TOOLS]
+    measured = work / "measured.json"
+    _child(python["lors"], "measure", text, measured, model, *pruned)
+    quality = json.loads(measured.read_text())
+    facts = {
+        "model": "smollm2-135m",
+        "dtype": "float32",
+        "sparsity": "2:4",
+        "calibration": {"file": Path(calibration).name, "windows": SAMPLES, "length": LENGTH},
+        "perplexity": {"file": Path(text).name, "windows": PERPLEXITY_WINDOWS, "length": LENGTH},
+        "hardware": _hardware(),
+        "versions": versions,
+        "runs": runs,
+        "results": _results(runs, quality),
+    }
+    target.write_text(json.dumps(facts, indent=2) + "\n")
+    print(_table(facts["results"], versions))
+
+
+def _output(work: Path, tool: str, method: str) -> Path:
+    """The directory of a pruned model; its parent is all that the command writes."""
+    return work / f"{tool}-{method}" / "pruned"
+
+
+def _command(
+    tool: str, method: str, python: str, model: str, calibration: str, windows: Path, work: Path
+) -> tuple[list[str], Path]:
+    """What is measured, and the directory of the model that it makes."""
+    output = _output(work, tool, method)
+    if tool == "llm-compressor":
+        return [python, __file__, "llmcompressor", method, model, str(windows), str(output)], output
+    text = {"dataset": calibration, "samples": SAMPLES, "sequence_length": LENGTH, "sampling": "concat"}
+    config = {
+        "model": model,
+        "output_dir": str(output.parent),
+        "dtype": "float32",
+        "device": "cpu",
+        "prune": {"method": method, "sparsity": "2:4", "calibration": text},
+    }
+    file = work / f"{tool}-{method}.yaml"
+    file.write_text(json.dumps(config, indent=2))  # JSON is YAML
+    return [str(Path(python).with_name("lors")), "prune", str(file)], output
+
+
+def _measured(command: list[str], log: Path) -> dict[str, Any]:
+    """Run `command` and return its wall seconds, processor seconds and peak resident bytes."""
+    with log.open("w") as file:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    shown = shlex.join(command).replace(str(Path.home()), "~").replace(f"{Path.cwd()}/", "")
+    if process.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        sys.exit(f"exit status {process.returncode}: {shown}\n{tail}\n(all of it: {log})")
+    return {
+        "command": shown,
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+
+
+def _child(python: str, *arguments: str | Path) -> str:
+    """What another mode of this file prints, run by `python`."""
+    command = [python, __file__, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"exit status {done.returncode}: {shlex.join(command)}\n{done.stderr}")
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def _check_tokens(pruned: Path, windows: Path) -> None:
+    """Stop unless lors's record of `pruned` names the tokens in `windows`."""
+    wanted = hashlib.sha256(json.dumps(json.loads(windows.read_text())).encode()).hexdigest()
+    if wanted not in (pruned / "lors.json").read_text():
+        sys.exit(f"{pruned} was calibrated with other tokens than {windows}: the comparison would not be a fair one")
+
+
+def _hardware() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": usable,
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _results(runs: list[dict[str, Any]], quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for the dense model and for each method and tool: the median seconds, the largest memory."""
+    rows: list[dict[str, Any]] = [{"method": None, "tool": "dense", **quality["models"][0]}]
+    measured = iter(quality["models"][1:])
+    for method, equal in zip(METHODS, quality["equal_mask"], strict=True):
+        for tool in TOOLS:
+            own = [run for run in runs if (run["method"], run["tool"]) == (method, tool)]
+            figures = {
+                "seconds": statistics.median(run["seconds"] for run in own),
+                "peak_bytes": max(run["peak_bytes"] for run in own),
+            }
+            rows.append({"method": method, "tool": tool, **figures, **next(measured), "equal_mask": equal})
+    return rows
+
+
+def _table(rows: list[dict[str, Any]], versions: dict[str, Any]) -> str:
+    names = {"dense": "dense", "lors": f"lors {versions['lors']['lors_cli']}"}
+    names["llm-compressor"] = f"llm-compressor {versions['llm-compressor']['llmcompressor']}"
+    lines = [
+        "| method | tool | seconds | peak memory, GB | sparsity | perplexity | equal mask positions |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        seconds = f"{row['seconds']:.1f}" if "seconds" in row else ""
+        memory = f"{row['peak_bytes'] / 1e9:.2f}" if "peak_bytes" in row else ""
+        equal = f"{row['equal_mask']:.4%}" if "equal_mask" in row else ""
+        cells = [row["method"] or "", names[row["tool"]], seconds, memory]
+        cells += [f"{row['sparsity']:.4f}", f"{row['perplexity']:.2f}", equal]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def versions(packages: list[str]) -> None:
+    """Print the versions of `packages` as JSON."""
+    for package in packages:
+        importlib.import_module(package)
+    if "lors_cli" in packages:
+        importlib.import_module("lors_cli.stages.prune")
+    print(json.dumps({package: importlib.metadata.version(package) for package in packages}))
+
+
+def _windows(tokenizer: Path, text: Path, length: int, count: int) -> list[list[int]]:
+    """`count` consecutive windows of the rows joined by a blank line, tokenised without special tokens."""
+    from transformers import AutoTokenizer
+
+    opened = gzip.open if text.suffix == ".gz" else open
+    with opened(text, "rt", encoding="utf-8") as file:
+        joined = "\n\n".join(json.loads(line)["text"] for line in file)
+    ids = AutoTokenizer.from_pretrained(tokenizer)(joined, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) < length * count:
+        sys.exit(f"{text} has {len(ids)} tokens; {count} windows of {length} are needed")
+    return [ids[start : start + length] for start in range(0, length * count, length)]
+
+
+def windows(arguments: list[str]) -> None:
+    """Write the calibration windows as a JSON list of lists of token ids."""
+    model, text, out = map(Path, arguments)
+    out.write_text(json.dumps(_windows(model, text, LENGTH, SAMPLES)))
+
+
+def llmcompressor(arguments: list[str]) -> None:
+    """Prune `model` with llm-compressor into `out`."""
+    method, model, windows, out = arguments
+
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+
+    ids = json.loads(Path(windows).read_text())
+    modifier = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
+    oneshot(
+        model=model,
+        precision="float32",
+        recipe=modifier(sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=["re:.*lm_head"]),
+        dataset=Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(window) for window in ids]}),
+        num_calibration_samples=len(ids),
+        shuffle_calibration_samples=False,
+        max_seq_length=LENGTH,
+        pipeline="sequential",
+        output_dir=out,
+    )
+
+
+def measure(arguments: list[str]) -> None:
+    """Write perplexity and sparsity of all models, and the share of equal mask positions of each pair, as JSON."""
+    text, out, dense, *pruned = map(Path, arguments)
+    import torch
+
+    tokens = torch.tensor(_windows(dense, text, LENGTH, PERPLEXITY_WINDOWS))
+    models = []
+    for directory in (dense, *pruned):
+        masks = _masks(directory)
+        removed = sum(int(mask.sum()) for mask in masks.values())
+        groups = [mask.view(-1, 4).sum(-1) for mask in masks.values()]
+        if directory != dense and any(bool((group < 2).any()) for group in groups):
+            sys.exit(f"{directory} is not sparse 2:4")
+        sparsity = removed / sum(mask.numel() for mask in masks.values())
+        models.append({"sparsity": sparsity, "perplexity": _perplexity(directory, tokens)})
+    pairs = zip(pruned[::2], pruned[1::2], strict=True)
+    equal = [_equal(_masks(first), _masks(second)) for first, second in pairs]
+    out.write_text(json.dumps({"models": models, "equal_mask": equal}))
+
+
+def _masks(directory: Path) -> dict[str, Any]:
+    """Of each linear of the blocks, by name, where its weight is zero; bool, (R, C)."""
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            names = [name for name in tensors.keys() if ".layers." in name and name.endswith("proj.weight")]  # noqa: SIM118
+            found.update({name: tensors.get_tensor(name) == 0 for name in names})
+    return found
+
+
+def _equal(first: dict[str, Any], second: dict[str, Any]) -> float:
+    if first.keys() != second.keys():
+        sys.exit(f"the results have different linears: {sorted(first.keys() ^ second.keys())[:4]}")
+    same = sum(int((first[name] == second[name]).sum()) for name in first)
+    return same / sum(mask.numel() for mask in first.values())
+
+
+def _perplexity(directory: Path, tokens: Any) -> float:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        losses = [model(batch, labels=batch).loss.item() * len(batch) for batch in tokens.split(PERPLEXITY_BATCH)]
+    return math.exp(sum(losses) / len(tokens))
+
+
+MODES: dict[str, Callable[[list[str]], None]] = {
+    "compare": compare,
+    "versions": versions,
+    "windows": windows,
+    "llmcompressor": llmcompressor,
+    "measure": measure,
+}
+
+if __name__ == "__main__":
+    MODES[sys.argv[1]](sys.argv[2:])
