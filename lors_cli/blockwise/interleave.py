@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from greenlet import getcurrent, greenlet
-from torch import nn
+from torch import Tensor, nn
 
 from lors_cli import processes
 from lors_cli.blockwise.gather import Input
@@ -36,11 +36,13 @@ def run(
 
     """
     main = getcurrent()
+
+    def halt(place: int, x: Tensor) -> None:
+        main.switch((place, x))
+
     inputs = walk.gather(linears, block, [], windows=list(walk.windows)[:1])  # tells which linears share an input
     hooks = [
-        linears[shared.linears[0]].register_forward_pre_hook(
-            lambda _, given, place=place: main.switch((place, given[0]))
-        )
+        linears[shared.linears[0]].register_forward_pre_hook(lambda _, given, place=place: halt(place, given[0]))
         for place, shared in enumerate(inputs)
     ]
     passes = [greenlet(lambda window=window: _through(walk, block, window)) for window in walk.windows]

@@ -120,6 +120,8 @@ def test_what_is_not_pruned_is_untouched(lors: Lors, write_config: WriteConfig, 
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": False},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 0},
     "mistral": {"sliding_window": 16},
     "qwen2": {},
     "qwen3": {},
@@ -148,8 +150,18 @@ def test_other_architectures_go_the_whole_way(
     AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(model)
     AutoTokenizer.from_pretrained(dense).save_pretrained(model)
     lors("run", write_config(model=str(model)))
+    assert "2:4" in lors("inspect", tmp_path / "run/merged").stdout
     for weight in weights(tmp_path / "run/merged").values():
         assert weight.dim() != 2 or ((weight != 0).view(len(weight), -1, 4).sum(-1) <= 2).all()
+
+
+def test_a_mixture_of_experts_is_refused(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
+    settings = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = AutoConfig.for_model("mixtral", **settings, num_attention_heads=4, num_key_value_heads=2)
+    model = tmp_path / "mixtral"
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    AutoTokenizer.from_pretrained(dense).save_pretrained(model)
+    assert "a mixture of 8 experts" in lors("prune", write_config(model=str(model)), status=2).stderr
 
 
 def test_random_sampling_and_a_seed(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:

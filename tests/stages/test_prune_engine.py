@@ -1,0 +1,297 @@
+"""What `lors prune` promises beyond the numbers: interruption, resumption, several processes, targets, masks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typer.testing import Result
+
+from lors_cli.blockwise import walk
+from lors_cli.stages import prune
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lors.json"}
+
+
+def masks(directory: Path) -> dict[str, Tensor]:
+    found = load_file(directory / "model.safetensors")
+    return {name.removesuffix(".weight"): tensor != 0 for name, tensor in found.items() if "proj" in name}
+
+
+def stop_after(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the process's work, as a signal would, once so many blocks are recorded."""
+    original, left = walk.Record.add, [blocks]
+
+    def add(self: walk.Record, phase: str, facts: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        original(self, phase, facts)
+
+    monkeypatch.setattr(walk.Record, "add", add)
+
+
+KINDS: list[dict[str, Any]] = [
+    {"prune__method": "wanda"},
+    {"prune__method": "sparsegpt", "prune__states": "disk"},
+    {"prune__method": "sparsegpt", "prune__sequential": "linear"},
+    {"prune__method": "ria", "prune__permute": True, "prune__repair": "dsnot"},
+    {"prune__method": "wanda", "prune__sparsity": 0.5, "prune__profile": "owl"},
+    {"prune__method": "magnitude"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    config = write_config(**kind)
+    lors("prune", config, f"output_dir={tmp_path}/whole")
+    phases = 2 if "prune__profile" in kind else 1
+    for blocks in range(2 * phases):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(blocks, patch)
+            lors("prune", config, status=130)
+        assert (tmp_path / "run/.pruned.partial").exists() == (blocks > 0)
+        resumed = lors("prune", config)
+        assert ("going on at block" in resumed.stderr) == (blocks % 2 == 1)
+        assert content(tmp_path / "run/pruned") == content(tmp_path / "whole/pruned")
+        (tmp_path / "run/pruned").rename(tmp_path / f"done{blocks}")
+
+
+def test_where_the_states_are_kept_does_not_matter(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(prune__method="sparsegpt")
+    for place in ("host", "disk"):
+        lors("prune", config, f"prune.states={place}", f"output_dir={tmp_path}/{place}")
+    assert content(tmp_path / "host/pruned") == content(tmp_path / "disk/pruned")
+
+
+def test_leftovers_of_another_request_are_refused(
+    lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jsonl([{"text": "some words and more words " * 40}])
+    config = write_config(prune__calibration__dataset=str(data), prune__calibration__samples=2)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(1, patch)
+        lors("prune", config, status=130)
+    for option in ("prune.sparsity=0.5", "prune.calibration.samples=3", "dtype=bfloat16"):
+        refused = lors("prune", config, option, status=2).stderr
+        assert "was being made when its run was interrupted" in refused
+        assert option.split("=")[0].removeprefix("prune.") in refused
+    data.write_text(data.read_text() + '{"text": "and a row more"}\n')
+    assert "calibration_source.digest" in lors("prune", config, status=2).stderr
+    assert "going on" not in lors("prune", config, "--force").stderr
+
+
+def test_sigterm_stops_after_the_block(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config()
+    with monkeypatch.context() as patch:
+        original = prune.solve.prune
+
+        def terminated(*args: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args)
+
+        patch.setattr(prune.solve, "prune", terminated)
+        stopped = lors("prune", config, status=130)
+    assert "stopped by SIGTERM after block 1 of 2" in stopped.stderr
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert "going on at block 2 of 2" in lors("prune", config).stderr
+
+
+def torchrun(config: Path, *options: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    command = [*launcher, "--master-port", "29537", "-m", "lors_cli", "prune", str(config), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("method", ["sparsegpt", "wanda"])
+def test_two_processes_make_the_masks_of_one(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str
+) -> None:
+    config = write_config(prune__method=method, prune__calibration__samples=7)
+    lors("prune", config, f"output_dir={tmp_path}/one")
+    with pytest.MonkeyPatch.context() as patch:  # two processes go on where one was interrupted
+        stop_after(1, patch)
+        lors("prune", config, status=130)
+    run = torchrun(config)
+    assert run.returncode == 0, run.stderr
+    assert "going on at block 2 of 2" in run.stderr
+    assert run.stdout.strip() == str(tmp_path / "run/pruned")
+    one, two = masks(tmp_path / "one/pruned"), masks(tmp_path / "run/pruned")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    manifest = json.loads((tmp_path / "run/pruned/lors.json").read_text())
+    assert set(manifest["calibration"]["tokens_per_linear"].values()) == {7 * 32}
+
+
+def test_several_processes_say_a_wrong_request_once(write_config: WriteConfig) -> None:
+    run = torchrun(write_config(prune__calibration__samples=1))
+    assert run.returncode != 0
+    assert run.stderr.count("prune.calibration.samples") == 1
+    assert 'Traceback (most recent call last):\n  File "<frozen runpy>' in run.stderr  # of torchrun itself
+
+
+def test_overrides_and_skips(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    overrides = [
+        {"match": "*.down_proj", "sparsity": 0.25},
+        {"match": "model.layers.0.*", "skip": True},
+        {"match": "model.layers.0.mlp.up_proj", "sparsity": "1:4"},
+    ]
+    shown = lors("prune", write_config(prune__overrides=overrides)).stderr
+    assert "| block |" in shown
+    found = {name: 1 - float(mask.float().mean()) for name, mask in masks(tmp_path / "run/pruned").items()}
+    for name, sparsity in found.items():
+        expected = 0.0 if "layers.0" in name else 0.25 if "down" in name else 0.5
+        assert sparsity == pytest.approx(0.75 if name.endswith("0.mlp.up_proj") else expected, abs=1e-9), name
+    modules = json.loads((tmp_path / "run/pruned/lors.json").read_text())["modules"]
+    assert modules["model.layers.0.self_attn.q_proj"]["asked"] is None
+    assert modules["model.layers.1.mlp.down_proj"]["asked"] == "0.25"
+
+
+def test_the_owl_profile_has_the_asked_mean(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    lors("prune", write_config(prune__sparsity=0.5, prune__profile="owl", prune__method="magnitude"))
+    manifest = json.loads((tmp_path / "run/pruned/lors.json").read_text())
+    levels = {name.split(".")[2]: float(facts["asked"]) for name, facts in manifest["modules"].items()}
+    assert levels["0"] != levels["1"]
+    assert abs(levels["0"] - levels["1"]) == pytest.approx(0.16, abs=1e-4)
+    assert sum(levels.values()) / 2 == pytest.approx(0.5, abs=1e-4)
+    assert manifest["sparsity"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_an_external_mask_from_a_file_or_a_model(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    lors("prune", write_config())
+    wanted = masks(tmp_path / "run/pruned")
+    file = tmp_path / "masks.safetensors"
+    save_file({f"{name}.weight": mask for name, mask in wanted.items()}, file)
+    plain = {"prune__method": "from_mask", "prune__calibration": ...}
+    for name, source in (("a", file), ("b", tmp_path / "run/pruned")):
+        out = f"output_dir={tmp_path}/{name}"
+        lors("prune", write_config(**plain, prune__sparsity=..., prune__mask=str(source)), out)
+        found = masks(tmp_path / name / "pruned")
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    lors("prune", write_config(**plain, prune__mask=str(file)), f"output_dir={tmp_path}/c")
+    refused = lors(
+        "prune",
+        write_config(**plain, prune__sparsity="1:4", prune__mask=str(file)),
+        f"output_dir={tmp_path}/d",
+        status=1,
+    )
+    assert "does not hold 1:4" in refused.stderr
+
+
+def test_repair_keeps_the_pattern_and_changes_the_mask(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    changed = 0
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        config = write_config(prune__method=method)
+        lors("prune", config, f"output_dir={tmp_path}/{method}")
+        lors("prune", config, "prune.repair=dsnot", f"output_dir={tmp_path}/{method}-repaired")
+        before, after = masks(tmp_path / method / "pruned"), masks(tmp_path / f"{method}-repaired/pruned")
+        for name, mask in after.items():
+            assert (mask.view(len(mask), -1, 4).sum(-1) == 2).all(), name
+            changed += int((mask != before[name]).sum())
+    assert changed
+
+
+def test_the_log_has_a_line_for_every_linear(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    lors("prune", write_config(prune__method="sparsegpt"))
+    log = (tmp_path / "run/lors.log").read_text()
+    line = next(line for line in log.splitlines() if "model.layers.1.mlp.down_proj: sparsity" in line)
+    for part in ("sparsity 0.500000", "error 0.", "damping 0.01", "256 tokens", " s"):
+        assert part in line
+    assert log.count("tokens, ") >= 14
+
+
+BAD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"prune__overrides": [{"match": "*.gate_prj", "skip": True}]}, ["prune.overrides[0].match", "gate_proj"]),
+    ({"prune__overrides": [{"match": "*"}]}, ["prune.overrides", "either sparsity or skip"]),
+    ({"prune__overrides": [{"match": "*", "skip": True}]}, ["prune.overrides", "all skipped"]),
+    ({"prune__overrides": [{"match": "*.o_proj", "sparsity": "3:7"}]}, ["M dividing", "o_proj"]),
+    ({"prune__sparsity": ...}, ["sparsity: a fraction"]),
+    ({"prune__method": "from_mask"}, ["mask: PATH"]),
+    ({"prune__method": "from_mask", "prune__mask": "/nowhere"}, ["prune.mask", "does not exist"]),
+    ({"prune__mask": "/nowhere"}, ["only then"]),
+    ({"prune__profile": "owl"}, ["fraction as sparsity"]),
+    ({"prune__profile": "owl", "prune__sparsity": 0.95}, ["profile_range", "cannot have a mean"]),
+    ({"prune__variant": True}, ["variant: false"]),
+    ({"prune__permute": True}, ["no permute", "wanda"]),
+    ({"prune__method": "ria", "prune__sparsity": 0.5, "prune__permute": True}, ["permute: false"]),
+    ({"prune__method": "magnitude", "prune__repair": "dsnot", "prune__calibration": ...}, ["because dsnot looks"]),
+    ({"prune__exponent": 0.7}, ["no exponent"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), BAD, ids=str)
+def test_wrong_requests(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, changes: dict[str, Any], parts: list[str]
+) -> None:
+    refused = lors("prune", write_config(**changes), status=2)
+    for part in ("expected: ", "got: ", "remedy: ", *parts):
+        assert part in refused.stderr, refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_of_the_wrong_shape(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
+    wrong = {name: tensor[:1] for name, tensor in load_file(dense / "model.safetensors").items() if "proj" in name}
+    save_file(wrong, tmp_path / "masks.safetensors")
+    config = write_config(prune__method="from_mask", prune__mask=str(tmp_path / "masks.safetensors"))
+    refused = lors("prune", config, status=2).stderr
+    assert "prune.mask" in refused
+    assert "shape (1, 32)" in refused
+
+
+def test_too_little_disk_or_memory_is_said_before_the_work(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune.estimate, "_free_host", lambda: 1000)
+    monkeypatch.setattr(prune.estimate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    refused = lors("prune", write_config(), status=2).stderr
+    for part in ("output_dir", "free disk space", "free host memory", "prune.states: disk"):
+        assert part in refused
+    assert not (tmp_path / "run").exists()
+
+
+def test_awkward_weights_and_inputs(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An all-zero row, an input feature that is always zero, and a text of one token repeated."""
+    model = make_model(tmp_path / "odd")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.weight"][3] = 0
+    tensors["model.layers.0.mlp.up_proj.weight"][5] = 0  # so that feature 5 of down_proj is always zero
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    data = jsonl([{"text": "a" * 4000}])
+    for method in ("wanda", "ria", "sparsegpt"):
+        for pattern in ("2:4", 0.5):
+            config = write_config(
+                model=str(model), prune__method=method, prune__sparsity=pattern, prune__calibration__dataset=str(data)
+            )
+            said = lors("prune", config, f"output_dir={tmp_path}/{method}{pattern}".replace(":", "")).stderr
+            assert "different tokens tell little" in said
+
+
+def test_infinite_activations_name_the_block(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "hot")
+    tensors = load_file(model / "model.safetensors")
+    for name in ("up_proj", "down_proj"):
+        tensors[f"model.layers.0.mlp.{name}.weight"] *= 1e25
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    failed = lors("prune", write_config(model=str(model)), status=1).stderr
+    assert "model.layers.0" in failed
+    assert "NaN or infinity" in failed
