@@ -92,7 +92,8 @@ def _explained(error: BaseException, job: Job) -> BaseException:
     unwritten = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if unwritten or "PytorchStreamWriter" in str(error):  # torch.save's own words
         return write_failed(job.output, error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    # on a CPU torch has no exception of its own for it
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return LorsError(f"{job.stage} ran out of memory; lower {LESS_MEMORY[job.stage]}. {str(error).splitlines()[0]}")
     return error
 

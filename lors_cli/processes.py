@@ -25,6 +25,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_count() -> int:
+    """How many processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count()))
+
+
 def start() -> None:
     """Join the group, once. GPU tensors travel by NCCL, the others by Gloo."""
     if count() > 1:
@@ -33,6 +38,8 @@ def start() -> None:
 
         if dist.is_initialized():
             return
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 

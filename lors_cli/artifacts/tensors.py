@@ -48,7 +48,7 @@ def shards(directory: Path) -> list[Path]:
     if index.is_file():
         try:
             content = json.loads(index.read_text(), object_pairs_hook=_each_name_once)
-            names = set(content["weight_map"].values())
+            names = {str(Path(name)) for name in content["weight_map"].values()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise LorsError(f"{index} is damaged: {error}; copy it again from its source") from None
     if not names:
@@ -107,6 +107,10 @@ class Checkpoint:
                     if name in self.layout:
                         raise LorsError(f"{path}: the tensor {name} stands in {self._file[name].name} and {file.name}")
                     part = shard.get_slice(name)
+                    if part.get_dtype() not in DTYPES:
+                        raise LorsError(
+                            f"{file}: the tensor {name} has the dtype {part.get_dtype()}, which is not read"
+                        )
                     self.layout[name] = tuple(part.get_shape()), DTYPES[part.get_dtype()]
                     self._file[name] = file
 

@@ -15,6 +15,8 @@ from lors_cli.blockwise.states import PLACEMENTS
 from lors_cli.errors import Problem, RequestError
 from lors_cli.models import linears, load
 
+# What the last linears of an attention and of an MLP are called.
+OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2", "dense")
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -60,7 +62,7 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     block = max(sum(p.numel() for p in one.parameters()) for one in blocks) * size
     widths = _input_widths(linears.block_linears(blocks[0]))
     wide = max(widths)
-    largest = max(linear.weight.numel() for linear in linears.block_linears(blocks[0]).values())
+    largest = _most_together(linears.block_linears(blocks[0]))
     hessians = "hessian" in recipe.statistics
     statistics = 4 * sum(w * w if hessians else w for w in widths) if recipe.statistics else 0
     # H, and of its factorisation two at a time; the weight in float32 with its errors and scores
@@ -127,13 +129,23 @@ def check(found: Estimate, device: torch.device, output: Path) -> None:
         raise RequestError(*problems)
 
 
-def _input_widths(block: "dict[str, torch.nn.Linear]") -> list[int]:
-    """The widths of the different inputs in a block: those of the same module share one, apart from its output's."""
-    shared: dict[tuple[str, int], int] = defaultdict(int)
+def _input_widths(block: dict[str, torch.nn.Linear]) -> list[int]:
+    """The widths of the different inputs in a block."""
+    return [width for (_, width, _) in _by_input(block)]
+
+
+def _most_together(block: dict[str, torch.nn.Linear]) -> int:
+    """The weights of the linears that are pruned together: those of one input."""
+    return max(_by_input(block).values())
+
+
+def _by_input(block: dict[str, torch.nn.Linear]) -> dict[tuple[str, int, bool], int]:
+    """How many weights each input has, as far as names tell: a module's linears share one, apart from its last."""
+    sizes: dict[tuple[str, int, bool], int] = defaultdict(int)
     for name, linear in block.items():
-        shared[name.rpartition(".")[0], linear.in_features] += 1
-    output = [width for (_, width), many in shared.items() if many > 3]  # o_proj beside q, k and v
-    return [width for _, width in shared] + output
+        module, _, own = name.rpartition(".")
+        sizes[module, linear.in_features, own in OUTPUTS] += linear.weight.numel()
+    return sizes
 
 
 def _outside(model: PreTrainedModel, prefix: str) -> list[torch.nn.Parameter]:
@@ -150,9 +162,9 @@ def _free(device: torch.device) -> int:
 
 
 def _free_host() -> int:
-    """What the machine has free, or what its container or SLURM job may still take."""
+    """What the machine has free, or its container or SLURM job may still take, for each process on it."""
     free: int = psutil.virtual_memory().available
     for path in map(Path, CGROUP_LIMITS):
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            free = min(free, int(text) - psutil.Process().memory_info().rss)
-    return free
+            free = min(free, int(text) - psutil.Process().memory_info().rss * processes.local_count())
+    return free // processes.local_count()

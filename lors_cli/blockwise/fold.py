@@ -2,7 +2,8 @@
 
 The outputs of the linears before it are permuted alike: their rows and biases. That is exact only where nothing
 between them mixes or distinguishes channels: ``down_proj`` after ``gate_proj`` and ``up_proj`` (an activation and a
-product), and ``o_proj`` after ``v_proj`` within each head, the same for all query heads of a key/value head.
+product), and ``o_proj`` after ``v_proj`` within each head, the same for all query heads of a key/value head. Names do
+not tell that for certain (a norm may lie between), so the caller compares the block's outputs.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,11 @@ HEADS = {"self_attn.o_proj": "self_attn.v_proj", "self_attn.out_proj": "self_att
 
 # From a score (rows, columns) to the order of its columns.
 Order = Callable[[Tensor], Tensor]
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far rounding may move a block's output when its channels are reordered, as a part of its norm."""
+    return max(1e-4, 4 * torch.finfo(dtype).eps)
 
 
 def permuted(

@@ -20,12 +20,18 @@ from lors_cli.pruning.statistics import STATISTICS
 
 @torch.no_grad()
 def run(
-    linears: dict[str, nn.Linear], kinds: list[str], walk: Walk, block: nn.Module, prune: Callable[[Input], None]
+    linears: dict[str, nn.Linear],
+    inputs: list[Input],
+    kinds: list[str],
+    walk: Walk,
+    block: nn.Module,
+    prune: Callable[[Input], None],
 ) -> None:
     """Take the windows of `walk` through `block`, pruning its `linears` on the way.
 
     Args:
         linears: those to prune, by their name in the block.
+        inputs: which of them share an input, in the order of the block.
         kinds: the statistics to gather for each input.
         walk: gives the windows, and takes their output states.
         block: the block, on the device.
@@ -40,7 +46,6 @@ def run(
     def halt(place: int, x: Tensor) -> None:
         main.switch((place, x))
 
-    inputs = walk.gather(linears, block, [], windows=list(walk.windows)[:1])  # tells which linears share an input
     hooks = [
         linears[shared.linears[0]].register_forward_pre_hook(lambda _, given, place=place: halt(place, given[0]))
         for place, shared in enumerate(inputs)
@@ -60,6 +65,8 @@ def run(
             prune(shared)
         for one in passes:
             one.switch()
+            if not one.dead:
+                raise LorsError(f"the block uses one of {', '.join(linears)} twice: not supported linear by linear")
     finally:
         for hook in hooks:
             hook.remove()

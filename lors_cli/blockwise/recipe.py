@@ -86,6 +86,7 @@ def build(section: Prune, found: dict[str, nn.Linear], masks: Checkpoint | None)
     names = list(found)
     targets: dict[str, Pattern | None] = dict.fromkeys(names, section.sparsity)
     plain = set(names)
+    keys = dict.fromkeys(names, "prune.sparsity")
     for position, override in enumerate(section.overrides):
         key = f"prune.overrides[{position}]"
         for name in linears.select(names, [override.match], f"{key}.match"):
@@ -94,13 +95,14 @@ def build(section: Prune, found: dict[str, nn.Linear], masks: Checkpoint | None)
                 targets.pop(name, None)
             else:
                 targets[name] = override.sparsity
+                keys[name] = f"{key}.sparsity"
     if not targets:
         raise request_error("prune.overrides", "at least one linear left to prune", "all skipped", "skip fewer")
     for name, pattern in targets.items():
         columns = found[name].in_features
         if pattern and pattern.m and columns % pattern.m:
             raise request_error(
-                "prune.sparsity",
+                keys[name],
                 f"N:M with M dividing the inputs of every linear ({name} has {columns})",
                 str(pattern),
                 "use another M, or a fraction",

@@ -57,7 +57,7 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
     statistic = None
     if method.statistic in shared.statistics:
         statistic = shared.statistics[method.statistic].value()
-        if not bool(statistic.isfinite().all()):
+        if not mask.finite(statistic):
             raise LorsError(f"{first}: NaN or infinity in its calibration inputs; check the model, or its dtype")
     try:
         if method.prepare:

@@ -23,6 +23,7 @@ from lors_cli.blockwise.states import States
 from lors_cli.errors import LorsError
 from lors_cli.models import sequential
 from lors_cli.models.blocks import Blocks
+from lors_cli.sparsity import mask
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +136,16 @@ class Walk:
 
         return gather(linears, kinds, self.windows, run, whole=True)
 
+    def sample(self, block: nn.Module) -> Tensor:
+        """The output states of `block` on the first window."""
+        return self._output(block, next(iter(self.windows)))
+
     def forward(self, block: nn.Module, window: int, what: str) -> Tensor:
         """The output states of `block` on `window`."""
         self.step(what)
+        return self._output(block, window)
+
+    def _output(self, block: nn.Module, window: int) -> Tensor:
         if self._states is None:
             raise ValueError("a walk without states has no windows")
         return self._calls.run(block, self._index, window, self._states[window])
@@ -149,7 +157,7 @@ class Walk:
             LorsError: they are not finite.
 
         """
-        if not bool(states.isfinite().all()):
+        if not mask.finite(states):
             name = f"{self.blocks.prefix}.{self._index}"
             raise LorsError(f"{name}: NaN or infinity in its output; check the model, or use dtype: float32")
         if self._states and self._index + 1 < len(self.blocks):

@@ -43,7 +43,7 @@ def recognise(row: Row, source: Source, kind: str | None) -> str:
     """
     found = {
         "chat": "messages" in row or "conversations" in row,
-        "tokens": any(field in row for field in TOKEN_FIELDS) or isinstance(row.get(source.field or ""), list),
+        "tokens": any(isinstance(row.get(field), list) for field in (source.field or "", *TOKEN_FIELDS)),
         "text": isinstance(row.get(source.field or "text"), str),
     }
     recognised = (
@@ -102,7 +102,7 @@ def calibration_windows(
             documents = [partial(list, ids) for ids in rows]
             found = windows.random_windows(documents, source, length, count, seed)
     distinct = len(found.unique())
-    if distinct < FEW_TOKENS * min(found.numel(), len(tokenizer)):
+    if distinct < max(FEW_TOKENS * min(found.numel(), len(tokenizer)), 2):
         log.warning("%s: %d windows with only %d different tokens tell little", source.path, len(found), distinct)
     return found
 

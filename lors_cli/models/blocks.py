@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from lors_cli.artifacts.tensors import Checkpoint
 from lors_cli.errors import LorsError
 from lors_cli.models.linears import find_blocks
+from lors_cli.sparsity import mask
 
 
 class Blocks:
@@ -24,7 +25,7 @@ class Blocks:
     ) -> None:
         self.model = skeleton
         self.prefix, self._list = find_blocks(skeleton)
-        self._checkpoint, self._dtype, self._device = checkpoint, dtype, device
+        self._checkpoint, self.dtype, self._device = checkpoint, dtype, device
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
 
@@ -40,10 +41,10 @@ class Blocks:
 
         """
         block = self._list[index]
-        content = self._ahead.pop(index, None) or self._reader.submit(self._read, index)
+        stored = (self._ahead.pop(index, None) or self._reader.submit(self._read, index)).result()
         if index + 1 < len(self):
             self._ahead[index + 1] = self._reader.submit(self._read, index + 1)
-        with self._filled(block, self._checked(index, content.result())):
+        with self._filled(block, self._placed(index, stored)):
             yield block
 
     def _read(self, index: int) -> dict[str, Tensor]:
@@ -58,18 +59,21 @@ class Blocks:
             found[name] = copied.view(mapped.dtype).view(mapped.shape)
         return found
 
-    def _checked(self, index: int, content: dict[str, Tensor]) -> dict[str, Tensor]:
-        for name, tensor in content.items():
-            if not bool(tensor.isfinite().all()):
+    def _placed(self, index: int, content: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What was read, on the device; the caller's copy is given up on the way."""
+        placed = {name: content.pop(name).to(self._device, self.dtype) for name in list(content)}
+        for name, tensor in placed.items():
+            if not mask.finite(tensor):
                 full = f"{self.prefix}.{index}.{name}"
                 raise LorsError(f"{full}: NaN or infinity in its weights; check the model, or use dtype: float32")
-        return {name: tensor.to(self._device, self._dtype) for name, tensor in content.items()}
+        return placed
 
     @contextmanager
     def _filled(self, module: nn.Module, content: dict[str, Tensor]) -> Iterator[None]:
         """Give `module` the tensors of `content` on the device, and take them away again."""
         empty = {name: tensor.to("meta") for name, tensor in module.state_dict().items()}
         module.load_state_dict(content, assign=True)
+        content.clear()  # so that a weight is freed when it is replaced by its pruned one
         for part in module.modules():  # what no file holds, such as rotary frequencies
             for name, buffer in part.named_buffers(recurse=False):
                 part._buffers[name] = buffer.to(self._device)
@@ -93,7 +97,7 @@ class Blocks:
             for name, parameter in list(module.named_parameters(recurse=False)):
                 value = self._checkpoint.tensor(f"{names[id(module)]}.{name}".lstrip("."))
                 # on the CPU and as stored it stays memory-mapped: only the rows of the tokens at hand are read
-                module._parameters[name] = nn.Parameter(value.to(self._device, self._dtype), requires_grad=False)
+                module._parameters[name] = nn.Parameter(value.to(self._device, self.dtype), requires_grad=False)
                 emptied.append((module, name, parameter))
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self._device)

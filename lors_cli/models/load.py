@@ -159,7 +159,8 @@ def copy_config(source: Path, target: Path, dtype: torch.dtype) -> None:
 def head_width(model: PreTrainedModel) -> int:
     """Channels of an attention head."""
     config = model.config.get_text_config()
-    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # not getattr, which fails where the width differs from block to block
+    width: int = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
     return width
 
 

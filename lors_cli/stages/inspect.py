@@ -67,16 +67,17 @@ def inspect_model(
 
 def measure(weight: Tensor) -> dict[str, Any]:
     """The facts about one weight (R, C)."""
-    zeros = weight.numel() - int(torch.count_nonzero(weight))
+    support = weight != 0
+    zeros = weight.numel() - int(torch.count_nonzero(support))
     return {
         "shape": list(weight.shape),
         "dtype": tensors.dtype_name(weight.dtype),
         "parameters": weight.numel(),
         "zeros": zeros,
         "sparsity": zeros / weight.numel(),
-        "pattern": mask.detect(weight),
+        "pattern": mask.detect(support),
         "negative_zeros": mask.negative_zeros(weight),
-        "finite": bool(weight.isfinite().all()),
+        "finite": mask.finite(weight),
     }
 
 

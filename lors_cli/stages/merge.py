@@ -133,7 +133,7 @@ def _merged_tensors(
             tensor, module = file.get_tensor(key), key.removesuffix(".weight")
             if module in content.modules:
                 merged = _bind(content, module, tensor).merged_weight(tensor)
-                if not bool(merged.isfinite().all()):
+                if not mask.finite(merged):
                     raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
                 tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
                 todo.discard(module)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lors_cli import console, processes
 from lors_cli.artifacts import digest, publish, tensors
 from lors_cli.artifacts.shard_writer import ShardWriter
-from lors_cli.blockwise import estimate, interleave, profile, solve
+from lors_cli.blockwise import estimate, fold, interleave, profile, solve
 from lors_cli.blockwise.gather import Input
 from lors_cli.blockwise.recipe import PROFILE_STATISTIC, Recipe, build
 from lors_cli.blockwise.states import States
@@ -63,7 +63,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     partial = publish.partial_directory(output)
     shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
     need = estimate.estimate(skeleton, recipe, shape, device)
-    estimate.check(need, device, partial if partial.exists() else output)
+    estimate.check(need, device, partial)
 
     def work(partial: Path) -> dict[str, Any]:
         for line in need.lines():
@@ -83,7 +83,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         config=config,
         work=work,
         resumable=True,
-        plan=[f"{section.method} to {section.sparsity}, {len(recipe.targets)} linears", *need.lines()],
+        plan=[f"{section.method} to {section.sparsity or section.mask}, {len(recipe.targets)} linears", *need.lines()],
         report=lambda: console.result(str(output)),
     )
 
@@ -129,6 +129,8 @@ class _Pruning:
         record = Record(scratch)
         self.walk = self._walk(scratch, dtype, record)
         try:
+            if self.writer:  # first, because what is wrong with them should not come out last
+                self._copy_others(layout, self.writer)
             self._walk_through(record)
         except BaseException:
             if record.nothing_done():
@@ -136,7 +138,6 @@ class _Pruning:
             raise
         facts: dict[str, Any] = {}
         if self.writer:
-            self._copy_others(layout, self.writer)
             load.copy_config(self.directory, partial, dtype)
             tensors.copy_companions(self.directory, partial)
             made = {name: fact for block in record.done("prune") for name, fact in block.items()}
@@ -182,16 +183,27 @@ class _Pruning:
             inputs = self.walk.gather(targeted, block, self.recipe.statistics)
         else:
             inputs = [Input([name], {}, torch.empty(0, 0)) for name in targeted]
-        missing = targeted.keys() - {name for shared in inputs for name in shared.linears}
-        if missing:
-            raise LorsError(f"{prefix}.{min(missing)}: no calibration token reached it, so nothing tells what to prune")
+        _check_reached(prefix, targeted, inputs)
         if self.recipe.section.permute:
-            found = linears.block_linears(block)
-            solve.permute(found, prefix, inputs, self.recipe, load.head_width(self.skeleton))
+            self._permute(prefix, block, inputs)
         facts = self._solve(prefix, targeted, inputs)
         if self.recipe.statistics:
             self.walk.advance(block)
         return self._written(index, block, facts)
+
+    @torch.no_grad()
+    def _permute(self, prefix: str, block: nn.Module, inputs: list[Input]) -> None:
+        """Reorder inputs, and check that the block still computes the same."""
+        before = self.walk.sample(block).float()
+        width = load.head_width(self.skeleton)
+        names = solve.permute(linears.block_linears(block), prefix, inputs, self.recipe, width)
+        log.debug("%s: reordered the inputs of %s", prefix, ", ".join(names) or "none")
+        change = float((self.walk.sample(block).float() - before).norm() / before.norm())
+        if change > fold.tolerance(self.blocks.dtype):
+            raise LorsError(
+                f"{prefix}: reordering inputs changes what the block computes, by {change:.2g} of its output: something"
+                " between its linears tells channels apart; set prune.permute: false"
+            )
 
     def _prune_linear_by_linear(self, index: int, block: nn.Module) -> solve.Facts:
         """A visit in which each linear sees the pruned ones before it; one pass over the windows does."""
@@ -201,7 +213,9 @@ class _Pruning:
         def prune_input(shared: Input) -> None:
             facts.update(self._solve(prefix, targeted, [shared]))
 
-        interleave.run(targeted, self.recipe.statistics, self.walk, block, prune_input)
+        inputs = self.walk.gather(targeted, block, [], windows=list(self.walk.windows)[:1])
+        _check_reached(prefix, targeted, inputs)
+        interleave.run(targeted, inputs, self.recipe.statistics, self.walk, block, prune_input)
         return self._written(index, block, facts)
 
     def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> solve.Facts:
@@ -237,7 +251,7 @@ class _Pruning:
         for name, planned in layout.items():
             if not name.startswith(f"{self.blocks.prefix}."):
                 tensor = self.checkpoint.tensor(name).to(planned.dtype)
-                if not bool(tensor.isfinite().all()):
+                if not mask.finite(tensor):
                     raise LorsError(f"{name}: NaN or infinity in its weights; check the model")
                 writer.write(name, tensor)
 
@@ -247,6 +261,12 @@ class _Pruning:
         count, length = self.tokens.shape
         facts = {"windows": count, "tokens": count * length, "token_digest": digest.of_value(self.tokens.tolist())}
         return {"calibration": {**facts, "states": self.placement, "tokens_per_linear": seen}}
+
+
+def _check_reached(prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> None:
+    missing = targeted.keys() - {name for shared in inputs for name in shared.linears}
+    if missing:
+        raise LorsError(f"{prefix}.{min(missing)}: no calibration token reached it, so nothing tells what to prune")
 
 
 def _verify(directory: Path, recipe: Recipe, made: solve.Facts, trust_remote_code: bool) -> dict[str, Any]:
@@ -275,4 +295,6 @@ def _verify(directory: Path, recipe: Recipe, made: solve.Facts, trust_remote_cod
     log.info(
         "prune: the files keep their size; zeros are stored like other numbers, and dense kernels run at dense speed"
     )
-    return {key: found[key] for key in ("sparsity", "pattern", "modules")} | {"asked": str(recipe.section.sparsity)}
+    return {key: found[key] for key in ("sparsity", "pattern", "modules")} | {
+        "asked": recipe.section.model_dump(mode="json")["sparsity"]
+    }

@@ -48,7 +48,8 @@ def build(name: str) -> nn.Module:
 
 
 def exact_norm(norm: Any, x: Tensor) -> Tensor:
-    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm.weight
+    weight: Tensor = norm.weight
+    return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
 
 
 @pytest.mark.parametrize("name", list(FOLDED))
@@ -102,7 +103,8 @@ def attention(heads: int, groups: int, width: int, rows: int = 6) -> dict[str, n
 
 
 def test_query_heads_of_a_key_value_head_get_one_order_from_all_their_scores() -> None:
-    block, seen = attention(heads=6, groups=2, width=4), []
+    block = attention(heads=6, groups=2, width=4)
+    seen: list[Tensor] = []
     score = torch.arange(6 * 24.0).view(6, 24)
 
     def order(each: Tensor) -> Tensor:
@@ -116,13 +118,21 @@ def test_query_heads_of_a_key_value_head_get_one_order_from_all_their_scores() -
     ]
     for group in range(2):
         rows = {tuple(row.tolist()) for row in seen[group]}
-        assert rows == {tuple(score[r, 4 * h : 4 * h + 4].tolist()) for r in range(6) for h in range(3 * group, 3 * group + 3)}
+        assert rows == {
+            tuple(score[r, 4 * h : 4 * h + 4].tolist()) for r in range(6) for h in range(3 * group, 3 * group + 3)
+        }
 
 
 def test_the_order_of_channels_is_from_the_whole_score() -> None:
     block = {"mlp.gate_proj": nn.Linear(5, 8), "mlp.up_proj": nn.Linear(5, 8), "mlp.down_proj": nn.Linear(8, 5)}
-    score, seen = torch.rand(5, 8), []
-    fold.permuted(block, "mlp.down_proj", score, 3, 4, lambda each: seen.append(each) or torch.arange(8))
+    score = torch.rand(5, 8)
+    seen: list[Tensor] = []
+
+    def order(each: Tensor) -> Tensor:
+        seen.append(each)
+        return torch.arange(8)
+
+    fold.permuted(block, "mlp.down_proj", score, 3, 4, order)
     assert len(seen) == 1
     assert torch.equal(seen[0], score)
 

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -23,35 +25,37 @@ Run = Callable[[int], Tensor]
 
 
 @pytest.fixture
-def block() -> nn.Module:
+def model() -> nn.Module:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **COMMON)).eval()
-    found: nn.Module = linears.find_blocks(model)[1][0]
-    found.model = [model]  # type: ignore[assignment] # in a list, so that it is no submodule
-    return found
+    made: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **COMMON)).eval()
+    return made
 
 
 @pytest.fixture
-def run(block: nn.Module) -> Run:
+def block(model: nn.Module) -> nn.Module:
+    return linears.find_blocks(model)[1][0]
+
+
+@pytest.fixture
+def run(model: nn.Module, block: nn.Module) -> Run:
     torch.manual_seed(1)
     states: dict[int, Tensor] = {}
     ids = {window: torch.randint(1, 64, (1, LENGTH)) for window in range(WINDOWS)}
-    calls = sequential.capture(block.model[0], ids, states.__setitem__)  # type: ignore[operator, index]
+    calls = sequential.capture(model, ids, states.__setitem__)
     return lambda window: calls.run(block, 0, window, states[window])
 
 
-def count_outputs(block: nn.Module) -> tuple[dict[str, int], Callable[[], None]]:
-    """How often each module of `block` finishes, "" being itself; and what stops the count."""
-    counts = {name: 0 for name, _ in block.named_modules()}
-
-    def counter(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            counts[name] += 1
-
-        return hook
-
-    handles = [module.register_forward_hook(counter(name)) for name, module in block.named_modules()]
-    return counts, lambda: [handle.remove() for handle in handles] and None
+@contextmanager
+def outputs_counted(block: nn.Module) -> Iterator[Counter[str]]:
+    """How often each module of `block` finishes, "" being itself."""
+    counts: Counter[str] = Counter()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: counts.update([name]))
+        for name, module in block.named_modules()
+    ]
+    yield counts
+    for handle in handles:
+        handle.remove()
 
 
 def direct(block: nn.Module, run: Run) -> dict[str, list[Tensor]]:
@@ -105,9 +109,8 @@ def test_the_statistics_are_those_of_the_inputs(block: nn.Module, run: Run) -> N
 
 
 def test_a_pass_ends_at_the_last_linear(block: nn.Module, run: Run) -> None:
-    counts, stop = count_outputs(block)
-    gather(linears.block_linears(block), ["input_norm"], range(WINDOWS), run)
-    stop()
+    with outputs_counted(block) as counts:
+        gather(linears.block_linears(block), ["input_norm"], range(WINDOWS), run)
     for name in [name for group in GROUPS[:-1] for name in group]:
         assert counts[name] == WINDOWS, name
     # the first window tells which linear is the last; later ones are not taken through it
@@ -115,11 +118,10 @@ def test_a_pass_ends_at_the_last_linear(block: nn.Module, run: Run) -> None:
 
 
 def test_a_whole_pass_goes_to_the_end(block: nn.Module, run: Run) -> None:
-    counts, stop = count_outputs(block)
     outputs: dict[int, Tensor] = {}
     chosen = linears.block_linears(block)
-    gather(chosen, ["input_norm"], range(WINDOWS), lambda w: outputs.__setitem__(w, run(w)), whole=True)
-    stop()
+    with outputs_counted(block) as counts:
+        gather(chosen, ["input_norm"], range(WINDOWS), lambda w: outputs.__setitem__(w, run(w)), whole=True)
     assert {counts[name] for name in (*chosen, "mlp", "")} == {WINDOWS}
     with torch.no_grad():
         assert all(torch.equal(outputs[window], run(window)) for window in range(WINDOWS))
@@ -128,9 +130,8 @@ def test_a_whole_pass_goes_to_the_end(block: nn.Module, run: Run) -> None:
 def test_skipped_linears_are_not_gathered(block: nn.Module, run: Run) -> None:
     found = linears.block_linears(block)
     kept = {name: found[name] for name in ("self_attn.k_proj", "self_attn.o_proj", "self_attn.v_proj")}
-    counts, stop = count_outputs(block)
-    inputs = gather(kept, ["hessian"], range(WINDOWS), run)
-    stop()
+    with outputs_counted(block) as counts:
+        inputs = gather(kept, ["hessian"], range(WINDOWS), run)
     assert [shared.linears for shared in inputs] == [["self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"]]
     assert [counts[name] for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj")] == [WINDOWS, 1, 1]
     x = torch.cat(direct(block, run)["self_attn.v_proj"])
@@ -203,4 +204,6 @@ def test_an_input_permutes_all_that_it_holds() -> None:
     second.add(x[..., index].clone())
     assert torch.equal(first.probe, second.probe)
     for kind in kinds:
-        torch.testing.assert_close(first.statistics[kind].value(), second.statistics[kind].value(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            first.statistics[kind].value(), second.statistics[kind].value(), rtol=1e-5, atol=1e-6
+        )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
-from lors_cli.blockwise import walk
-from lors_cli.stages import prune
+from lors_cli.blockwise import estimate, solve, walk
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -101,13 +102,13 @@ def test_sigterm_stops_after_the_block(
 ) -> None:
     config = write_config()
     with monkeypatch.context() as patch:
-        original = prune.solve.prune
+        original = solve.prune
 
         def terminated(*args: Any) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
             return original(*args)
 
-        patch.setattr(prune.solve, "prune", terminated)
+        patch.setattr(solve, "prune", terminated)
         stopped = lors("prune", config, status=130)
     assert "stopped by SIGTERM after block 1 of 2" in stopped.stderr
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -257,8 +258,8 @@ def test_masks_of_the_wrong_shape(lors: Lors, write_config: WriteConfig, dense: 
 def test_too_little_disk_or_memory_is_said_before_the_work(
     lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prune.estimate, "_free_host", lambda: 1000)
-    monkeypatch.setattr(prune.estimate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(estimate, "_free_host", lambda: 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     refused = lors("prune", write_config(), status=2).stderr
     for part in ("output_dir", "free disk space", "free host memory", "prune.states: disk"):
         assert part in refused
@@ -295,3 +296,18 @@ def test_infinite_activations_name_the_block(
     failed = lors("prune", write_config(model=str(model)), status=1).stderr
     assert "model.layers.0" in failed
     assert "NaN or infinity" in failed
+
+
+def test_a_block_that_tells_channels_apart_is_not_permuted(
+    lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path
+) -> None:
+    """DiffLlama joins the values of two heads, so an order inside each head does not fold into ``v_proj``."""
+    settings = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("diffllama", **settings, num_attention_heads=4, num_key_value_heads=2)
+    model = tmp_path / "diffllama"
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    AutoTokenizer.from_pretrained(dense).save_pretrained(model)
+    asked = write_config(model=str(model), prune__method="ria", prune__permute=True)
+    assert "changes what the block computes" in lors("prune", asked, status=1).stderr
+    lors("prune", asked, "prune.permute=false")

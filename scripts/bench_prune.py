@@ -1,0 +1,146 @@
+"""Time and memory of `lors prune` on the shapes of a large model, from a few blocks of random weights.
+
+    python scripts/bench_prune.py --shape llama-3-8b --device cuda --json prune_bench.json
+    python scripts/bench_prune.py --shape tiny --device cpu        # checks the script itself
+
+Each method is run as a whole command on models of 2 and of 2 + BLOCKS blocks with the same calibration windows; the
+difference is the time of a block, which is scaled to the model's depth. The fused column kernel is timed against the
+plain loop on one block of columns, where there is a GPU.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from lors_cli.artifacts import manifest
+from lors_cli.artifacts.shard_writer import ShardWriter
+from lors_cli.kernels import sparsegpt as kernel
+from lors_cli.models import load, source
+from lors_cli.pruning import sparsegpt
+from lors_cli.sparsity.pattern import Pattern
+
+# hidden, intermediate, heads, key/value heads, blocks, vocabulary
+SHAPES = {
+    "llama-3-8b": (4096, 14336, 32, 8, 32, 128256),
+    "llama-3-70b": (8192, 28672, 64, 8, 80, 128256),
+    "tiny": (64, 128, 4, 2, 4, 49152),
+}
+
+
+def make_model(directory: Path, shape: str, blocks: int) -> Path:
+    """A Llama of `blocks` blocks with random bf16 weights."""
+    hidden, intermediate, heads, kv_heads, _, vocabulary = SHAPES[shape]
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        num_hidden_layers=blocks,
+        vocab_size=vocabulary,
+        dtype=torch.bfloat16,
+        architectures=[LlamaForCausalLM.__name__],
+    )
+    config.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(source.resolve(source.BUILT_IN)).save_pretrained(directory)
+    layout = load.layout(load.skeleton(directory, "bfloat16"))
+    writer = ShardWriter(directory, layout)
+    for name, planned in layout.items():
+        norm = planned.dim() == 1
+        writer.write(
+            name, torch.ones_like(planned, device="cpu") if norm else torch.randn(planned.shape).bfloat16() * 0.02
+        )
+    return directory
+
+
+def run(config: dict[str, Any], work: Path) -> dict[str, Any]:
+    """One `lors prune`; its seconds as a whole command, and its manifest's peak memory."""
+    path = work / "config.yaml"
+    path.write_text(json.dumps(config))
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "lors_cli", "prune", str(path), "--force"], check=True)
+    seconds = time.monotonic() - started
+    made = json.loads((Path(config["output_dir"]) / "pruned/lors.json").read_text())
+    return {"seconds": seconds, "work_seconds": made["seconds"], **made["peak_memory"]}
+
+
+def columns(device: str, rows: int) -> dict[str, float]:
+    """Milliseconds of one block of 128 columns for `rows` rows: the plain loop, and the fused kernel on a GPU."""
+    weight = torch.randn(rows, 128, device=device)
+    factor = torch.linalg.cholesky(torch.eye(128, device=device) + 0.1, upper=True)
+    pattern = Pattern.parse("2:4")
+    found = {}
+    ways = {"plain": sparsegpt.prune_block} | ({"fused": kernel.prune_block} if kernel.available(weight) else {})
+    for name, way in ways.items():
+        way(weight, factor, pattern, None)
+        times = []
+        for _ in range(10):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            way(weight, factor, pattern, None)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        found[name] = sorted(times)[len(times) // 2] * 1e3
+    return found
+
+
+def main() -> None:
+    """Run the benchmark and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-3-8b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--blocks", type=int, default=4, help="blocks beyond the first two")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    depth, intermediate = SHAPES[options.shape][4], SHAPES[options.shape][1]
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        draw = random.Random(0)
+        rows = [{"input_ids": [draw.randrange(49152) for _ in range(options.length)]} for _ in range(options.samples)]
+        (work / "tokens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        models = {n: make_model(work / f"model{n}", options.shape, n) for n in (2, 2 + options.blocks)}
+        for method in ("sparsegpt", "wanda"):
+            found = {}
+            for blocks, model in models.items():
+                calibration = {"dataset": str(work / "tokens.jsonl"), "samples": options.samples}
+                section = {"method": method, "sparsity": "2:4", "calibration": calibration}
+                calibration["sequence_length"] = options.length
+                output = str(work / "out")
+                found[blocks] = run(
+                    {"model": str(model), "output_dir": output, "device": options.device, "prune": section}, work
+                )
+            few, many = found[2], found[2 + options.blocks]
+            block = (many["work_seconds"] - few["work_seconds"]) / options.blocks
+            whole = few["work_seconds"] + (depth - 2) * block
+            results[method] = {"seconds_per_block": block, "seconds_for_all_blocks": whole, "runs": found}
+    results["columns_ms"] = columns(options.device, intermediate)
+    results |= {"shape": options.shape, "samples": options.samples, "sequence_length": options.length}
+    results |= {"command": " ".join(sys.argv), "hardware": manifest.hardware(), "versions": manifest.versions()}
+    print(
+        "| method | seconds a block | seconds for the model | peak host GB | peak GPU GB |\n|---|---:|---:|---:|---:|"
+    )
+    for method in ("sparsegpt", "wanda"):
+        result = results[method]
+        peak = result["runs"][2 + options.blocks]
+        sizes = f"{peak['host_bytes'] / 1e9:.2f} | {peak.get('gpu_bytes', 0) / 1e9:.2f}"
+        print(f"| {method} | {result['seconds_per_block']:.2f} | {result['seconds_for_all_blocks']:.1f} | {sizes} |")
+    print("128 columns of the widest linear, ms:", results["columns_ms"])
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
