@@ -66,7 +66,7 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
         raise LorsError(f"{first}: {error}") from None
     dense = {name: linear.weight.data for name, linear in linears.items()}
     for names in _together(list(linears), prefix, recipe):
-        stacked = torch.cat([dense[name] for name in names])
+        stacked = torch.cat([dense[name] for name in names]) if len(names) > 1 else dense[names[0]]
         try:
             pruned = _pruned(f"{prefix}.{names[0]}", stacked, statistic, shared, recipe)
         except LorsError as error:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lors_cli.errors import LorsError
+
 PLACEMENTS = ("device", "host", "disk")
 
 
@@ -44,7 +46,17 @@ class States:
         return (self._from_file(window) if held is None else held).to(self._device)
 
     def put(self, window: int, states: Tensor) -> None:
-        """Keep the states of `window` for the next block."""
+        """Keep the states of `window` for the next block.
+
+        Raises:
+            LorsError: they have another shape or dtype than announced.
+
+        """
+        if states.shape != self._shape or states.dtype != self._dtype:
+            raise LorsError(
+                f"a block's states are {tuple(states.shape)} {states.dtype}, not {self._shape} {self._dtype}: this"
+                " architecture is not supported"
+            )
         if self._placement != "disk":
             self._held[window] = states if self._placement == "device" else states.cpu()
         content = states.cpu().contiguous().view(torch.uint8).numpy()

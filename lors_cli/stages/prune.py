@@ -179,7 +179,7 @@ class _Pruning:
     def _prune(self, index: int, block: nn.Module) -> solve.Facts:
         """A visit that gathers the statistics of the whole block, prunes it, and runs it again."""
         targeted, prefix = self._targeted(index, block), f"{self.blocks.prefix}.{index}"
-        if self.recipe.statistics:
+        if self.recipe.statistics and targeted:
             inputs = self.walk.gather(targeted, block, self.recipe.statistics)
         else:
             inputs = [Input([name], {}, torch.empty(0, 0)) for name in targeted]
