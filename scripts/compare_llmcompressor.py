@@ -66,6 +66,7 @@ def compare(arguments: list[str]) -> None:
                 command, output = _command(tool, method, python[tool], model, calibration, windows, work)
                 shutil.rmtree(output.parent, ignore_errors=True)
                 print(f"{repeat + 1}/{repeats}: {method} with {tool}", file=sys.stderr)
+                _child(python[tool], "versions", *PACKAGES[tool])  # so that the disk is warm for both
                 figures = _measured(command, work / f"{output.parent.name}.log")
                 runs.append({"method": method, "tool": tool, "repeat": repeat, **figures})
         for method in METHODS:

@@ -14,7 +14,6 @@ with the largest sum of L1 distances between t_g and s_c. Only these distances a
 from collections.abc import Iterator
 
 import torch
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from lors_cli.errors import LorsError
@@ -72,6 +71,8 @@ def _allocate(score: Tensor, m: int) -> Tensor:
 
 def _assign(score: Tensor, index: Tensor, position: int, n: int, m: int) -> Tensor:
     """`index` with the channels at `position` of each group of M exchanged in the best way."""
+    from scipy.optimize import linear_sum_assignment  # only here: it takes a second to import
+
     groups = score.shape[1] // m
     distance = torch.zeros(groups, groups, dtype=torch.float64, device=score.device)
     for chunk in _chunks(score, index, m):

@@ -12,13 +12,13 @@ and float32 runs agree with it where the inputs agree.
 """
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lors_cli.errors import LorsError
-from lors_cli.kernels import sparsegpt as kernel
 from lors_cli.sparsity.pattern import Pattern
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def prune(weight: Tensor, statistic: Factor, pattern: Pattern, *, block_size: in
     factor = statistic.upper
     work = weight.to(factor.dtype, copy=True)
     work[:, statistic.dead] = 0  # the weights of features that are always zero do nothing
-    solve = kernel.prune_block if kernel.available(work) else prune_block
+    solve = _solver(work)
     group = pattern.m or 1
     width = max(block_size // group, 1) * group
     for start in range(0, work.shape[1], width):
@@ -76,6 +76,16 @@ def prune(weight: Tensor, statistic: Factor, pattern: Pattern, *, block_size: in
         work[:, block], errors = solve(work[:, block], upper, pattern, removed)
         work[:, rest] -= errors @ factor[block, rest]
     return work.to(weight.dtype)
+
+
+def _solver(work: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The GPU kernel where it can be used, else the plain loop."""
+    if work.is_cuda:
+        from lors_cli.kernels import sparsegpt as kernel  # Triton takes seconds to import, in vain on a CPU
+
+        if kernel.available(work):
+            return kernel.prune_block
+    return prune_block
 
 
 def prune_block(weight: Tensor, factor: Tensor, pattern: Pattern, removed: Tensor | None) -> tuple[Tensor, Tensor]:
