@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, so that ``lors --help`` answers at once
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def _reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose:
     """Set the console up; turn what goes wrong into a message and an exit status."""
     # of several processes the first speaks; the others say only what goes wrong with them alone
     console.setup(-1 if quiet or processes.rank() else int(verbose or debug))
+    # SIGTERM, the warning of a scheduler, ends like Ctrl-C: with a message, and with what was saved kept
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -58,6 +61,8 @@ def _reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose:
     except Exception as error:
         console.error(error, debug=debug)
         raise SystemExit(1) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stage_command(name: str, stages: Callable[[object], list[str]], summary: str) -> None:

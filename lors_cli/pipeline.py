@@ -236,7 +236,9 @@ def _run(config: Config, stages: list[str], *, force: bool, dry_run: bool) -> No
         raise RequestError(*dict.fromkeys(problems))  # stages that share a fault name it once
     for job in jobs:
         if dry_run and processes.rank() == 0:
-            console.result("\n".join(f"{job.stage}: {line}" for line in [*job.plan, f"writes {job.output}"]))
+            left = [f"goes on with what an interrupted run left in {_partial(job)}"] if _left(job) and not force else []
+            lines = [*job.plan, *left, f"writes {job.output}"]
+            console.result("\n".join(f"{job.stage}: {line}" for line in lines))
         elif not dry_run:
             perform(job, force=force)
             if processes.rank() == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import __version__
-from lors_cli.artifacts import digest
+from lors_cli.artifacts import digest, tensors
 from lors_cli.errors import LorsError
 
 NAME = "lors.json"
@@ -35,13 +35,21 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all."""
+    """Write `value` as JSON, whole or not at all.
+
+    Raises:
+        LorsError: the write failed.
+
+    """
     aside = path.with_name(path.name + ".new")
-    with aside.open("w") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("w") as file:
+            file.write(json.dumps(value, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise tensors.write_failed(path, error) from None
 
 
 def versions() -> dict[str, str]:

@@ -26,17 +26,18 @@ def publish(partial: Path, final: Path) -> None:
     """Give the finished `partial` its final name. What `final` held before is removed only after the swap."""
     shutil.rmtree(partial / "work", ignore_errors=True)
     for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+        flush(path)
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
-    _flush(final.parent)
+    flush(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,6 @@ file. A tensor that was written may be written again with the same values: that 
 """
 
 import json
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
-from lors_cli.artifacts import tensors
+from lors_cli.artifacts import publish, tensors
+from lors_cli.errors import LorsError
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -22,14 +22,22 @@ MAX_SHARD_BYTES = 5 * 10**9
 class ShardWriter:
     """Writes the tensors of `layout` (meta tensors by name, in the model's order) into `directory`.
 
-    The split into files and the index are those of transformers' ``save_pretrained``.
+    The split into files and the index are those of transformers' ``save_pretrained``. One that is `going_on` expects
+    the files as an earlier one left them.
 
     Raises:
-        LorsError: a write failed (a full disk, say).
+        LorsError: a write failed (a full disk, say), or a file to go on with is missing or has another size.
 
     """
 
-    def __init__(self, directory: Path, layout: dict[str, Tensor], max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        layout: dict[str, Tensor],
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+        *,
+        going_on: bool = False,
+    ) -> None:
         self.directory = directory
         self._layout = layout
         self._place: dict[str, tuple[Path, int]] = {}
@@ -37,13 +45,13 @@ class ShardWriter:
             layout, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_bytes
         )
         for file, names in split.filename_to_tensors.items():
-            self._open(directory / file, {name: layout[name] for name in names})
+            self._open(directory / file, {name: layout[name] for name in names}, going_on=going_on)
         if split.is_sharded:
             sizes = {"total_parameters": sum(t.numel() for t in layout.values()), **split.metadata}
             index = {"metadata": sizes, "weight_map": split.tensor_to_filename}
             (directory / tensors.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-    def _open(self, path: Path, content: dict[str, Tensor]) -> None:
+    def _open(self, path: Path, content: dict[str, Tensor], *, going_on: bool) -> None:
         """Create the file with its header, and remember where each tensor of `content` belongs."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
@@ -62,10 +70,15 @@ class ShardWriter:
         start = 8 + len(text)
         for name in content:
             self._place[name] = (path, start + self._place[name][1])
+        if going_on:
+            if not path.is_file() or path.stat().st_size != start + end:
+                raise LorsError(f"{path} is not as the interrupted run left it; --force starts over")
+            return
         try:
-            with path.open("r+b" if path.exists() else "w+b") as file:
+            with path.open("w+b") as file:
                 file.write(struct.pack("<Q", len(text)) + text)
                 file.truncate(start + end)
+            publish.flush(path.parent)
         except OSError as error:
             raise tensors.write_failed(path, error) from None
 
@@ -86,8 +99,7 @@ class ShardWriter:
     def flush(self, prefix: str) -> None:
         """Bring the tensors whose names start with `prefix` to the disk itself."""
         for path in {path for name, (path, _) in self._place.items() if name.startswith(prefix)}:
-            descriptor = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+                publish.flush(path)
+            except OSError as error:
+                raise tensors.write_failed(path, error) from None

@@ -49,6 +49,8 @@ def shards(directory: Path) -> list[Path]:
         try:
             content = json.loads(index.read_text(), object_pairs_hook=_each_name_once)
             names = {str(Path(name)) for name in content["weight_map"].values()}
+            if any(Path(name).name != name for name in names):
+                raise ValueError("it names files in other directories")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise LorsError(f"{index} is damaged: {error}; copy it again from its source") from None
     if not names:

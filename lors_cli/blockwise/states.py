@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lors_cli.artifacts import publish
 from lors_cli.errors import LorsError
 
 PLACEMENTS = ("device", "host", "disk")
@@ -68,11 +69,7 @@ class States:
     def turn(self) -> None:
         """All were put: bring them to the disk; they are now the states that enter the next block."""
         self._block += 1
-        descriptor = os.open(self._path(self._block), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        publish.flush(self._path(self._block))
 
     def remove(self) -> None:
         """Delete the files."""
@@ -84,6 +81,10 @@ class States:
 
     def _from_file(self, window: int) -> Tensor:
         # mapped window by window, so that the pages are given back with the tensor
-        mapped = np.memmap(self._path(self._block), np.uint8, "c", window * self._bytes, (self._bytes,))
+        path = self._path(self._block)
+        try:
+            mapped = np.memmap(path, np.uint8, "c", window * self._bytes, (self._bytes,))
+        except (OSError, ValueError) as error:
+            raise LorsError(f"{path} is not as the interrupted run left it ({error}); --force starts over") from None
         found = torch.from_numpy(mapped).view(self._dtype).view(self._shape)
         return found.clone() if self._placement == "host" else found

@@ -35,7 +35,10 @@ class Record:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "progress.json"
-        found = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        try:
+            found = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        except ValueError as error:
+            raise LorsError(f"{self._path} is damaged ({error}); --force starts over") from None
         self.phases: dict[str, list[Any]] = processes.agree(found)
 
     def done(self, phase: str) -> list[Any]:

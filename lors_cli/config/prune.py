@@ -112,6 +112,8 @@ class Prune(Section):
             raise ValueError("sequential: block with permute, which changes several linears together")
 
     def _check_profile(self, fraction: bool) -> None:
+        if self.mask:
+            raise ValueError("no profile with from_mask: the mask says what each block gets")
         if not fraction or self.sparsity is None:
             raise ValueError("a fraction as sparsity with a profile: N:M cannot vary from block to block")
         if not self.profile_range < min(self.sparsity.sparsity, 1 - self.sparsity.sparsity):

@@ -104,6 +104,8 @@ def calibration_windows(
     distinct = len(found.unique())
     if distinct < max(FEW_TOKENS * min(found.numel(), len(tokenizer)), 2):
         log.warning("%s: %d windows with only %d different tokens tell little", source.path, len(found), distinct)
+    if len(tokenizer.decode(found[0])) < length:
+        log.warning("%s: more tokens than characters; the tokenizer does not know this script", source.path)
     return found
 
 

@@ -11,12 +11,16 @@ def prune(weight: Tensor, statistic: Tensor, pattern: Pattern | None) -> Tensor:
     """Keep the weights of `weight` (R, C) where `statistic` (R, C) is true or nonzero.
 
     Raises:
-        LorsError: the mask has another shape, or does not hold the asked `pattern`.
+        LorsError: the mask has another shape, holds NaN, keeps everything, or does not hold the asked `pattern`.
 
     """
     if statistic.shape != weight.shape:
         raise LorsError(f"the mask has shape {tuple(statistic.shape)}, the weight {tuple(weight.shape)}")
     kept = statistic != 0
+    if bool(statistic.isnan().any()) or bool(kept.all()):
+        raise LorsError(
+            f"the mask {'keeps every weight' if kept.all() else 'holds NaN'}; skip that linear, or mend the mask"
+        )
     if pattern and not mask.holds(kept, pattern):
         raise LorsError(f"the mask does not hold {pattern}")
     return weight.where(kept, 0)

@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, shard: int) -> None:
     for name, tensor in items[:7]:
         first.write(name, tensor)
     first.write(items[7][0], torch.full_like(items[7][1], 9.0))  # half-done: other values
-    again = ShardWriter(tmp_path / "parts", load.layout(given), shard)
+    again = ShardWriter(tmp_path / "parts", load.layout(given), shard, going_on=True)
     assert {name: len(text) for name, text in files(tmp_path / "parts").items()} == {
         name: len(text) for name, text in expected.items()
     }
@@ -123,13 +123,17 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, shard: int) -> None:
     assert files(tmp_path / "parts") == expected
 
 
-def test_a_file_that_was_cut_or_is_too_long_gets_its_size_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["gone", "cut", "long"])
+def test_files_to_go_on_with_are_as_they_were_left(tmp_path: Path, damage: str) -> None:
     given = model()
     expected = written(given, tmp_path / "parts", SEVERAL)
-    cut, long = sorted((tmp_path / "parts").glob("*.safetensors"))[:2]
-    cut.write_bytes(cut.read_bytes()[:50])
-    with long.open("ab") as file:
-        file.write(b"more")
+    damaged = min((tmp_path / "parts").glob("*.safetensors"))
+    if damage == "gone":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes()[:50] if damage == "cut" else damaged.read_bytes() + b"more")
+    with pytest.raises(LorsError, match="--force starts over"):
+        ShardWriter(tmp_path / "parts", load.layout(given), SEVERAL, going_on=True)
     assert written(given, tmp_path / "parts", SEVERAL) == expected
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from lors_cli.blockwise.states import PLACEMENTS, States
+from lors_cli.errors import LorsError
 
 SHAPE = (5, 6)
 CPU = torch.device("cpu")
@@ -150,5 +151,5 @@ def test_a_file_is_read_at_need_only_from_the_disk(tmp_path: Path) -> None:
     put_all(states, 0)
     states.turn()
     states.remove()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(LorsError, match="starts over"):
         states[0]

@@ -257,3 +257,10 @@ def test_one_token_repeated_warns_in_few_tokens_too(
 ) -> None:
     windows(make([{"input_ids": [7] * 64}]), tokenizer, 4)
     assert caplog.records
+
+
+def test_a_script_that_the_tokenizer_does_not_know_warns(
+    make: Make, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    windows(make([{"text": "".join(chr(0x4E00 + i) for i in range(200))}]), tokenizer, 4)
+    assert "does not know this script" in caplog.text

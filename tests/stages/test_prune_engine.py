@@ -195,6 +195,43 @@ def test_an_external_mask_from_a_file_or_a_model(lors: Lors, write_config: Write
     assert "does not hold 1:4" in refused.stderr
 
 
+def test_masks_that_mean_nothing(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
+    masks_of = {name: tensor for name, tensor in load_file(dense / "model.safetensors").items() if "proj" in name}
+    config = write_config(prune__method="from_mask", prune__mask=str(tmp_path / "m.safetensors"), prune__sparsity=...)
+    save_file(masks_of, tmp_path / "m.safetensors")
+    assert "keeps every weight" in lors("prune", config, status=1).stderr
+    for tensor in masks_of.values():
+        tensor[:, ::2] = 0
+        tensor[0, 0] = float("nan")
+    save_file(masks_of, tmp_path / "m.safetensors")
+    assert "holds NaN" in lors("prune", config, "--force", status=1).stderr
+
+
+@pytest.mark.parametrize("damage", ["weights gone", "weights zero", "states gone", "states cut", "progress cut"])
+def test_damage_to_what_an_interrupted_run_left(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, damage: str
+) -> None:
+    config = write_config()
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(1, patch)
+        lors("prune", config, status=130)
+    assert "goes on with what" in lors("prune", config, "--dry-run").stdout
+    partial = tmp_path / "run/.pruned.partial"
+    what, how = damage.split()
+    names = {"weights": "model.safetensors", "states": "work/states-1", "progress": "work/progress.json"}
+    path = partial / names[what]
+    if how == "gone":
+        path.unlink()
+    elif how == "zero":
+        header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+        path.write_bytes(path.read_bytes()[:header] + bytes(path.stat().st_size - header))
+    else:
+        path.write_bytes(path.read_bytes()[:10])
+    assert "--force starts over" in lors("prune", config, status=1).stderr
+    assert not (tmp_path / "run/pruned").exists()
+    lors("prune", config, "--force")
+
+
 def test_repair_keeps_the_pattern_and_changes_the_mask(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     changed = 0
     for method in ("magnitude", "wanda", "sparsegpt"):
@@ -233,6 +270,10 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"prune__method": "ria", "prune__sparsity": 0.5, "prune__permute": True}, ["permute: false"]),
     ({"prune__method": "magnitude", "prune__repair": "dsnot", "prune__calibration": ...}, ["because dsnot looks"]),
     ({"prune__exponent": 0.7}, ["no exponent"]),
+    (
+        {"prune__method": "from_mask", "prune__mask": "x", "prune__profile": "owl", "prune__sparsity": 0.5},
+        ["no profile with from_mask"],
+    ),
 ]
 
 
