@@ -78,7 +78,12 @@ def test_manifests_tell_the_story(lors: Lors, write_config: WriteConfig, tmp_pat
 def test_dry_run_writes_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     shown = lors("run", write_config(), "--dry-run").stdout
     assert not (tmp_path / "run").exists()
-    for line in ("prune: wanda on cpu: 14 linears to 2:4", "train: memory:", "merge: writes", "eval: dense, pruned, merged"):
+    for line in (
+        "prune: wanda on cpu: 14 linears to 2:4",
+        "train: memory:",
+        "merge: writes",
+        "eval: dense, pruned, merged",
+    ):
         assert line in shown
 
 
