@@ -4,10 +4,14 @@ Shapes, everywhere in this package: weight (R, C) = (out, in), N tokens, X (N, C
 lora_B (R, rank), ``scale = alpha / rank``. There is no merged state: merging writes a new model.
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Checkpointing = bool | Literal["reentrant"]
 
 
 class Adapter(nn.Module):
@@ -19,21 +23,29 @@ class Adapter(nn.Module):
         alpha: the update is scaled by ``alpha / rank``.
         dropout: probability of dropping an input of the update, for the methods that have it.
         checkpoint: whether the method's own intermediate tensors are recomputed in backward instead of saved
-            (the "-gc" variants of the papers).
+            (the "-gc" variants of the papers); "reentrant" as PyTorch's older checkpoints do it, which run the whole
+            forward again.
 
     """
 
     parameter_names: ClassVar[tuple[str, ...]]
+    # Which settings of a training it has, by their names in a config.
+    options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
-        self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0, checkpoint: bool = False
+        self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0, checkpoint: Checkpointing = False
     ) -> None:
         super().__init__()
         self.linear = linear.requires_grad_(False)
         self.rank = rank
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
-        self.checkpoint = checkpoint
+        self.checkpoint: Checkpointing = checkpoint
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, C)."""
+        return self.linear.out_features, self.linear.in_features
 
     @property
     def parameter_dtype(self) -> torch.dtype:
@@ -63,15 +75,37 @@ class Adapter(nn.Module):
         """The trainable tensors by their names in an adapter file."""
         return {name: getattr(self, name) for name in self.parameter_names}
 
+    def _as_multiplied(self, x: Tensor) -> Tensor:
+        """`x` in the dtype that a linear would multiply it in: autocast's, else its own, which must be the weight's."""
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+            return x.to(torch.get_autocast_dtype(kind))
+        if x.dtype != self.linear.weight.dtype:
+            raise TypeError(f"inputs of the weight's dtype {self.linear.weight.dtype}, got {x.dtype}")
+        return x
+
+    def _checkpointed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``function(x)``, recomputed in backward if this adapter does so."""
+        if not self.checkpoint or not torch.is_grad_enabled():
+            return function(x)
+        if self.checkpoint == "reentrant":
+            # such checkpoints give gradients only where an argument needs one; the first block's x does not
+            anchor = torch.empty(0, device=x.device, requires_grad=True)
+            found: Any = checkpoint(lambda x, _: function(x), x, anchor, use_reentrant=True)
+        else:
+            found = checkpoint(function, x, use_reentrant=False)
+        result: Tensor = found
+        return result
+
 
 class LowRankAdapter(Adapter):
     """An adapter whose update is a function of the product ``lora_B @ lora_A``."""
 
     parameter_names = ("lora_A", "lora_B")
 
-    def __init__(self, linear: nn.Linear, **options: float) -> None:
-        super().__init__(linear, **options)  # type: ignore[arg-type]
-        rows, columns = linear.weight.shape
+    def __init__(self, linear: nn.Linear, **options: Any) -> None:
+        super().__init__(linear, **options)
+        rows, columns = self.shape
         self.lora_A = self.new_parameter(self.rank, columns)
         self.lora_B = self.new_parameter(rows, self.rank)
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)

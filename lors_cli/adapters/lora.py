@@ -13,6 +13,8 @@ from lors_cli.adapters.base import LowRankAdapter, low_rank_sum
 class LoRA(LowRankAdapter):
     """The low-rank update as its own path beside the frozen linear."""
 
+    options = frozenset({"dropout"})
+
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
         hidden = F.linear(self.dropout(x), self.lora_A.to(x.dtype))

@@ -1,15 +1,22 @@
 """SPP: W' = W + s W * repeat(alpha, R/r) * beta, with alpha (r, C) random and beta (R, 1) zero at the start.
 
 Lu et al. 2024, "SPP: Sparsity-Preserved Parameter-Efficient Fine-Tuning for Large Language Models", arXiv 2405.16057.
-Each row of alpha serves R/r consecutive rows of W, so the rank must divide R. The product with W keeps
-every zero. Computed as in the paper, Y = F(X, W) + s F(dropout(X), W * alpha * beta); with ``checkpoint`` the second
-term is computed again in backward instead of saved ("SPP-gc").
+Each row of alpha serves R/r consecutive rows of W, so the rank must divide R. The product with W keeps every zero.
+Three ways to compute the same (multiply-adds with R x C weights and N tokens, what is saved besides parameters):
+
+    listing    Y = F(X, W) + s F(dropout(X), W * alpha * beta)          2RCN + 3RCN   X and three R x C
+    columns    Eq. 7: the second term in r slices of R/r outputs        2RCN + 2RCN   X and Y
+    merged     Y = F(X, W'), in `lors_cli.adapters.spp_merged`            RCN + 2RCN   X
+
+With ``checkpoint`` the listing's second term is computed again in backward instead of saved ("SPP-gc"). The LoRS
+paper's backward count of it is SQFT-gc's: the separate F(X, W) costs one product more.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from lors_cli.adapters.base import Adapter
 
@@ -18,10 +25,11 @@ class SPP(Adapter):
     """A multiplicative update: one learned factor for each weight, built from a few columns and rows."""
 
     parameter_names = ("spp_alpha", "spp_beta")
+    options = frozenset({"dropout", "adapter_checkpointing"})
 
-    def __init__(self, linear: nn.Linear, **options: float) -> None:
-        super().__init__(linear, **options)  # type: ignore[arg-type]
-        rows, columns = linear.weight.shape
+    def __init__(self, linear: nn.Linear, **options: Any) -> None:
+        super().__init__(linear, **options)
+        rows, columns = self.shape
         self.spp_alpha = self.new_parameter(self.rank, columns)
         self.spp_beta = self.new_parameter(rows, 1)
         nn.init.kaiming_uniform_(self.spp_alpha, a=5**0.5)
@@ -35,22 +43,30 @@ class SPP(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
-        if self.checkpoint and torch.is_grad_enabled():
-            update: Tensor = checkpoint(self._update, x, use_reentrant=False)
-        else:
-            update = self._update(x)
-        y: Tensor = self.linear(x) + self.scale * update
+        y: Tensor = self.linear(x) + self.scale * self._checkpointed(self._update, x)
         return y
 
     def _update(self, x: Tensor) -> Tensor:
-        return F.linear(self.dropout(x), self._product(self.linear.weight).to(x.dtype))
-
-    def _product(self, weight: Tensor) -> Tensor:
-        """W * repeat(alpha) * beta, (R, C), in the precision of the adapter."""
-        repeats = weight.shape[0] // self.rank
-        return weight * self.spp_alpha.repeat_interleave(repeats, dim=0) * self.spp_beta
+        weight = self.linear.weight
+        rows, columns = self.shape
+        # repeated to the weight's shape as in the listing, which is what autograd then keeps
+        alpha = self.spp_alpha.to(weight.dtype).repeat_interleave(rows // self.rank, dim=0)
+        beta = self.spp_beta.to(weight.dtype).repeat_interleave(columns, dim=1)
+        return F.linear(self.dropout(x), weight * alpha * beta)
 
     def merged_weight(self, weight: Tensor) -> Tensor:
-        """W + s W * alpha * beta, with W's support."""
-        update = self._product(weight)
+        """W + s W * alpha * beta, with W's support, in the adapter's precision and rounded once."""
+        update = weight * self.spp_alpha.repeat_interleave(weight.shape[0] // self.rank, dim=0) * self.spp_beta
         return (weight.to(update.dtype) + self.scale * update).to(weight.dtype)
+
+
+class SPPColumns(SPP):
+    """SPP by the paper's Eq. 7: each slice of outputs sees X scaled by its row of alpha; no factor of W's size."""
+
+    options = frozenset({"dropout"})
+
+    def _update(self, x: Tensor) -> Tensor:
+        x, alpha = self.dropout(x), self.spp_alpha.to(x.dtype)
+        slices = self.linear.weight.chunk(self.rank)
+        product = torch.cat([F.linear(x * alpha[i], slices[i]) for i in range(self.rank)], dim=-1)
+        return product * self.spp_beta.to(product.dtype).squeeze(1)

@@ -5,10 +5,8 @@ Autograd masks the gradient of the update and keeps W' and M for backward (three
 with ``checkpoint`` they are computed again instead (the "SQFT-gc" of the LoRS paper).
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from lors_cli.adapters.base import LowRankAdapter
 
@@ -16,12 +14,11 @@ from lors_cli.adapters.base import LowRankAdapter
 class SQFT(LowRankAdapter):
     """The masked low-rank update, added to the weight before the product with X."""
 
+    options = frozenset({"adapter_checkpointing"})
+
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
-        if self.checkpoint and torch.is_grad_enabled():
-            y: Tensor = checkpoint(self._forward, x, use_reentrant=False)
-            return y
-        return self._forward(x)
+        return self._checkpointed(self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.merged_weight(self.linear.weight), self.linear.bias)

@@ -105,7 +105,8 @@ class Pruning:
         facts = self._solve(prefix, targeted, inputs)
         if self.recipe.statistics:
             self.walk.advance(block)
-        return self._written(index, block, facts)
+        self._write(index, block)
+        return facts
 
     @torch.no_grad()
     def _permute(self, prefix: str, block: nn.Module, inputs: list[Input]) -> None:
@@ -132,7 +133,8 @@ class Pruning:
         inputs = self.walk.gather(targeted, block, [], windows=list(self.walk.windows)[:1])
         _check_reached(prefix, targeted, inputs)
         interleave.run(targeted, inputs, self.recipe.statistics, self.walk, block, prune_input)
-        return self._written(index, block, facts)
+        self._write(index, block)
+        return facts
 
     def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> solve.Facts:
         self.walk.say(f"pruning {', '.join(name for shared in inputs for name in shared.linears)}")
@@ -152,11 +154,10 @@ class Pruning:
             )
         return facts
 
-    def _written(self, index: int, block: nn.Module, facts: solve.Facts) -> solve.Facts:
+    def _write(self, index: int, block: nn.Module) -> None:
         if self.writer:
             for name, tensor in block.state_dict().items():
                 self.writer.write(f"{self.blocks.prefix}.{index}.{name}", tensor)
-        return facts
 
     def _flush(self, index: int) -> None:
         if self.writer:

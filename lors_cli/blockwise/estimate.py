@@ -13,11 +13,10 @@ from lors_cli import processes
 from lors_cli.blockwise.recipe import Recipe
 from lors_cli.blockwise.states import PLACEMENTS
 from lors_cli.errors import Problem, RequestError
-from lors_cli.models import linears, load
+from lors_cli.models import linears, load, memory
 
 # What the last linears of an attention and of an MLP are called.
 OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2", "dense")
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
 
     """
     prefix, blocks = linears.find_blocks(model)
-    size = load.layout(model)[f"{prefix}.0.{next(iter(blocks[0].state_dict()))}"].dtype.itemsize
+    layout = load.layout(model)
+    size = layout[f"{prefix}.0.{next(iter(blocks[0].state_dict()))}"].dtype.itemsize
     block = max(sum(p.numel() for p in one.parameters()) for one in blocks) * size
     widths = _input_widths(linears.block_linears(blocks[0]))
     wide = max(widths)
@@ -80,10 +80,12 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     on_device = block + work + sum(p.numel() for p in _outside(model, prefix)) * size if on_gpu else 0
     asked = recipe.section.states
     placement = (
-        _placement(states, _free_host() + process - host, _free(device) - on_device) if asked == "auto" else asked
+        _placement(states, memory.free_host() + process - host, memory.free_device(device) - on_device)
+        if asked == "auto"
+        else asked
     )
     at = placement if on_gpu or placement == "disk" else "host"
-    weights = sum(t.numel() * t.dtype.itemsize for t in load.layout(model).values())
+    weights = sum(t.numel() * t.dtype.itemsize for t in layout.values())
     return Estimate(
         process=process,
         blocks=2 * block,
@@ -107,11 +109,11 @@ def check(found: Estimate, device: torch.device, output: Path) -> None:
     """
     less = "lower prune.calibration.samples or sequence_length, or set prune.states: disk"
     problems = []
-    host, free = found.host - found.process, _free_host()
+    host, free = found.host - found.process, memory.free_host()
     if host > free:
         problems.append(Problem("prune", f"{host / 1e9:.2f} GB of free host memory", f"{free / 1e9:.2f} GB", less))
-    if found.device > _free(device):
-        free = _free(device)
+    if found.device > memory.free_device(device):
+        free = memory.free_device(device)
         problems.append(
             Problem("prune", f"{found.device / 1e9:.2f} GB of free memory on {device}", f"{free / 1e9:.2f} GB", less)
         )
@@ -155,16 +157,3 @@ def _outside(model: PreTrainedModel, prefix: str) -> list[torch.nn.Parameter]:
 def _placement(states: int, host: int, device: int) -> str:
     room = {"device": device, "host": host, "disk": states}
     return next(place for place in PLACEMENTS if states <= room[place])
-
-
-def _free(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def _free_host() -> int:
-    """What the machine has free, or its container or SLURM job may still take, for each process on it."""
-    free: int = psutil.virtual_memory().available
-    for path in map(Path, CGROUP_LIMITS):
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            free = min(free, int(text) - psutil.Process().memory_info().rss * processes.local_count())
-    return free // processes.local_count()

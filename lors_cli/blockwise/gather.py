@@ -19,7 +19,7 @@ from lors_cli.pruning.statistics import STATISTICS
 PROBE_TOKENS = 128  # the reconstruction error of a linear is measured on so many tokens
 
 
-@dataclass
+@dataclass(eq=False)
 class Input:
     """An input that some linears share: their names, its statistics by kind, and itself in the last window."""
 
@@ -49,6 +49,12 @@ class Input:
         self.last = x
         for statistic in self.statistics.values():
             statistic.add(x)
+
+    def reduce(self) -> None:
+        """Add the statistics up over all processes."""
+        if processes.count() > 1:
+            for statistic in self.statistics.values():
+                statistic.reduce(processes.add_up)
 
 
 class _EnoughError(Exception):
@@ -81,10 +87,8 @@ def gather(
             watch.start()
             with suppress(_EnoughError):
                 run(window)
-    if processes.count() > 1:
-        for shared in watch.inputs:
-            for statistic in shared.statistics.values():
-                statistic.reduce(processes.add_up)
+    for shared in watch.inputs:
+        shared.reduce()
     return watch.inputs
 
 

@@ -11,7 +11,6 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-from lors_cli import processes
 from lors_cli.blockwise.gather import Input
 from lors_cli.blockwise.walk import Walk
 from lors_cli.errors import LorsError
@@ -59,9 +58,7 @@ def run(
                 if reached is None or reached[0] != place:
                     raise LorsError(f"the windows took different ways through the block, at {shared.linears[0]}")
                 shared.add(reached[1])
-            for statistic in shared.statistics.values():
-                if processes.count() > 1:
-                    statistic.reduce(processes.add_up)
+            shared.reduce()
             prune(shared)
         for one in passes:
             one.switch()

@@ -37,8 +37,8 @@ class Recipe:
     @property
     def statistics(self) -> list[str]:
         """What calibration gathers for pruning."""
-        gathered = [self.method.statistic] if self.method.statistic not in (None, "mask") else []
-        return [*filter(None, gathered), *([REPAIR_STATISTIC] if self.section.repair else [])]
+        gathered = [str(self.method.statistic)] if self.method.calibrated else []
+        return gathered + ([REPAIR_STATISTIC] if self.section.repair else [])
 
     def options(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The section's values of the method's options `names`."""

@@ -86,7 +86,7 @@ class Prune(Section):
     @model_validator(mode="after")
     def _check(self) -> "Prune":
         method = pruning.METHODS[self.method]
-        reader = self.method if method.statistic not in (None, "mask") else self.repair or self.profile
+        reader = self.method if method.calibrated else self.repair or self.profile
         if reader and self.calibration is None:
             raise ValueError(f"calibration: {{dataset: ...}}, because {reader} looks at activations")
         self._check_options(method)

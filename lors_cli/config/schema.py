@@ -18,6 +18,16 @@ class TrainingDataset(Dataset):
     )
 
 
+# Options that not every adapter has: what leaves one out, and why there is nothing to set.
+OPTIONS = {
+    "dropout": (0.0, "computes with a merged weight and has no path to drop"),
+    "adapter_checkpointing": (False, "saves nothing that it could recompute"),
+    "base": ("dense", "needs the weight as a matrix"),
+    "merge_cache": ("off", "keeps no merged weight"),
+    "merge_rounding": ("nearest", "does not round a merged weight of its own"),
+}
+
+
 class Train(Section):
     """pruned model -> <output_dir>/adapter"""
 
@@ -28,8 +38,21 @@ class Train(Section):
     rank: Count = Field(16, description="of the update; spp: a divisor of each weight's rows")
     alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
     dropout: Fraction = Field(0.0, description="lora, spp: probability of dropping an input of the update")
-    init: Literal["gradient", "random"] | None = Field(
+    formulation: str | None = Field(
+        None,
+        description="how to compute it: lors: fused, listing; spp: listing, columns, merged; the first if left out",
+    )
+    init: Literal["gradient", "gradient_svd", "eva", "random"] | None = Field(
         None, description="of lora_A; gradient for lors, random for the others if left out"
+    )
+    base: Literal["dense", "packed"] = Field(
+        "dense", description="lors: how frozen weights are kept in memory; packed: without their zeros"
+    )
+    merge_cache: Literal["auto", "off", "full"] = Field(
+        "auto", description="lors: keep merged weights within an optimiser step; auto: those that fit free memory"
+    )
+    merge_rounding: Literal["nearest", "stochastic"] = Field(
+        "nearest", description="lors in bfloat16: stochastic lets updates below half a unit of a weight act"
     )
     target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of linears; every pruned linear if left out"
@@ -54,7 +77,9 @@ class Train(Section):
     max_steps: Count | None = Field(None, description="optimiser steps, instead of epochs")
     dtype: Dtype | None = Field(None, description="of the frozen model while training; the top-level dtype if left out")
     gradient_checkpointing: bool = Field(False, description="recompute each block's activations in backward")
-    adapter_checkpointing: bool = Field(False, description="sqft, spp: recompute the method's own (SQFT-gc, SPP-gc)")
+    adapter_checkpointing: bool | Literal["reentrant"] = Field(
+        False, description="sqft, spp: recompute the method's own (SQFT-gc, SPP-gc); reentrant: as older checkpoints do"
+    )
     save_steps: Count | None = Field(None, description="optimiser steps between checkpoints; 20 in a run if left out")
     logging_steps: Count = Field(1, description="optimiser steps between lines of the log")
     report_to: list[Literal["tensorboard", "wandb"]] = Field([], description="besides training_log.jsonl")
@@ -62,13 +87,12 @@ class Train(Section):
     @model_validator(mode="after")
     def _check(self) -> "Train":
         method = adapters.METHODS[self.method]
-        if self.dropout and not method.dropout:
-            raise ValueError(f"dropout: 0, because {self.method} computes with a merged weight and has no path to drop")
-        if self.adapter_checkpointing and not method.checkpoint:
-            raise ValueError(
-                f"adapter_checkpointing: false, because {self.method} saves nothing that it could recompute"
-            )
-        if self.init == "gradient" and not method.gradient_init:
+        if self.formulation is not None and self.formulation not in method.formulations:
+            raise ValueError(f"a formulation of {self.method}: {', '.join(method.formulations)}")
+        for option, (none, reason) in OPTIONS.items():
+            if getattr(self, option) not in (none, "auto") and option not in self.adapter.options:
+                raise ValueError(f"{option}: {none}, because {self.method} ({self.adapter.__name__}) {reason}")
+        if self.resolved_init != "random" and not method.low_rank:
             raise ValueError(f"init: random, because {self.method} is no low-rank product")
         if self.epochs and self.max_steps:
             raise ValueError("epochs or max_steps, not both")
@@ -79,6 +103,12 @@ class Train(Section):
         if self.samples_per_step % self.samples_per_forward:
             raise ValueError(f"a micro_batch_size that divides the batch of {self.samples_per_step} samples")
         return self
+
+    @property
+    def adapter(self) -> type[adapters.Adapter]:
+        """The module of the method, in the asked formulation."""
+        method = adapters.METHODS[self.method]
+        return method.formulations[self.formulation] if self.formulation else method.adapter
 
     @property
     def samples_per_step(self) -> int:

@@ -44,6 +44,16 @@ def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
     return linears
 
 
+def by_block(names: list[str]) -> dict[str, list[str]]:
+    """Names of linears, grouped by the block that they are in: by what comes up to the first number."""
+    blocks: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+        blocks.setdefault(".".join(parts[: number + 1]), []).append(name)
+    return blocks
+
+
 # How configs count the experts of a mixture.
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 

@@ -32,6 +32,11 @@ class Method:
     score: Callable[..., Tensor] | None = None
     stacks: bool = False
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration gathers its statistic."""
+        return self.statistic not in (None, "mask")
+
 
 METHODS = {
     "magnitude": Method(

@@ -14,8 +14,8 @@ from lors_cli.models import source
 
 log = logging.getLogger(__name__)
 
-# Where inputs come from (they count by their content), and what only changes how a run is watched.
-NOT_OF_THE_RESULT = {"input", "mask", "states", "report_to", "logging_steps", "save_steps"}
+# Where inputs come from (they count by their content), where things are kept, and how a run is watched.
+NOT_OF_THE_RESULT = {"input", "mask", "states", "base", "merge_cache", "report_to", "logging_steps", "save_steps"}
 
 T = TypeVar("T", bound=Section)
 

@@ -56,6 +56,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     if not (recipe.statistics or section.profile):
         calibration = None
     tokens = _calibration_tokens(config, calibration, directory, skeleton) if calibration else None
+    token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     output = Path(config.output_dir) / "pruned"
     partial = publish.partial_directory(output)
     shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
@@ -73,7 +74,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         load.copy_config(directory, partial, skeleton.dtype)
         tensors.copy_companions(directory, partial)
         made = {name: fact for block in record.done("prune") for name, fact in block.items()}
-        facts = _calibration_facts(tokens, made) if tokens is not None else {}
+        facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
         verified = _verify(partial, pruning.recipe, made, config.trust_remote_code)
         return {**facts, **verified, "states": need.placement, "profile": record.phases.get("profile")}
 
@@ -84,7 +85,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         settings={
             **common.settings(config, section),
             "calibration_source": calibration.dataset.source("").identity() if calibration else None,
-            "calibration_tokens": digest.of_value(tokens.tolist()) if tokens is not None else None,
+            "calibration_tokens": token_digest,
         },
         config=config,
         work=work,
@@ -123,9 +124,9 @@ def _calibration_tokens(config: Config, calibration: Calibration, directory: Pat
     return tokens
 
 
-def _calibration_facts(tokens: Tensor, made: Facts) -> dict[str, Any]:
+def _calibration_facts(tokens: Tensor, token_digest: str | None, made: Facts) -> dict[str, Any]:
     count, length = tokens.shape
-    facts = {"windows": count, "tokens": count * length, "token_digest": digest.of_value(tokens.tolist())}
+    facts = {"windows": count, "tokens": count * length, "token_digest": token_digest}
     return {"calibration": {**facts, "tokens_per_linear": {name: fact.pop("tokens") for name, fact in made.items()}}}
 
 

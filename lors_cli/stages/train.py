@@ -2,14 +2,13 @@
 
 import importlib.util
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import set_seed
 
-from lors_cli import adapters, console
+from lors_cli import console
 from lors_cli.adapters.attach import attach
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
@@ -18,10 +17,11 @@ from lors_cli.config.schema import Config, Train, TrainingDataset
 from lors_cli.data import instructions
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import linears, load
-from lors_cli.sparsity import mask
+from lors_cli.sparsity import mask, packed
 from lors_cli.stages import common, inspect
 from lors_cli.stages.job import Job
-from lors_cli.training import run
+from lors_cli.training import run, start
+from lors_cli.training.needs import Needs
 from lors_cli.training.trainer import CHECKPOINTS, last_checkpoint
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,9 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     skeleton = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
     load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
+    dtype = _dtype(config, section, skeleton)
+    needs = Needs.of(skeleton, section, names, dtype)
+    needs.check(section, dtype, device)
     data = _read_data(config, section, structure)
     steps = run.total_steps(section, len(data.train))
     output = Path(config.output_dir) / "adapter"
@@ -64,7 +67,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         config=config,
         work=lambda partial: _train(config, section, directory, names, data, device, partial),
         report=lambda: console.result(str(output)),
-        plan=_plan(skeleton, config, section, names, data, steps),
+        plan=_plan(section, needs, names, data, steps),
         resumable=True,
     )
 
@@ -78,18 +81,25 @@ def _targets(skeleton: Any, section: Train) -> list[str]:
     """The linears that may be adapted, each checked to be large enough for the rank."""
     found = linears.all_linears(skeleton)
     names = linears.select(list(found), section.target_modules, "train.target_modules")
-    shapes = adapters.METHODS[section.method].adapter.shapes
-    for name in sorted(names, key=lambda name: min(found[name].weight.shape)):  # the tightest is named first
-        try:
-            shapes(found[name].out_features, found[name].in_features, section.rank)
-        except ValueError as error:
+    sizes = {name: (found[name].out_features, found[name].in_features) for name in names}
+    for name in sorted(names, key=lambda name: min(sizes[name])):  # the tightest is named first
+        if reason := _misfit(section, sizes[name], section.rank):
+            largest = min(min(size) for size in sizes.values())
+            fit = [r for r in range(1, largest + 1) if not any(_misfit(section, s, r) for s in {*sizes.values()})]
+            every = f"at most {largest}" if len(fit) == largest else f"one of {', '.join(map(str, fit))}"
             raise request_error(
-                "train.rank",
-                f"{error} {tuple(found[name].weight.shape)} of {name}",
-                section.rank,
-                "choose another rank",
-            ) from None
+                "train.rank", f"{reason} {sizes[name]} of {name}", section.rank, f"for all linears: {every}"
+            )
     return names
+
+
+def _misfit(section: Train, size: tuple[int, int], rank: int) -> str | None:
+    """Why the method cannot have that rank on a weight of that size."""
+    try:
+        section.adapter.shapes(*size, rank)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _read_data(config: Config, section: Train, structure: Path) -> run.Data:
@@ -102,22 +112,12 @@ def _read_data(config: Config, section: Train, structure: Path) -> run.Data:
     return run.Data(read["train.dataset"], read.get("train.eval_dataset"), facts, int(padding))
 
 
-def _plan(skeleton: Any, config: Config, section: Train, names: list[str], data: run.Data, steps: int) -> list[str]:
-    shapes = adapters.METHODS[section.method].adapter.shapes
-    found = linears.all_linears(skeleton)
-    trained = sum(
-        math.prod(s) for n in names for s in shapes(found[n].out_features, found[n].in_features, section.rank).values()
-    )
-    weights = load.weight_bytes(skeleton, _dtype(config, section, skeleton))
-    text = skeleton.config.get_text_config()
-    tokens = section.samples_per_forward * section.sequence_length
-    logits = tokens * text.vocab_size * 8
+def _plan(section: Train, needs: Needs, names: list[str], data: run.Data, steps: int) -> list[str]:
+    way = f"{section.method} ({section.formulation})" if section.formulation else section.method
     return [
-        f"{section.method}, rank {section.rank}, at most {len(names)} linears, {trained:,} trainable parameters",
+        f"{way}, rank {section.rank}, at most {len(names)} linears, {needs.trained:,} trainable parameters",
         f"{len(data.train)} examples, {section.samples_per_step} a step, {steps} steps",
-        f"memory: weights {weights / 1e9:.2f} GB, adapter and optimiser {trained * 16 / 1e9:.2f} GB,"
-        f" logits {logits / 1e9:.2f} GB, activations of {tokens} tokens besides",
-        f"disk: adapter {trained * 4 / 1e9:.3f} GB, checkpoints {trained * 24 / 1e9:.3f} GB while training",
+        *needs.lines(section),
     ]
 
 
@@ -143,29 +143,38 @@ def _train(
     dtype = _dtype(config, section, skeleton)
     if (section.dtype or config.dtype) == "float16":
         log.warning("float16 would need loss scaling; training runs in float32, which holds its values exactly")
-    if section.target_modules is None:
-        names = _pruned_linears(directory, names, trust_remote_code=config.trust_remote_code)
+    if section.target_modules is None or section.base == "packed":
+        measured = inspect.inspect_model(directory, trust_remote_code=config.trust_remote_code)["modules"]
+        sparsities = {name: measured[name]["sparsity"] for name in names}
+        names = names if section.target_modules else _pruned_linears(directory, sparsities)
+        if section.base == "packed":
+            _check_packable({name: sparsities[name] for name in names}, load.DTYPES[dtype])
     for key, facts in data.facts.items():
         log.info("%s: %s", key, ", ".join(f"{name} {value}" for name, value in facts.items()))
-    model = load.load_model(directory, dtype, device, trust_remote_code=config.trust_remote_code)
+    # on the host until the adapters are in: a packed base must not pass through the device as a dense one
+    model: Any = load.load_model(directory, dtype, torch.device("cpu"), trust_remote_code=config.trust_remote_code)
     model.config.use_cache = False
     set_seed(config.seed)
+    options = {"dropout": section.dropout, "checkpoint": section.adapter_checkpointing}
+    if section.merge_rounding == "stochastic":
+        options["stochastic"] = True
     attached = attach(
         model,
         names,
-        adapters.METHODS[section.method].adapter,
+        section.adapter,
+        packed=section.base == "packed",
         rank=section.rank,
         alpha=section.alpha,
-        dropout=section.dropout,
-        checkpoint=section.adapter_checkpointing,
+        **options,
     )
+    model.to(device)
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     resume = last_checkpoint(scratch(partial) / CHECKPOINTS)
     if resume:
         log.info("train: resuming from %s", resume.name)
-    elif section.resolved_init == "gradient":
-        run.initialize(model, attached, section, data, config.seed)
+    else:
+        start.initialize(model, attached, section, data.train, data.padding, config.seed)
     facts = run.train(config, section, model, attached, data, partial, resume)
     content = AdapterFile(
         section.method, section.rank, section.alpha, {n: dict(a.tensors()) for n, a in attached.items()}
@@ -176,10 +185,9 @@ def _train(
     return {**facts, "data": data.facts, "train_dtype": dtype, "init": section.resolved_init, "linears": len(names)}
 
 
-def _pruned_linears(directory: Path, names: list[str], *, trust_remote_code: bool) -> list[str]:
-    """Those of `names` whose weights in `directory` were pruned."""
-    measured = inspect.inspect_model(directory, trust_remote_code=trust_remote_code)["modules"]
-    pruned = [name for name in names if measured[name]["sparsity"] >= mask.DENSE_BELOW]
+def _pruned_linears(directory: Path, sparsities: dict[str, float]) -> list[str]:
+    """Those of the linears in `directory` that were pruned."""
+    pruned = [name for name, sparsity in sparsities.items() if sparsity >= mask.DENSE_BELOW]
     if not pruned:
         raise request_error(
             "train.target_modules",
@@ -188,3 +196,16 @@ def _pruned_linears(directory: Path, names: list[str], *, trust_remote_code: boo
             "prune the model first, or name the linears (train.target_modules: ['*'] for all)",
         )
     return pruned
+
+
+def _check_packable(sparsities: dict[str, float], dtype: torch.dtype) -> None:
+    """Refuse to pack a weight that would only grow."""
+    least = packed.smallest_sparsity(dtype)
+    name, sparsity = min(sparsities.items(), key=lambda item: item[1])
+    if sparsity < least:
+        raise request_error(
+            "train.base",
+            f"linears with at least {least:.3f} of zeros to pack in {tensors.dtype_name(dtype)}",
+            f"{name} with {sparsity:.3f}",
+            "leave it out of train.target_modules, or use base: dense",
+        )

@@ -1,24 +1,23 @@
-"""One training run: the start of the adapters, the Trainer's settings, and the facts of what was done."""
+"""One training run: the Trainer's settings, and the facts of what was done."""
 
 import logging
 import math
 import os
-import random
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from transformers import TrainingArguments
 
 from lors_cli import console
-from lors_cli.adapters import Adapter, LowRankAdapter
-from lors_cli.adapters.initialize import initialize_from_gradient
+from lors_cli.adapters import Adapter
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
 from lors_cli.data.instructions import Example
 from lors_cli.models import load
 from lors_cli.training.collate import collate
+from lors_cli.training.merging import Merging
 from lors_cli.training.trainer import CHECKPOINTS, AdapterTrainer
 
 log = logging.getLogger(__name__)
@@ -46,23 +45,6 @@ def total_steps(section: Train, examples: int) -> int:
     return section.max_steps or math.ceil((section.epochs or 3) * per_epoch)
 
 
-def initialize(model: Any, attached: dict[str, Adapter], section: Train, data: Data, seed: int) -> None:
-    """Gradient initialisation over one optimiser step's samples, drawn from the training data."""
-    count = min(section.samples_per_step, len(data.train))
-    chosen = random.Random(seed).sample(data.train, count)
-    size = section.samples_per_forward
-    batches = [collate(chosen[start : start + size], data.padding) for start in range(0, count, size)]
-    log.info("train: initialising from the gradient of %d samples", count)
-
-    def backward() -> None:
-        for batch in batches:
-            loss = model(**{key: value.to(model.device) for key, value in batch.items()}).loss
-            (loss / len(batches)).backward()
-
-    model.train()
-    initialize_from_gradient(cast(dict[str, LowRankAdapter], attached), backward)
-
-
 def train(
     config: Config,
     section: Train,
@@ -83,9 +65,11 @@ def train(
     """
     steps = total_steps(section, len(data.train))
     before = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    merging = Merging(section, attached, model.device, config.seed)
     with console.progress("train: step", steps, before) as advance:
         trainer = AdapterTrainer(
             adapters=attached,
+            merging=merging,
             log_file=partial / "training_log.jsonl",
             advance=advance,
             model=model,
@@ -106,6 +90,7 @@ def train(
         "eval_losses": held_out,
         "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        **merging.facts(),
     }
 
 

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from lors_cli.adapters import Adapter
 from lors_cli.artifacts import adapter_file
 from lors_cli.errors import LorsError
+from lors_cli.training.merging import Merging
 
 CHECKPOINTS = "checkpoints"
 COMPLETE = "complete"  # marks a checkpoint whose files are all there
@@ -23,6 +24,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     Args:
         adapters: by the names of their linears.
+        merging: told of micro-batches and steps.
         log_file: JSON lines, one for each logged step.
         advance: called after each optimiser step with a few words about it.
         options: of Trainer.
@@ -30,10 +32,16 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, *, adapters: Mapping[str, Adapter], log_file: Path, advance: Callable[[str], None], **options: Any
+        self,
+        *,
+        adapters: Mapping[str, Adapter],
+        merging: Merging,
+        log_file: Path,
+        advance: Callable[[str], None],
+        **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.adapters = adapters
+        self.adapters, self.merging = adapters, merging
         self.finite: Tensor | None = None
         self.remove_callback(PrinterCallback)
         self.add_callback(_Watch(self, log_file, advance))
@@ -42,6 +50,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """One forward and backward; remembers, on the device, whether the loss was finite."""
         loss: Tensor = super().training_step(*args, **kwargs)
         self.finite = loss.isfinite() if self.finite is None else self.finite & loss.isfinite()
+        self.merging.after_micro_batch()
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -76,6 +85,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         with self.log_file.open("a") as file:
             file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
         self.words = ", ".join(f"{key} {logs[key]:.4g}" for key in ("loss", "eval_loss") if key in logs) or self.words
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.trainer.merging.before_step(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         finite, self.trainer.finite = self.trainer.finite, None

@@ -1,6 +1,7 @@
 """A sparse linear in float64 and its adapters, with every tensor nonzero so that no gradient vanishes by chance."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,13 @@ def sparse_linear(*, bias: bool = False, dtype: torch.dtype = torch.float64) -> 
     return linear
 
 
-def make(method: str, *, bias: bool = False, dtype: torch.dtype = torch.float64, **options: float) -> Adapter:
+def make(
+    method: str, way: str | None = None, *, bias: bool = False, dtype: torch.dtype = torch.float64, **options: Any
+) -> Adapter:
     torch.manual_seed(0)
     row = METHODS[method]
-    adapter = row.adapter(sparse_linear(bias=bias, dtype=dtype), rank=RANK, alpha=ALPHA, **options)  # type: ignore[arg-type]
+    kind = row.formulations[way] if way else row.adapter
+    adapter = kind(sparse_linear(bias=bias, dtype=dtype), rank=RANK, alpha=ALPHA, **options)
     for parameter in adapter.tensors().values():
         parameter.data = torch.randn_like(parameter) * 0.3
     return adapter
@@ -38,3 +42,12 @@ def saved_for_backward(run: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = run()
     return output, list(saved.values())
+
+
+def gradients(adapter: Adapter) -> dict[str, Tensor]:
+    """The gradients of the trainable tensors, which are cleared."""
+    found = {}
+    for name, parameter in adapter.tensors().items():
+        assert parameter.grad is not None
+        found[name], parameter.grad = parameter.grad, None
+    return found

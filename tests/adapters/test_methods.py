@@ -1,18 +1,21 @@
 """What holds for every adapter method."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from lors_cli.adapters import METHODS, SPP
-from tests.adapters.common import ALPHA, RANK, SCALE, C, R, make, saved_for_backward, sparse_linear
+from tests.adapters.common import ALPHA, RANK, SCALE, C, R, gradients, make, saved_for_backward, sparse_linear
 
 EVERY = list(METHODS)
+FORMULATIONS = [(name, way) for name, row in METHODS.items() for way in row.formulations]
 KEEPING = [name for name, row in METHODS.items() if row.keeps_zeros]
 
 
-@pytest.mark.parametrize("method", EVERY)
-def test_forward_is_the_product_with_the_merged_weight(method: str) -> None:
-    adapter = make(method, bias=True)
+@pytest.mark.parametrize(("method", "way"), FORMULATIONS)
+def test_forward_is_the_product_with_the_merged_weight(method: str, way: str) -> None:
+    adapter = make(method, way, bias=True)
     x = torch.randn(3, 5, C, dtype=torch.float64)
     merged = adapter.merged_weight(adapter.linear.weight)
     torch.testing.assert_close(adapter(x), x @ merged.T + adapter.linear.bias)
@@ -42,20 +45,50 @@ def test_lora_does_not_keep_zeros() -> None:
     assert (adapter.merged_weight(adapter.linear.weight)[3] != 0).all()
 
 
+@pytest.mark.parametrize(("method", "way"), FORMULATIONS)
+def test_formulations_have_the_gradients_of_the_first(method: str, way: str) -> None:
+    x = torch.randn(2, 5, C, dtype=torch.float64)
+    results = []
+    for formulation in (None, way):
+        adapter, leaf = make(method, formulation, bias=True), x.clone().requires_grad_()
+        (adapter(leaf) ** 3).sum().backward()
+        results.append([leaf.grad, *gradients(adapter).values()])
+    for first, other in zip(*results, strict=True):
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("method", "way"), FORMULATIONS)
+def test_autocast_changes_results_by_rounding_only(method: str, way: str) -> None:
+    adapter = make(method, way, dtype=torch.float32, bias=True)
+    x, grad_y = torch.randn(10, C), torch.randn(10, R)
+    adapter(x).backward(grad_y)
+    wanted = gradients(adapter)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = adapter(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), adapter(x), rtol=0.05, atol=0.05)
+    y.backward(grad_y.bfloat16())
+    for name, found in gradients(adapter).items():
+        assert found.dtype == torch.float32
+        assert (found - wanted[name]).norm() < 0.02 * wanted[name].norm()
+
+
 @pytest.mark.parametrize("method", ["spp", "sqft"])
-def test_checkpointing_changes_no_gradient_and_saves_less(method: str) -> None:
-    x = torch.randn(6, C, dtype=torch.float64, requires_grad=True)
-    sizes, gradients = [], []
-    for checkpoint in (False, True):
+@pytest.mark.parametrize("how", [True, "reentrant"])
+@pytest.mark.parametrize("first_block", [False, True])
+def test_checkpointing_changes_no_gradient_and_saves_less(method: str, how: Any, first_block: bool) -> None:
+    x = torch.randn(6, C, dtype=torch.float64, requires_grad=not first_block)
+    sizes, found = [], []
+    for checkpoint in (False, how):
         adapter = make(method, checkpoint=checkpoint)
         y, saved = saved_for_backward(lambda adapter=adapter: adapter(x))  # type: ignore[misc]
         own = {p.untyped_storage().data_ptr() for p in adapter.parameters()}
         sizes.append(sum(t.numel() for t in saved if t.untyped_storage().data_ptr() not in own and t.shape != x.shape))
         (y**3).sum().backward()
-        gradients.append([p.grad for p in adapter.tensors().values()])
+        found.append(list(gradients(adapter).values()))
     assert sizes[0] >= R * C
     assert sizes[1] <= R * N_SAVED
-    for plain, checkpointed in zip(*gradients, strict=True):
+    for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(plain, checkpointed, rtol=0, atol=0)
 
 
@@ -73,6 +106,14 @@ def test_autograd_methods_pass_gradcheck(method: str) -> None:
 
     values = [p.detach().clone().requires_grad_() for p in adapter.tensors().values()]
     assert torch.autograd.gradcheck(forward, (x, *values))
+
+
+@pytest.mark.parametrize("way", ["columns", "merged"])
+def test_formulations_of_spp_pass_gradcheck(way: str) -> None:
+    adapter = make("spp", way)
+    adapter.requires_grad_(False)
+    x = torch.randn(3, C, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(adapter, (x,))
 
 
 def test_sqft_gradient_is_masked() -> None:
@@ -96,9 +137,9 @@ def test_spp_repeats_each_row_of_alpha_over_consecutive_rows() -> None:
     torch.testing.assert_close(adapter.merged_weight(weight).detach(), expected)
 
 
-@pytest.mark.parametrize("method", ["lora", "spp"])
-def test_dropout_acts_on_the_update_only_in_training(method: str) -> None:
-    adapter = make(method, dropout=0.5)
+@pytest.mark.parametrize(("method", "way"), [("lora", None), ("spp", None), ("spp", "columns")])
+def test_dropout_acts_on_the_update_only_in_training(method: str, way: str | None) -> None:
+    adapter = make(method, way, dropout=0.5)
     x = torch.randn(200, C, dtype=torch.float64)
     adapter.eval()
     torch.testing.assert_close(adapter(x), x @ adapter.merged_weight(adapter.linear.weight).T)

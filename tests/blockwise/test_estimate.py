@@ -14,6 +14,7 @@ from lors_cli.blockwise.recipe import Recipe, build
 from lors_cli.config.prune import Prune
 from lors_cli.errors import RequestError
 from lors_cli.models import linears, load
+from lors_cli.models import memory as machine_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 WINDOWS = (16, 32)
@@ -33,7 +34,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=10**6)))
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (device, device))
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=disk))
-        monkeypatch.setattr(estimate, "CGROUP_LIMITS", ())
+        monkeypatch.setattr(machine_memory, "CGROUP_LIMITS", ())
 
     have()
     return have
@@ -188,7 +189,7 @@ def test_a_container_may_have_less_than_the_machine(
     machine: Machine, skeleton: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, limit = need(skeleton), tmp_path / "memory.max"
-    monkeypatch.setattr(estimate, "CGROUP_LIMITS", (str(tmp_path / "absent"), str(limit)))
+    monkeypatch.setattr(machine_memory, "CGROUP_LIMITS", (str(tmp_path / "absent"), str(limit)))
     for text, fits in (("max\n", True), (f"{found.host}\n", True), (f"{found.host - 1}\n", False)):
         limit.write_text(text)
         if fits:

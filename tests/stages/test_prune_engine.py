@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
-from lors_cli.blockwise import estimate, solve, walk
+from lors_cli.blockwise import solve, walk
+from lors_cli.models import memory
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -299,7 +300,7 @@ def test_masks_of_the_wrong_shape(lors: Lors, write_config: WriteConfig, dense: 
 def test_too_little_disk_or_memory_is_said_before_the_work(
     lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "_free_host", lambda: 1000)
+    monkeypatch.setattr(memory, "free_host", lambda: 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     refused = lors("prune", write_config(), status=2).stderr
     for part in ("output_dir", "free disk space", "free host memory", "prune.states: disk"):

@@ -1,0 +1,160 @@
+"""Sparse weights (R, C) = (out, in) without their zeros. Both layouts take 9/16 of a dense bf16 weight at 50 % zeros.
+
+    layout     values                          positions, uint8                      starts, int32
+    dense      (R, C)                          none                                  none
+    2:4        (R, C/2), two of each four      (R, ceil(C/8)), 4 bits a group of 4   none
+    bitmask    (kept,), row after row          (R, ceil(C/8)), a bit a weight        (R, ceil(C/SPAN))
+
+All rows are contiguous, so a range of rows is a range of each tensor. A group's four bits are the places of its two
+values, the lower first; a group with fewer nonzeros has zeros among its values. Bit ``j % 8`` of byte ``j // 8`` is the
+weight of column ``j``. ``starts`` says where in ``values`` each SPAN of columns begins; it follows from the positions.
+What is kept is what has any bit set, so that -0.0 survives the round trip; the support is ``value != 0`` as everywhere.
+"""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SPAN = 256  # columns: the width of a tile of the fused kernel
+LAYOUTS = ("2:4", "bitmask")
+
+
+class Stored(NamedTuple):
+    """A weight in one of the layouts."""
+
+    values: Tensor
+    positions: Tensor | None = None
+    starts: Tensor | None = None
+
+    @property
+    def layout(self) -> str:
+        """``dense``, ``2:4`` or ``bitmask``."""
+        return "dense" if self.positions is None else "2:4" if self.starts is None else "bitmask"
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.numel() * tensor.itemsize for tensor in self if tensor is not None)
+
+
+def pack(weight: Tensor, layout: str | None = None) -> Stored:
+    """Pack `weight` (R, C), in the smaller layout if none is named.
+
+    Raises:
+        ValueError: it does not fit 2:4, or holds more than 2^31 values.
+
+    """
+    kept = _bits(weight) != 0
+    if layout == "2:4":
+        return _pack_24(weight, kept)
+    if layout is None and weight.shape[1] % 4 == 0 and bool((_codes(kept) != _NO_PAIR).all()):
+        smaller = int(kept.sum()) * weight.itemsize + 4 * _spans(weight) < weight.numel() * weight.itemsize // 2
+        if not smaller:
+            return _pack_24(weight, kept)
+    return _pack_bitmask(weight, kept)
+
+
+def packed_bytes(weight: Tensor) -> int:
+    """Bytes of `pack`'s result for a bitmask, which 2:4 does not exceed."""
+    rows, columns = weight.shape
+    return int(torch.count_nonzero(_bits(weight))) * weight.itemsize + rows * -(-columns // 8) + 4 * _spans(weight)
+
+
+def smallest_sparsity(dtype: torch.dtype) -> float:
+    """The fraction of zeros below which packing would make a weight larger: a bit each, and a share of ``starts``."""
+    return (1 / 8 + 4 / SPAN) / dtype.itemsize
+
+
+def unpack(stored: Stored, shape: tuple[int, int]) -> Tensor:
+    """The weight (R, C) that `stored` was packed from, bit for bit."""
+    return unpack_rows(stored, shape, 0, shape[0])
+
+
+def unpack_rows(stored: Stored, shape: tuple[int, int], first: int, end: int) -> Tensor:
+    """Rows `first` to `end` (excluded) of the weight; those of a dense one are a view."""
+    values, positions, starts = stored
+    if positions is None:
+        return values[first:end]
+    columns = shape[1]
+    if starts is None:
+        places = _unpack_24_places(positions[first:end], columns // 4)
+        found = torch.zeros(places.shape[0], 4, dtype=values.dtype, device=values.device)
+        return found.scatter_(1, places, values[first:end].reshape(-1, 2)).view(end - first, columns)
+    kept = _unpack_bits(positions[first:end], columns)
+    found = torch.zeros(end - first, columns, dtype=values.dtype, device=values.device)
+    return found.masked_scatter_(kept, values[int(starts[first, 0]) :] if first else values)
+
+
+def starts_of(positions: Tensor, columns: int) -> Tensor:
+    """``starts`` of a bitmask's `positions`.
+
+    Raises:
+        ValueError: there are more than 2^31 values.
+
+    """
+    rows = positions.shape[0]
+    kept = _unpack_bits(positions, columns)
+    padded = torch.nn.functional.pad(kept, (0, -columns % SPAN))
+    ends = padded.view(-1, SPAN).sum(dim=1).cumsum(dim=0)
+    if int(ends[-1]) >= 2**31:
+        raise ValueError("fewer than 2^31 kept values in one weight")
+    return ends.roll(1).index_fill_(0, torch.zeros(1, dtype=torch.long, device=ends.device), 0).int().view(rows, -1)
+
+
+def _spans(weight: Tensor) -> int:
+    return weight.shape[0] * -(-weight.shape[1] // SPAN)
+
+
+def _bits(weight: Tensor) -> Tensor:
+    return weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.itemsize])
+
+
+def _pack_bitmask(weight: Tensor, kept: Tensor) -> Stored:
+    rows, columns = weight.shape
+    padded = torch.nn.functional.pad(kept, (0, -columns % 8)).view(torch.uint8).view(rows, -1, 8)
+    positions = padded[..., 0].clone()
+    for bit in range(1, 8):
+        positions |= padded[..., bit] << bit
+    return Stored(weight[kept], positions, starts_of(positions, columns))
+
+
+def _unpack_bits(positions: Tensor, columns: int) -> Tensor:
+    shifts = torch.arange(8, dtype=torch.uint8, device=positions.device)
+    return ((positions.unsqueeze(-1) >> shifts) & 1).view(torch.bool).flatten(1)[:, :columns]
+
+
+# Which of four are kept, as a number of four bits -> the places of two that cover them, as four bits.
+_NO_PAIR = 255
+_PAIRS = [
+    next((a | b << 2 for a, b in combinations(range(4), 2) if code & ~(1 << a | 1 << b) == 0), _NO_PAIR)
+    for code in range(16)
+]
+
+
+def _codes(kept: Tensor) -> Tensor:
+    """For each group of four the places of its two values in four bits, or `_NO_PAIR`."""
+    groups = kept.reshape(-1, 4).view(torch.uint8)
+    code = groups[:, 0] | groups[:, 1] << 1 | groups[:, 2] << 2 | groups[:, 3] << 3
+    return torch.tensor(_PAIRS, dtype=torch.uint8, device=kept.device)[code.int()]
+
+
+def _pack_24(weight: Tensor, kept: Tensor) -> Stored:
+    rows, columns = weight.shape
+    if columns % 4:
+        raise ValueError(f"a number of columns that 4 divides, got {columns}")
+    codes = _codes(kept)
+    if bool((codes == _NO_PAIR).any()):
+        count = int((codes == _NO_PAIR).sum())
+        raise ValueError(f"at most 2 nonzeros in every 4 inputs, got {count} groups with more")
+    places = torch.stack([codes & 3, codes >> 2], dim=1).long()
+    values = weight.reshape(-1, 4).gather(1, places).view(rows, columns // 2)
+    codes = torch.nn.functional.pad(codes.view(rows, -1), (0, columns // 4 % 2))
+    return Stored(values, codes[:, ::2] | codes[:, 1::2] << 4)
+
+
+def _unpack_24_places(positions: Tensor, groups: int) -> Tensor:
+    """The places of the values in their groups of four, (rows * groups, 2)."""
+    codes = torch.stack([positions & 15, positions >> 4], dim=-1).flatten(1)[:, :groups].reshape(-1)
+    return torch.stack([codes & 3, codes >> 2], dim=1).long()

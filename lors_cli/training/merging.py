@@ -1,0 +1,67 @@
+"""What LoRS's merged weights need during a training: which are kept, and a new rounding for each step."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lors_cli.adapters import Adapter, LoRS
+from lors_cli.adapters.merge_cache import MergeCache
+from lors_cli.config.schema import Train
+from lors_cli.models import memory
+from lors_cli.models.linears import by_block
+
+log = logging.getLogger(__name__)
+
+SPARE = 0.1  # of the memory that no step has used yet: what later steps may need more
+OPTIMIZER_BYTES = 8  # AdamW's moments of a trainable number, which are not there yet when the cache is planned
+
+
+class Merging:
+    """Keeps merged weights within an optimiser step where `section` and the memory of `device` allow it.
+
+    With ``merge_cache: auto`` the first micro-batch runs without: its peak shows what is left.
+    """
+
+    def __init__(self, section: Train, attached: Mapping[str, Adapter], device: torch.device, seed: int) -> None:
+        self._adapters = {name: adapter for name, adapter in attached.items() if isinstance(adapter, LoRS)}
+        self._device, self._seed = device, seed
+        self._cache: MergeCache | None = None
+        self._passing = 0
+        self._planned = True
+        if section.merge_cache == "off" or not self._adapters:
+            return
+        self._cache = MergeCache()
+        self._cache.serve(self._adapters, next(iter(self._adapters.values())).linear.weight.dtype)
+        self._planned = section.merge_cache == "full"
+        if self._planned:
+            self._cache.plan(self._cache.bytes)
+        elif section.gradient_checkpointing:  # a block's backward follows its recomputation
+            sizes = {name: slot.bytes for name, slot in self._cache.slots.items()}
+            self._passing = max(sum(sizes[name] for name in names) for names in by_block(list(sizes)).values())
+
+    def before_step(self, step: int) -> None:
+        """Give each linear's stochastic rounding, if it has one, the seed of this optimiser step."""
+        for number, adapter in enumerate(self._adapters.values()):
+            if adapter.rounding_seed is not None:
+                adapter.rounding_seed.fill_(((self._seed * 1_000_003 + step) * 65_537 + number) % 2**32)
+
+    def after_micro_batch(self) -> None:
+        """Plan the cache once the first micro-batch has shown what the rest needs."""
+        if self._cache is None or self._planned:
+            return
+        self._planned = True
+        trained = sum(tensor.numel() for adapter in self._adapters.values() for tensor in adapter.tensors().values())
+        free = int(memory.never_used(self._device) * (1 - SPARE)) - OPTIMIZER_BYTES * trained
+        self._cache.plan(max(free, 0), self._passing)
+        kept, linears = len(self._cache.resident), len(self._adapters)
+        size = self._cache.bytes / 1e9
+        log.info("train: merged weights of %d of %d linears are kept within a step (all: %.2f GB)", kept, linears, size)
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: how many linears' merged weights were kept, merges, and uses without a merge."""
+        if self._cache is None:
+            return {}
+        kept = len(self._cache.resident)
+        return {"merge_cache": {"linears": kept, "merges": self._cache.merges, "hits": self._cache.hits}}
