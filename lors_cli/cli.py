@@ -120,6 +120,41 @@ def inspect(
 
 
 @app.command()
+def pack(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory.")],
+    output: Annotated[
+        str | None, typer.Argument(metavar="OUTPUT", help="A new directory; MODEL-packed if left out.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="2:4 or bitmask; the smaller one for each weight if left out.")
+    ] = None,
+    force: Force = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """A model directory without its zeros, to keep or copy: about 9/16 of the size at half sparsity in 16 bits."""
+    with _reporting(None, debug=debug, quiet=quiet):
+        from lors_cli.stages.pack import pack as make
+
+        make(Path(model), Path(output or f"{model.rstrip('/')}-packed"), layout=layout, force=force)
+
+
+@app.command()
+def unpack(
+    packed: Annotated[str, typer.Argument(metavar="PACKED", help="A directory that lors pack made.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A new directory.")],
+    force: Force = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """The model that was packed, byte for byte; checked against its digests."""
+    with _reporting(None, debug=debug, quiet=quiet):
+        from lors_cli.stages.pack import unpack as make
+
+        make(Path(packed), Path(output), force=force)
+
+
+@app.command()
 def methods() -> None:
     """Every pruning and adapter method with its equation and paper."""
     with _reporting(None, debug=False):

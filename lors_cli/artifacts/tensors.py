@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lors_cli.errors import LorsError
 
+PACKED_SUFFIX = ".packed.safetensors"  # of files that `lors unpack` reads, and nothing else
 INDEX = "model.safetensors.index.json"
 # Files that hold weights or describe their split; everything else of a model directory is copied as it is.
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")

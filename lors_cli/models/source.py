@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from lors_cli.artifacts import digest, publish
-from lors_cli.artifacts.tensors import shards
+from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
 from lors_cli.errors import LorsError, request_error
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ def require_model(path: Path, key: str) -> None:
         raise request_error(key, wanted, f"{path}, which does not exist", "correct the path")
     if not (path / "config.json").is_file():
         raise request_error(key, wanted, f"{path}, which has no config.json", "name the directory that has it")
+    if list(path.glob(f"*{PACKED_SUFFIX}")):
+        raise request_error(key, wanted, f"{path}, which is packed", f"unpack it first: lors unpack {path}")
     if not list(path.glob("*.safetensors")):
         raise request_error(
             key,

@@ -1,0 +1,100 @@
+"""One safetensors file, written tensor by tensor in any order, with the bytes that a whole save has.
+
+Shapes and dtypes are known beforehand, so the header is written first and every tensor goes to its place. A tensor that
+was written may be written again with the same values: that is how an interrupted run goes on.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lors_cli.artifacts import publish, tensors
+from lors_cli.errors import LorsError
+
+
+def read_header(path: Path) -> bytes:
+    """The header of a safetensors file, its length included, as it stands in the file."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        return length + file.read(struct.unpack("<Q", length)[0])
+
+
+class FileWriter:
+    """Writes the tensors of a `layout` (meta tensors by name) into the file `path`.
+
+    One that is `going_on` expects the file as an earlier one left it.
+
+    Raises:
+        LorsError: a write failed (a full disk, say), or a file to go on with is missing or has another size.
+
+    """
+
+    def __init__(
+        self, path: Path, layout: Mapping[str, Tensor], *, metadata: dict[str, str], going_on: bool = False
+    ) -> None:
+        header: dict[str, Any] = {"__metadata__": metadata}
+        end = 0
+        # the library's order: the wider dtypes first, which aligns every tensor, then by name
+        for name, tensor in sorted(layout.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+            size = tensor.numel() * tensor.dtype.itemsize
+            header[name] = {
+                "dtype": tensors.DTYPE_NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [end, end + size],
+            }
+            end += size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        self._use(path, struct.pack("<Q", len(text)) + text, layout)
+        size = len(self._header) + end
+        if not going_on:
+            self._create(size)
+        elif not path.is_file() or path.stat().st_size != size:
+            raise LorsError(f"{path} is not as the interrupted run left it; --force starts over")
+
+    @classmethod
+    def like(cls, path: Path, header: bytes, size: int, layout: Mapping[str, Tensor]) -> "FileWriter":
+        """One that gives the file a `header` from `read_header` and the `size` in bytes that its file had."""
+        writer = cls.__new__(cls)
+        writer._use(path, header, layout)
+        writer._create(size)
+        return writer
+
+    def _use(self, path: Path, header: bytes, layout: Mapping[str, Tensor]) -> None:
+        self.path, self._header, self._layout = path, header, layout
+        places = json.loads(header[8:])
+        self._start = {name: len(header) + places[name]["data_offsets"][0] for name in layout}
+
+    def _create(self, size: int) -> None:
+        try:
+            with self.path.open("w+b") as file:
+                file.write(self._header)
+                file.truncate(size)
+            publish.flush(self.path.parent)
+        except OSError as error:
+            raise tensors.write_failed(self.path, error) from None
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put `tensor` in its place; shape and dtype are as announced."""
+        planned = self._layout[name]
+        if tensor.shape != planned.shape or tensor.dtype != planned.dtype:
+            raise ValueError(f"{name}: {tensor.shape} {tensor.dtype} instead of {planned.shape} {planned.dtype}")
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(self._start[name])
+                file.write(content.data)
+        except OSError as error:
+            raise tensors.write_failed(self.path, error) from None
+
+    def flush(self) -> None:
+        """Bring the file to the disk itself."""
+        try:
+            publish.flush(self.path)
+        except OSError as error:
+            raise tensors.write_failed(self.path, error) from None

@@ -1,0 +1,156 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import Result
+
+from lors_cli.artifacts.tensors import PACKED_SUFFIX
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture
+def pruned(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> Callable[..., Path]:
+    """Prune a pico model with weights wide enough that headers and embeddings do not decide the size."""
+
+    def make(sparsity: str, dtype: torch.dtype = torch.bfloat16, shard: str = "5GB") -> Path:
+        wide = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+        model = make_model(tmp_path / "wide", dtype=dtype, shard=shard, **wide)
+        lors("prune", write_config(model=str(model), dtype="auto", prune__sparsity=sparsity), "--force")
+        return tmp_path / "run/pruned"
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("sparsity", ["2:4", "0.5", "1:4"])
+@pytest.mark.parametrize("layout", [None, "bitmask"])
+def test_every_byte_comes_back(
+    lors: Lors, pruned: Callable[..., Path], tmp_path: Path, sparsity: str, dtype: torch.dtype, layout: str | None
+) -> None:
+    model, packed, again = pruned(sparsity, dtype), tmp_path / "packed", tmp_path / "again"
+    lors("pack", model, packed, *(["--layout", layout] if layout else []))
+    lors("unpack", packed, again)
+    assert files(again) == files(model)
+    facts = json.loads((packed / "lors.json").read_text())
+    expected = "2:4" if sparsity == "2:4" and layout is None else "bitmask"
+    assert facts["tensors"][expected] == 14
+    sizes = [sum(p.stat().st_size for p in d.glob("*.safetensors")) for d in (model, packed)]
+    assert (facts["unpacked_bytes"], facts["bytes"]) == tuple(sizes)
+    assert "pattern" in json.loads(lors("inspect", again, "--json").stdout)
+
+
+def test_the_weights_take_nine_sixteenths(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    model = pruned("2:4")
+    lors("pack", model)
+    (packed,) = Path(f"{model}-packed").glob(f"*{PACKED_SUFFIX}")
+    stored = load_file(packed)
+    dense = load_file(model / "model.safetensors")
+    linears = [name for name in dense if "proj" in name]
+    size = sum(t.numel() * t.itemsize for name, t in stored.items() if "proj" in name)
+    assert size == sum(dense[name].numel() * 2 for name in linears) * 9 / 16
+    assert all(torch.equal(stored[name], dense[name]) for name in dense if name not in linears)
+
+
+def test_several_shards_and_a_model_that_lors_did_not_make(
+    lors: Lors, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "model", shard="20KB")
+    (model / "README.md").write_text("by others")
+    shards = sorted(model.glob("*.safetensors"))
+    assert len(shards) > 2
+    tensors = load_file(shards[0])
+    name = next(name for name in tensors if tensors[name].dim() == 2)
+    tensors[name][:, ::2] = -0.0  # kept, because its bytes are not zero
+    save_file(tensors, shards[0], metadata={"format": "pt", "note": "kept"})
+    lors("pack", model, tmp_path / "packed")
+    lors("unpack", tmp_path / "packed", tmp_path / "again")
+    assert files(tmp_path / "again") == files(model)
+    assert not (tmp_path / "again/lors.json").exists()
+
+
+def test_a_packed_model_is_not_taken_for_a_model(
+    lors: Lors, write_config: WriteConfig, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
+    lors("pack", pruned("2:4"), tmp_path / "packed")
+    for command in (["inspect", tmp_path / "packed"], ["pack", tmp_path / "packed"]):
+        assert "lors unpack" in lors(*command, status=2).stderr
+    config = write_config(train__input=str(tmp_path / "packed"))
+    assert "lors unpack" in lors("train", config, status=2).stderr
+
+
+def test_what_is_there_is_not_replaced_by_accident(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    model, packed = pruned("2:4"), tmp_path / "packed"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    for option in ([], ["--force"]):
+        assert "OUTPUT" in lors("pack", model, tmp_path / "mine", *option, status=2).stderr
+    assert "OUTPUT" in lors("pack", model, model, "--force", status=2).stderr
+    lors("pack", model, packed)
+    assert "--force" in lors("pack", model, packed, status=2).stderr
+    lors("pack", model, packed, "--force", "--layout", "bitmask")
+    assert "--layout" in lors("pack", model, tmp_path / "other", "--layout", "csr", status=2).stderr
+    unstructured = pruned("0.5")
+    refused = lors("pack", unstructured, tmp_path / "other", "--layout", "2:4", status=2).stderr
+    assert "proj.weight" in refused
+    assert "at most 2 nonzeros in every 4 inputs" in refused
+    assert "PACKED" in lors("unpack", model, tmp_path / "other", status=2).stderr
+    assert "PACKED" in lors("unpack", tmp_path / "absent", tmp_path / "other", status=2).stderr
+    assert not (tmp_path / "other").exists()
+
+
+def change(file: Path, **changes: Any) -> None:
+    """Give a packed file other metadata."""
+    with safe_open(file, "pt") as opened:
+        metadata = {**opened.metadata(), **changes}
+    save_file(load_file(file), file, metadata={key: value for key, value in metadata.items() if value is not None})
+
+
+def test_damaged_and_other_versions(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    model, packed = pruned("0.5"), tmp_path / "packed"
+    lors("pack", model, packed)
+    (file,) = packed.glob(f"*{PACKED_SUFFIX}")
+    whole, out = file.read_bytes(), tmp_path / "out"
+
+    def unpack(status: int, *words: str) -> None:
+        text = lors("unpack", packed, out, status=status).stderr
+        for word in (file.name, *words):
+            assert word in text
+        assert not out.exists()
+        assert not list(tmp_path.glob(".out*"))
+        file.write_bytes(whole)
+
+    change(file, lors_packed="7")
+    unpack(2, "version 1", "version 7")
+    change(file, lors_packed=None)
+    unpack(2, "another safetensors file")
+    change(file, header="?")
+    unpack(2, "a damaged one")
+    file.write_bytes(whole[:-100])
+    unpack(2, "truncated or damaged")
+    file.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    unpack(1, "damaged", "copy it again")
+    stored = load_file(file)
+    name = next(name for name in stored if name.endswith(".positions"))
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    stored[name] = torch.full_like(stored[name], 255)  # more positions than values
+    save_file(stored, file, metadata=metadata)
+    unpack(1, "damaged")
+    stored.pop(name)
+    save_file(stored, file, metadata=metadata)
+    unpack(1, "damaged")
+    lors("unpack", packed, out)
+    assert files(out) == files(model)
