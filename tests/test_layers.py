@@ -10,7 +10,7 @@ LAYERS = [
     {"cli"},
     {"pipeline"},
     {"stages"},
-    {"training", "evaluation", "blockwise"},
+    {"training", "evaluation", "blockwise", "benchmark"},
     {"config", "models"},
     {"data"},
     {"artifacts"},

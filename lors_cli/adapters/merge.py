@@ -15,7 +15,8 @@ from lors_cli.kernels import merge as kernel
 from lors_cli.sparsity import packed, rounding
 from lors_cli.sparsity.packed import Stored
 
-BLOCK_BYTES = 1 << 22  # of a block of rows: small enough for a CPU's cache, large enough for its matrix products
+# Rows are merged so many bytes at a time, which stay in the cache of a CPU's core, and multiplied with so many.
+MERGED_BYTES, MULTIPLIED_BYTES = 1 << 20, 1 << 22
 
 
 @dataclass
@@ -45,37 +46,47 @@ class Merged:
         return self.make() if kept is None else kept
 
     def blocks(self, *, last: bool = False) -> Iterator[tuple[int, int, Tensor]]:
-        """First row, last row (excluded) and content of each block; without a slot it never exists as a whole."""
-        kept = self._kept(last=last)
-        for first, end in self._bounds():
-            yield first, end, self._rows(first, end) if kept is None else kept[first:end]
+        """First row, last row (excluded) and content of each block; without a slot it never exists as a whole.
 
-    def make(self) -> Tensor:
-        """Merge, whatever is kept."""
+        A block is valid until the next one is asked for.
+        """
+        kept, (rows, columns) = self._kept(last=last), self.shape
+        size = min(max(MULTIPLIED_BYTES // (4 * columns), 1), rows)
+        buffer = self.lora_A.new_empty(size if kept is None else 0, columns, dtype=self.dtype)
+        for first in range(0, rows, size):
+            end = min(first + size, rows)
+            yield first, end, self._fill(buffer[: end - first], first) if kept is None else kept[first:end]
+
+    def make(self, into: Tensor | None = None) -> Tensor:
+        """Merge, whatever is kept; in the place of an older merged weight if one is given."""
+        if into is None:
+            into = self.lora_A.new_empty(self.shape, dtype=self.dtype)
         if kernel.available(self.stored.values, self.dtype):
-            return kernel.merge(self.stored, self.lora_A, self.lora_B, self.scale, self.dtype, self.seed)
-        merged = torch.empty(self.shape, dtype=self.dtype, device=self.lora_A.device)
-        for first, end in self._bounds():
-            merged[first:end] = self._rows(first, end)
-        return merged
+            return kernel.merge(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)
+        return self._fill(into, 0)
 
     def _kept(self, *, last: bool) -> Tensor | None:
         seed = () if self.seed is None else (self.seed,)
         operands = self.stored.values, self.lora_A, self.lora_B, *seed
         return merge_cache.use(self.slot, operands, self.scale, self.dtype, self.make, last=last)
 
-    def _bounds(self) -> Iterator[tuple[int, int]]:
-        rows, columns = self.shape
-        size = max(BLOCK_BYTES // (4 * columns), 1)
-        for first in range(0, rows, size):
-            yield first, min(first + size, rows)
-
-    def _rows(self, first: int, end: int) -> Tensor:
-        weight = packed.unpack_rows(self.stored, self.shape, first, end)
-        with torch.autocast(weight.device.type, enabled=False):  # it would multiply in 16 bits
-            merged = (self.lora_B[first:end] * self.scale) @ self.lora_A
-        merged *= weight != 0
-        merged += weight
-        if self.seed is not None:
-            return rounding.stochastic_bfloat16(merged, self.seed, first * self.shape[1]).to(self.dtype)
-        return merged.to(self.dtype)
+    def _fill(self, target: Tensor, first: int) -> Tensor:
+        """Write the rows from `first` on into `target`: the plain version, which the kernel is held against."""
+        columns = self.shape[1]
+        size = min(max(MERGED_BYTES // (4 * columns), 1), len(target))
+        mask, rounded = self.lora_A.new_empty(size, columns), target.dtype != self.lora_A.dtype
+        exact = torch.empty_like(mask) if rounded or self.seed is not None else target
+        for begin in range(0, len(target), size):
+            part = target[begin : begin + size]
+            start, end = first + begin, first + begin + len(part)
+            weight = packed.unpack_rows(self.stored, self.shape, start, end)
+            merged = part if exact is target else exact[: len(part)]
+            with torch.autocast(weight.device.type, enabled=False):  # it would multiply in 16 bits
+                torch.mm(self.lora_B[start:end] * self.scale, self.lora_A, out=merged)
+            # the mask as numbers: a product with a bool tensor takes several times as long
+            merged.mul_(torch.ne(weight, 0, out=mask[: len(part)])).add_(weight)
+            if self.seed is not None:
+                part.copy_(rounding.stochastic_bfloat16(merged, self.seed, start * columns))
+            elif rounded:
+                part.copy_(merged)
+        return target

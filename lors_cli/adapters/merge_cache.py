@@ -18,6 +18,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from lors_cli.adapters.lors import LoRS
 
+Make = Callable[[Tensor | None], Tensor]
+
 NONE = -1  # the number of no slot
 _slots: "WeakValueDictionary[int, Slot]" = WeakValueDictionary()
 _numbers = count()
@@ -35,13 +37,12 @@ class Slot:
         self.number = next(_numbers)
         _slots[self.number] = self
 
-    def use(self, operands: tuple[Tensor, ...], scale: float, dtype: torch.dtype, make: Callable[[], Tensor]) -> Tensor:
+    def use(self, operands: tuple[Tensor, ...], scale: float, dtype: torch.dtype, make: Make) -> Tensor:
         """The merged weight of `operands`: the kept one if they are as they were when it was made."""
         key = (scale, dtype, *((t.data_ptr(), t._version) for t in operands))
         self.made = self.merged is None or key != self._key
         if self.merged is None or self.made:
-            self.merged = None  # before the new one is made
-            self.merged = make()
+            self.merged = make(self.merged)
             self._key, self._operands = key, operands
         return self.merged
 
@@ -126,7 +127,7 @@ def use(
     operands: tuple[Tensor, ...],
     scale: float,
     dtype: torch.dtype,
-    make: Callable[[], Tensor],
+    make: Make,
     *,
     last: bool = False,
 ) -> Tensor | None:
@@ -137,7 +138,7 @@ def use(
         operands: all tensors that the merged weight depends on.
         scale: of the update.
         dtype: of the merged weight.
-        make: makes it from the operands.
+        make: makes it from the operands, in the place of an older one if that is given.
         last: whether this is a backward, after which a weight that does not stay is not needed again.
 
     """

@@ -37,28 +37,25 @@ def available(values: Tensor, dtype: torch.dtype) -> bool:
     return compiles and values.is_cuda and values.dtype in OUTPUTS and dtype in OUTPUTS
 
 
-def merge(
-    stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, dtype: torch.dtype, seed: Tensor | None = None
-) -> Tensor:
-    """The merged weight.
+def merge(stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, seed: Tensor | None, merged: Tensor) -> Tensor:
+    """Write the merged weight.
 
     Args:
         stored: W (R, C).
         lora_A: (rank, C), float32.
         lora_B: (R, rank), float32.
         scale: s.
-        dtype: of the result.
         seed: (), int64: round to bfloat16 stochastically, as `lors_cli.sparsity.rounding` does; None: to nearest.
+        merged: (R, C), where it goes; its dtype is that of the result.
 
     Returns:
-        (R, C), `dtype`.
+        `merged`.
 
     """
     rows, columns = lora_B.shape[0], lora_A.shape[1]
-    merged = torch.empty(rows, columns, dtype=dtype, device=lora_A.device)
     tile_rows, tile_columns = TILES[stored.layout]
     # below float32 the tensor cores' three-term products are exact enough by far
-    precision = "ieee" if dtype == torch.float32 and seed is None else "tf32x3"
+    precision = "ieee" if merged.dtype == torch.float32 and seed is None else "tf32x3"
     with torch.cuda.device_of(lora_A):  # Triton launches on the current device, whatever the tensors are on
         _compiled[(triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))](
             *(None if tensor is None else tensor.contiguous() for tensor in stored),

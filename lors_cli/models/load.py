@@ -186,6 +186,18 @@ def pick_device(name: str, number: int = 0) -> torch.device:
     return device
 
 
+def check_dtype(name: str, device: torch.device, key: str) -> None:
+    """Refuse bfloat16 on a GPU that does not compute in it.
+
+    Raises:
+        RequestError: it does not; `key` is where the dtype was asked for.
+
+    """
+    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        got = f"bfloat16 on {torch.cuda.get_device_name(device)}, which has none"
+        raise request_error(key, "a dtype that the device computes in", got, f"set {key} to float32")
+
+
 def warn_of_length(model: PreTrainedModel, length: int, key: str) -> None:
     """Say so where windows are longer than what the (skeleton) model was made for."""
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)

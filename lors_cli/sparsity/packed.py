@@ -11,6 +11,7 @@ weight of column ``j``. ``starts`` says where in ``values`` each SPAN of columns
 What is kept is what has any bit set, so that -0.0 survives the round trip; the support is ``value != 0`` as everywhere.
 """
 
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -77,14 +78,9 @@ def unpack_rows(stored: Stored, shape: tuple[int, int], first: int, end: int) ->
     values, positions, starts = stored
     if positions is None:
         return values[first:end]
-    columns = shape[1]
-    if starts is None:
-        places = _unpack_24_places(positions[first:end], columns // 4)
-        found = torch.zeros(places.shape[0], 4, dtype=values.dtype, device=values.device)
-        return found.scatter_(1, places, values[first:end].reshape(-1, 2)).view(end - first, columns)
-    kept = _unpack_bits(positions[first:end], columns)
-    found = torch.zeros(end - first, columns, dtype=values.dtype, device=values.device)
-    return found.masked_scatter_(kept, values[int(starts[first, 0]) :] if first else values)
+    kept = _unpack_positions(positions[first:end], shape[1], "2:4" if starts is None else "bitmask")
+    ours = values[first:end] if starts is None else values[int(starts[first, 0]) :] if first else values
+    return values.new_zeros(kept.shape).masked_scatter_(kept, ours)
 
 
 def starts_of(positions: Tensor, columns: int) -> Tensor:
@@ -95,7 +91,7 @@ def starts_of(positions: Tensor, columns: int) -> Tensor:
 
     """
     rows = positions.shape[0]
-    kept = _unpack_bits(positions, columns)
+    kept = _unpack_positions(positions, columns, "bitmask")
     padded = torch.nn.functional.pad(kept, (0, -columns % SPAN))
     ends = padded.view(-1, SPAN).sum(dim=1).cumsum(dim=0)
     if int(ends[-1]) >= 2**31:
@@ -120,9 +116,24 @@ def _pack_bitmask(weight: Tensor, kept: Tensor) -> Stored:
     return Stored(weight[kept], positions, starts_of(positions, columns))
 
 
-def _unpack_bits(positions: Tensor, columns: int) -> Tensor:
-    shifts = torch.arange(8, dtype=torch.uint8, device=positions.device)
-    return ((positions.unsqueeze(-1) >> shifts) & 1).view(torch.bool).flatten(1)[:, :columns]
+def _unpack_positions(positions: Tensor, columns: int, layout: str) -> Tensor:
+    """Which of the columns have a value, bool (rows, columns): a byte tells about eight of them."""
+    kept = _table(layout, positions.device)[positions.int()].view(torch.bool)
+    return kept.view(len(positions), 8 * positions.shape[1])[:, :columns]
+
+
+@lru_cache
+def _table(layout: str, device: torch.device) -> Tensor:
+    """For each byte the eight bools that it stands for, as one number."""
+
+    def kept(byte: int, column: int) -> bool:
+        if layout == "bitmask":
+            return bool(byte >> column & 1)
+        code = byte >> (column & 4) & 15
+        return column & 3 in (code & 3, code >> 2)
+
+    rows = [[kept(byte, column) for column in range(8)] for byte in range(256)]
+    return torch.tensor(rows, device=device).view(torch.int64)[:, 0]
 
 
 # Which of four are kept, as a number of four bits -> the places of two that cover them, as four bits.
@@ -152,9 +163,3 @@ def _pack_24(weight: Tensor, kept: Tensor) -> Stored:
     values = weight.reshape(-1, 4).gather(1, places).view(rows, columns // 2)
     codes = torch.nn.functional.pad(codes.view(rows, -1), (0, columns // 4 % 2))
     return Stored(values, codes[:, ::2] | codes[:, 1::2] << 4)
-
-
-def _unpack_24_places(positions: Tensor, groups: int) -> Tensor:
-    """The places of the values in their groups of four, (rows * groups, 2)."""
-    codes = torch.stack([positions & 15, positions >> 4], dim=-1).flatten(1)[:, :groups].reshape(-1)
-    return torch.stack([codes & 3, codes >> 2], dim=1).long()

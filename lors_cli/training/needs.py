@@ -54,17 +54,7 @@ class Needs:
             RequestError: it cannot, or has not.
 
         """
-        if (
-            dtype == "bfloat16"
-            and device.type == "cuda"
-            and not torch.cuda.is_bf16_supported(including_emulation=False)
-        ):
-            raise request_error(
-                "train.dtype",
-                "a dtype that the device computes in: float32",
-                f"bfloat16 on {torch.cuda.get_device_name(device)}, which has none",
-                "set train.dtype: float32",
-            )
+        load.check_dtype(dtype, device, "train.dtype")
         if dtype != "bfloat16" and section.merge_rounding == "stochastic":
             got = f"stochastic with {dtype}"
             raise request_error("train.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out")

@@ -17,13 +17,13 @@ EVERYTHING = 1 << 40
 @pytest.fixture
 def merges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts in its only element how often rows are merged; the weights here are one block of rows each."""
-    count, rows = [0], Merged._rows
+    count, fill = [0], Merged._fill
 
     def counted(self: Merged, *args: Any) -> Tensor:
         count[0] += 1
-        return rows(self, *args)
+        return fill(self, *args)
 
-    monkeypatch.setattr(Merged, "_rows", counted)
+    monkeypatch.setattr(Merged, "_fill", counted)
     return count
 
 

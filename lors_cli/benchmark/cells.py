@@ -1,0 +1,113 @@
+"""One cell of a benchmark: all variants at one size, measured side by side."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lors_cli.benchmark import measure, roofline
+from lors_cli.benchmark.roofline import Hardware, Setting, Shape
+from lors_cli.benchmark.subject import Subject, inputs_for
+from lors_cli.benchmark.variants import VARIANTS
+from lors_cli.models import memory
+
+log = logging.getLogger(__name__)
+
+UNTIMED = 3  # units of work of each variant besides the timed ones: counting, memory, and what the profiler costs
+
+
+def predicted(
+    names: list[str], shape: Shape, setting: Setting, hardware: Hardware, *, optimizer: bool
+) -> dict[str, Any]:
+    """The roofline's figures for each variant."""
+    return {
+        name: {
+            "predicted_ms": roofline.seconds(name, shape, setting, hardware) * 1e3,
+            "predicted_peak_bytes": roofline.peak_bytes(name, shape, setting, optimizer=optimizer),
+        }
+        for name in names
+    }
+
+
+def unfit(shape: Shape, setting: Setting, device: torch.device, found: dict[str, Any], limit: float) -> str:
+    """Why a cell cannot be measured here: its weights do not fit, or it would take too long. Empty if it can."""
+    free = memory.free_device(device) or memory.free_host()
+    weights = roofline.peak_bytes("frozen", shape, setting)
+    if weights > free:
+        return f"needs {weights / 1e9:.1f} GB, {free / 1e9:.1f} are free"
+    units = {name: setting.accumulation if VARIANTS[name].cached else 1 for name in found}
+    least = sum(found[name]["predicted_ms"] / 1e3 * units[name] for name in found) * (UNTIMED + 1)
+    if least > limit:
+        return f"would take at least {least:.0f} s, {max(limit, 0):.0f} are left of --time-limit"
+    return ""
+
+
+def measured(
+    base: nn.Module,
+    setting: Setting,
+    found: dict[str, Any],
+    *,
+    rounds: int,
+    deadline: float,
+    advance: Callable[..., None],
+) -> None:
+    """Add each variant's figures to what is predicted in `found`: counts first, then `rounds` rounds of one run each.
+
+    Every round goes through the variants in the opposite order of the one before. After `deadline` no further round
+    begins, but there is always one. What does not fit memory is left out and says so.
+    """
+    first = next(base.parameters())
+    inputs, target = inputs_for(base, setting, first.dtype, first.device)
+    subjects: dict[str, Subject] = {}
+    for name, figures in found.items():
+        try:
+            subject = Subject(base, VARIANTS[name], setting)
+            figures.update(measure.counts(subject, inputs, target))
+            figures["peak_bytes"] = measure.peak_bytes(subject, inputs, target)
+            subject.cache.clear()
+            subjects[name] = subject
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            subject = None  # type: ignore[assignment]
+            _leave_out(name, figures)
+        advance(name)
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    for turn in range(rounds):
+        if turn and time.monotonic() > deadline:
+            log.warning("bench: --time-limit reached after %d of %d rounds", turn, rounds)
+            break
+        for name in list(subjects)[:: 1 if turn % 2 == 0 else -1]:
+            try:
+                times[name].append(measure.seconds(subjects[name], inputs, target))
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                del subjects[name], times[name]
+                _leave_out(name, found[name])
+            else:
+                subjects[name].cache.clear()
+            advance(name)
+    for name, taken in times.items():
+        median = sorted(taken)[len(taken) // 2] if len(taken) % 2 else sum(sorted(taken)[len(taken) // 2 - 1 :][:2]) / 2
+        found[name]["ms"] = median * 1e3
+        found[name]["tokens_per_second"] = setting.tokens / median
+        found[name]["rounds_ms"] = [round(one * 1e3, 3) for one in taken]
+
+
+def _leave_out(name: str, figures: dict[str, Any]) -> None:
+    for key in ("forward_flops", "backward_flops", "saved_bytes", "peak_bytes"):
+        figures.pop(key, None)
+    figures["skipped"] = "out of memory"
+    log.warning("bench: %s does not fit memory; the others go on", name)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

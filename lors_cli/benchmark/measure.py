@@ -1,0 +1,102 @@
+"""Time, memory and work of one subject: what a profiler, a hook and a clock see."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from lors_cli import console
+from lors_cli.benchmark.subject import Subject
+
+
+def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
+    """Of a micro-batch: a unit of work is run once and its time divided by its micro-batches."""
+    device = inputs.device
+    if subject.variant.cached:  # a step finds the memory of the step before
+        with torch.no_grad():
+            subject.forward(inputs, target)
+    _wait(device)
+    started = time.perf_counter()
+    subject.run(inputs, target)
+    _wait(device)
+    return (time.perf_counter() - started) / subject.micro_batches
+
+
+def counts(subject: Subject, inputs: Tensor, target: Tensor | None) -> dict[str, int]:
+    """FLOPs of forward and backward, and the bytes kept between them besides parameters and the input.
+
+    Those of a cached variant are of the window's mean micro-batch.
+    """
+    subject.renew()
+    passes = []  # the first merges; all others of a window are like the second
+    for _ in range(min(subject.micro_batches, 2)):
+        with FlopCounterMode(display=False) as forward:
+            output, saved = _saved_bytes(subject, inputs, target)
+        with FlopCounterMode(display=False) as backward:
+            subject.backward(output, target)
+        passes.append((forward.get_total_flops(), backward.get_total_flops()))
+        del output
+    subject.drop_gradients(inputs)
+    first, second, parts = passes[0], passes[-1], subject.micro_batches
+    forward_flops, backward_flops = ((a + (parts - 1) * b) // parts for a, b in zip(first, second, strict=True))
+    return {"forward_flops": forward_flops, "backward_flops": backward_flops, "saved_bytes": saved}
+
+
+def _saved_bytes(subject: Subject, inputs: Tensor, target: Tensor | None) -> tuple[Tensor, int]:
+    """The output, and the bytes of all storages that autograd or a checkpoint keeps, each counted once."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def keep_input(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        keep(inputs[0])
+
+    # a checkpoint keeps its input by itself, where no hook sees it
+    checkpointed = [adapter for adapter in subject.adapters.values() if adapter.checkpoint]
+    hooks = [adapter.register_forward_pre_hook(keep_input) for adapter in checkpointed]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = subject.forward(inputs, target)
+    for hook in hooks:
+        hook.remove()
+    own = {t.untyped_storage().data_ptr() for t in [*subject.model.parameters(), inputs]}
+    return output, sum(size for place, size in kept.items() if place not in own)
+
+
+def peak_bytes(subject: Subject, inputs: Tensor, target: Tensor | None) -> int:
+    """The most memory of a unit of work: weights, inputs, and the peak of what is allocated on top of them."""
+    subject.cache.clear()
+    given = sum(tensor.numel() * tensor.itemsize for tensor in (inputs, target) if tensor is not None)
+    few = min(subject.micro_batches, 2)
+    return subject.resident_bytes() + given + allocated_peak(lambda: subject.run(inputs, target, few), inputs.device)
+
+
+def allocated_peak(run: Callable[[], None], device: torch.device) -> int:
+    """The peak of the bytes that `run` allocates."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with console.third_party_output(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    results: Any = profiler.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
