@@ -119,9 +119,10 @@ def _linear(
     if not _in_blocks(x):
         return F.linear(x, merged.whole(), bias)
     rows, columns = merged.shape
-    y = x.new_empty(x.numel() // columns, rows)
+    flat = x.reshape(-1, columns)
+    y = x.new_empty(len(flat), rows)
     for first, end, part in merged.blocks():
-        torch.mm(x.reshape(-1, columns), part.T, out=y[:, first:end])
+        torch.mm(flat, part.T, out=y[:, first:end])
     if bias is not None:
         y += bias
     return y.view(*x.shape[:-1], rows)
@@ -149,7 +150,7 @@ def _linear_input_grad(
         return grad_y @ merged.whole(last=True)
     rows, columns = merged.shape
     flat = grad_y.reshape(-1, rows)
-    grad_x = grad_y.new_empty(flat.shape[0], columns)
+    grad_x = grad_y.new_empty(len(flat), columns)
     for first, end, part in merged.blocks(last=True):
         torch.addmm(grad_x, flat[:, first:end], part, beta=float(first > 0), out=grad_x)
     return grad_x.view(*grad_y.shape[:-1], columns)

@@ -16,7 +16,7 @@ from lors_cli.sparsity import packed, rounding
 from lors_cli.sparsity.packed import Stored
 
 # Rows are merged so many bytes at a time, which stay in the cache of a CPU's core, and multiplied with so many.
-MERGED_BYTES, MULTIPLIED_BYTES = 1 << 20, 1 << 22
+MERGED_BYTES, MULTIPLIED_BYTES = 1 << 20, 1 << 23
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Merged:
 
     def make(self, into: Tensor | None = None) -> Tensor:
         """Merge, whatever is kept; in the place of an older merged weight if one is given."""
-        if into is None:
+        if into is None or into.is_inference():  # made in inference mode, it could not be written to outside
             into = self.lora_A.new_empty(self.shape, dtype=self.dtype)
         if kernel.available(self.stored.values, self.dtype):
             return kernel.merge(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)

@@ -17,6 +17,8 @@ from lors_cli.models import memory
 
 log = logging.getLogger(__name__)
 
+# Rounds beyond those asked for: up to so many, while a cell's have taken no longer than this.
+MOST_ROUNDS, SHORT_SECONDS = 20, 60.0
 UNTIMED = 3  # units of work of each variant besides the timed ones: counting, memory, and what the profiler costs
 
 
@@ -55,10 +57,11 @@ def measured(
     deadline: float,
     advance: Callable[..., None],
 ) -> None:
-    """Add each variant's figures to what is predicted in `found`: counts first, then `rounds` rounds of one run each.
+    """Add each variant's figures to what is predicted in `found`: counts first, then rounds of one run each.
 
-    Every round goes through the variants in the opposite order of the one before. After `deadline` no further round
-    begins, but there is always one. What does not fit memory is left out and says so.
+    Every round goes through the variants in the opposite order of the one before. There are at least `rounds`, more
+    while they take little time, and none begins after `deadline` but the first. What does not fit memory is left out
+    and says so.
     """
     first = next(base.parameters())
     inputs, target = inputs_for(base, setting, first.dtype, first.device)
@@ -77,7 +80,8 @@ def measured(
             _leave_out(name, figures)
         advance(name)
     times: dict[str, list[float]] = {name: [] for name in subjects}
-    for turn in range(rounds):
+    started, turn = time.monotonic(), 0
+    while turn < rounds or (turn < MOST_ROUNDS and time.monotonic() - started < SHORT_SECONDS):
         if turn and time.monotonic() > deadline:
             log.warning("bench: --time-limit reached after %d of %d rounds", turn, rounds)
             break
@@ -91,7 +95,8 @@ def measured(
                 _leave_out(name, found[name])
             else:
                 subjects[name].cache.clear()
-            advance(name)
+            advance(name, steps=int(turn < rounds))
+        turn += 1
     for name, taken in times.items():
         median = sorted(taken)[len(taken) // 2] if len(taken) % 2 else sum(sorted(taken)[len(taken) // 2 - 1 :][:2]) / 2
         found[name]["ms"] = median * 1e3

@@ -190,3 +190,19 @@ def test_without_its_cache_a_linear_goes_on() -> None:
     for adapter in model.adapters.values():
         adapter.slot = None
     assert torch.equal(model(x), wanted)
+
+
+def test_a_weight_kept_in_inference_mode_can_be_replaced_outside() -> None:
+    model = Blocks()
+    cached(model)
+    adapter = next(iter(model.adapters.values()))
+    x = torch.randn(2, 8)
+    with torch.inference_mode():
+        before = adapter(x).clone()
+    with torch.no_grad():
+        adapter.lora_B.mul_(3)
+    after = adapter(x)
+    after.sum().backward()
+    adapter.slot = None
+    assert torch.equal(after, adapter(x))
+    assert not torch.equal(after, before)
