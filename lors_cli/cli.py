@@ -235,6 +235,8 @@ def methods() -> None:
             console.result(title)
             for name, row in table.items():
                 console.result(f"  {name:10} {row.equation}\n  {'':10} {row.paper}")
+                if len(ways := getattr(row, "formulations", ())) > 1:
+                    console.result(f"  {'':10} formulations: {', '.join(ways)}")
 
 
 @app.callback(invoke_without_command=True)

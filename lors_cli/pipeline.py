@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 # The settings that decide how much memory a stage needs.
 LESS_MEMORY = {
     "prune": "prune.calibration.samples or sequence_length, or set prune.states: disk",
-    "train": "train.micro_batch_size or sequence_length, or set train.gradient_checkpointing: true or base: packed",
+    "train": "train.micro_batch_size or sequence_length, or set train.merge_cache: off, gradient_checkpointing: true"
+    " or base: packed",
     "merge": "what else runs on the machine (a merge holds one shard of the model)",
     "eval": "eval.batch_size or eval.perplexity.sequence_length",
 }

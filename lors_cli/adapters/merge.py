@@ -1,4 +1,4 @@
-"""The merged weight of LoRS, ``where(W != 0, W + s B A, 0)``: fused on CUDA, in blocks of rows elsewhere.
+"""The merged weight of LoRS, W + s (B A) * (W != 0): fused on CUDA, in blocks of rows on a CPU.
 
 The low-rank parts are float32 whatever W is and must not be rounded first: the sum is taken in their precision and
 rounded once.
@@ -51,7 +51,8 @@ class Merged:
         A block is valid until the next one is asked for.
         """
         kept, (rows, columns) = self._kept(last=last), self.shape
-        size = min(max(MULTIPLIED_BYTES // (4 * columns), 1), rows)
+        # whole merges, so that the numbers are those of `make` to the last bit
+        size = min(self._merged_at_once() * (MULTIPLIED_BYTES // MERGED_BYTES), rows)
         buffer = self.lora_A.new_empty(size if kept is None else 0, columns, dtype=self.dtype)
         for first in range(0, rows, size):
             end = min(first + size, rows)
@@ -59,8 +60,10 @@ class Merged:
 
     def make(self, into: Tensor | None = None) -> Tensor:
         """Merge, whatever is kept; in the place of an older merged weight if one is given."""
-        if into is None or into.is_inference():  # made in inference mode, it could not be written to outside
-            into = self.lora_A.new_empty(self.shape, dtype=self.dtype)
+        like = self.lora_A.new_empty(0, dtype=self.dtype)
+        fits = into is not None and (into.shape, into.dtype, into.device) == (self.shape, self.dtype, like.device)
+        if into is None or not fits or into.is_inference():  # of inference mode it could not be written to outside
+            into = like.new_empty(self.shape)
         if kernel.available(self.stored.values, self.dtype):
             return kernel.merge(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)
         return self._fill(into, 0)
@@ -70,10 +73,15 @@ class Merged:
         operands = self.stored.values, self.lora_A, self.lora_B, *seed
         return merge_cache.use(self.slot, operands, self.scale, self.dtype, self.make, last=last)
 
+    def _merged_at_once(self) -> int:
+        """Rows."""
+        rows, columns = self.shape
+        return max(MERGED_BYTES // (4 * columns), 1) if self.lora_A.device.type == "cpu" else rows
+
     def _fill(self, target: Tensor, first: int) -> Tensor:
         """Write the rows from `first` on into `target`: the plain version, which the kernel is held against."""
         columns = self.shape[1]
-        size = min(max(MERGED_BYTES // (4 * columns), 1), len(target))
+        size = min(self._merged_at_once(), len(target))
         mask, rounded = self.lora_A.new_empty(size, columns), target.dtype != self.lora_A.dtype
         exact = torch.empty_like(mask) if rounded or self.seed is not None else target
         for begin in range(0, len(target), size):

@@ -46,6 +46,10 @@ class Slot:
             self._key, self._operands = key, operands
         return self.merged
 
+    def expire(self) -> None:
+        """Merge at the next use."""
+        self._key = None
+
     def clear(self) -> None:
         """Give the memory back."""
         self.merged, self._key, self._operands = None, None, ()
@@ -54,8 +58,9 @@ class Slot:
 class MergeCache:
     """The merged weights of one model.
 
-    Changes of the adapters are seen by PyTorch's version counters, which every in-place operation moves, an
-    optimiser's too; after a write through ``.data``, which moves none, call `clear`.
+    Changes of the adapters are seen by PyTorch's version counters, which in-place operations move. What moves none
+    needs `expire`: writes through ``.data``, sharded parameters that are gathered anew (FSDP2). A captured CUDA graph
+    would replay a use without looking.
 
     Attributes:
         merges: how often a weight was merged by linears that have a slot.
@@ -100,6 +105,11 @@ class MergeCache:
         for slot in sorted(self.slots.values(), key=lambda slot: -slot.bytes):
             slot.resident = slot.bytes <= left
             left -= slot.bytes if slot.resident else 0
+
+    def expire(self) -> None:
+        """Merge again at the next use, whatever the version counters say; the memory is kept for that."""
+        for slot in self.slots.values():
+            slot.expire()
 
     def clear(self) -> None:
         """Forget every merged weight."""

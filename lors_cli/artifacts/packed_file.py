@@ -130,15 +130,15 @@ class PackedFile:
         """
         stored, places = tensors.Checkpoint(self.path), json.loads(self.header[8:])
         places.pop("__metadata__", None)
-        layout = {
-            name: torch.empty(place["shape"], dtype=tensors.DTYPES[place["dtype"]], device="meta")
-            for name, place in places.items()
-        }
-        writer = FileWriter.like(target, self.header, self.size, layout)
         try:
+            layout = {
+                name: torch.empty(place["shape"], dtype=tensors.DTYPES[place["dtype"]], device="meta")
+                for name, place in places.items()
+            }
+            writer = FileWriter.like(target, self.header, self.size, layout)
             for name, planned in layout.items():
                 writer.write(name, self._tensor(stored, name, planned.shape))
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise LorsError(f"{self.path} is damaged: {error}; copy it again") from None
         if digest.of_file(target) != self.sha256:
             raise LorsError(f"{self.path} is damaged: unpacked it is not the file that was packed; copy it again")

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,12 +36,12 @@ def predicted(
     }
 
 
-def unfit(shape: Shape, setting: Setting, device: torch.device, found: dict[str, Any], limit: float) -> str:
-    """Why a cell cannot be measured here: its weights do not fit, or it would take too long. Empty if it can."""
+def unfit(shape: Shape, setting: Setting, device: torch.device, found: dict[str, Any], limit: float, built: int) -> str:
+    """Why a cell cannot be measured here: too little memory, or time; empty if it can. So many bytes are `built`."""
     free = memory.free_device(device) or memory.free_host()
-    weights = roofline.peak_bytes("frozen", shape, setting)
-    if weights > free:
-        return f"needs {weights / 1e9:.1f} GB, {free / 1e9:.1f} are free"
+    more = roofline.peak_bytes("frozen", shape, setting) - built
+    if more > free:
+        return f"needs {more / 1e9:.1f} GB, {free / 1e9:.1f} are free"
     units = {name: setting.accumulation if VARIANTS[name].cached else 1 for name in found}
     least = sum(found[name]["predicted_ms"] / 1e3 * units[name] for name in found) * (UNTIMED + 1)
     if least > limit:
@@ -66,53 +67,59 @@ def measured(
     first = next(base.parameters())
     inputs, target = inputs_for(base, setting, first.dtype, first.device)
     subjects: dict[str, Subject] = {}
+
+    def prepare(name: str) -> None:
+        subject = Subject(base, VARIANTS[name], setting)
+        found[name].update(measure.counts(subject, inputs, target))
+        found[name]["peak_bytes"] = measure.peak_bytes(subject, inputs, target)
+        subject.cache.clear()
+        subjects[name] = subject
+
+    times: dict[str, list[float]] = {name: [] for name in found}
+
+    def run(name: str) -> None:
+        times[name].append(measure.seconds(subjects[name], inputs, target))
+        subjects[name].cache.clear()
+
     for name, figures in found.items():
-        try:
-            subject = Subject(base, VARIANTS[name], setting)
-            figures.update(measure.counts(subject, inputs, target))
-            figures["peak_bytes"] = measure.peak_bytes(subject, inputs, target)
-            subject.cache.clear()
-            subjects[name] = subject
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            subject = None  # type: ignore[assignment]
-            _leave_out(name, figures)
+        _if_it_fits(prepare, name, figures)
         advance(name)
-    times: dict[str, list[float]] = {name: [] for name in subjects}
     started, turn = time.monotonic(), 0
     while turn < rounds or (turn < MOST_ROUNDS and time.monotonic() - started < SHORT_SECONDS):
         if turn and time.monotonic() > deadline:
             log.warning("bench: --time-limit reached after %d of %d rounds", turn, rounds)
             break
         for name in list(subjects)[:: 1 if turn % 2 == 0 else -1]:
-            try:
-                times[name].append(measure.seconds(subjects[name], inputs, target))
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                del subjects[name], times[name]
-                _leave_out(name, found[name])
-            else:
-                subjects[name].cache.clear()
+            if not _if_it_fits(run, name, found[name]):
+                del subjects[name]
             advance(name, steps=int(turn < rounds))
         turn += 1
-    for name, taken in times.items():
-        median = sorted(taken)[len(taken) // 2] if len(taken) % 2 else sum(sorted(taken)[len(taken) // 2 - 1 :][:2]) / 2
+    for name in subjects:
+        median = statistics.median(times[name])
         found[name]["ms"] = median * 1e3
         found[name]["tokens_per_second"] = setting.tokens / median
-        found[name]["rounds_ms"] = [round(one * 1e3, 3) for one in taken]
+        found[name]["rounds_ms"] = [round(one * 1e3, 3) for one in times[name]]
 
 
-def _leave_out(name: str, figures: dict[str, Any]) -> None:
+def _if_it_fits(run: Callable[[str], None], name: str, figures: dict[str, Any]) -> bool:
+    """``run(name)``; where memory does not reach for it, `figures` say so instead of what they had."""
+    try:
+        run(name)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+    else:
+        return True
     for key in ("forward_flops", "backward_flops", "saved_bytes", "peak_bytes"):
         figures.pop(key, None)
     figures["skipped"] = "out of memory"
     log.warning("bench: %s does not fit memory; the others go on", name)
+    free_memory()
+    return False
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -68,6 +68,7 @@ class Shape:
     head_width: int
     blocks: int
     vocabulary: int
+    tied: bool
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
@@ -81,6 +82,7 @@ class Shape:
             head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
             blocks=config.num_hidden_layers,
             vocabulary=config.vocab_size,
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
         )
 
     def linears(self, scope: str) -> list[tuple[int, int]]:
@@ -184,7 +186,7 @@ def peak_bytes(name: str, shape: Shape, setting: Setting, *, optimizer: bool = F
         extra += len(linears) * setting.rank * tokens * width
     own = _activations(shape, setting) + extra
     if setting.scope == "model":
-        total += 2 * shape.vocabulary * shape.hidden * width  # embeddings and head
+        total += (1 if shape.tied else 2) * shape.vocabulary * shape.hidden * width  # embeddings and head
     total += shape.hidden * tokens * width * blocks + own if setting.checkpointing else own * blocks
     temporary = max(r * c for r, c in linears) * width if variant.method and variant.method != "lora" else 0
     return int(total + temporary)

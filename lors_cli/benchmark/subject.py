@@ -60,6 +60,8 @@ def read_shape(name: str) -> Any:
     try:
         config = AutoConfig.for_model(**json.loads(path.read_text()))
         Shape.of(config)
+        if any((getattr(config, count, None) or 0) > 1 for count in linears.EXPERT_COUNTS):
+            raise ValueError("a mixture of experts, whose experts are no linears")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise request_error(
             "--shape", "a config.json of Llama's kind", str(error).splitlines()[0], remedy, path
@@ -88,6 +90,8 @@ def build(config: Any, scope: str, dtype: torch.dtype, device: torch.device, pat
         for name in buffers:
             place, _, own = name.rpartition(".")
             model.get_submodule(place)._buffers[own] = fresh.get_buffer(name).to(device)
+    if scope != "linear":
+        model.tie_weights()  # type: ignore[operator]
     model.config = config  # type: ignore[assignment]
     for name in names(model, scope):
         weight = model.get_parameter(f"{name}.weight")
@@ -108,7 +112,7 @@ def _tiny(config: Any) -> Any:
     """The same rotations in a model of next to no weights."""
     config = copy.deepcopy(config)
     config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    config.num_hidden_layers, config.vocab_size, config.intermediate_size = 1, 8, 8
+    config.num_hidden_layers, config.vocab_size, config.intermediate_size, config.pad_token_id = 1, 8, 8, None
     return config
 
 
@@ -141,6 +145,8 @@ class Subject:
         if variant.cached:
             self.cache.serve(self.adapters, next(base.parameters()).dtype)  # type: ignore[arg-type]
             self.cache.plan(self.cache.bytes)
+        if variant.method is None and setting.scope == "model":
+            self.model.enable_input_require_grads()  # without anything to train there would be no backward
         if setting.checkpointing and setting.scope != "linear":
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 

@@ -1,6 +1,6 @@
 """The merged weight of LoRS in one pass over a stored weight (Triton).
 
-The plain version is `lors_cli.adapters.merge.merged_rows`. With the weight W (R, C) dense, or decoded on the way from
+The plain version is `lors_cli.adapters.merge.Merged`. With the weight W (R, C) dense, or decoded on the way from
 one of the layouts of `lors_cli.sparsity.packed`::
 
     where(W != 0, W + (s B) A, 0)        summed in float32, rounded once

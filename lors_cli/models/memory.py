@@ -30,5 +30,13 @@ def never_used(device: torch.device) -> int:
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
         return free_device(device) + held
+    return free_host() - peak_above_now(device)
+
+
+def peak_above_now(device: torch.device) -> int:
+    """How many bytes more than now were in use at the highest peak so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
     now: int = psutil.Process().memory_info().rss
-    return free_host() - (manifest.peak_memory()["host_bytes"] - now)
+    host: int = manifest.peak_memory()["host_bytes"] - now
+    return host

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ class Bench:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.device = torch.device("cpu") if options.predict else load.pick_device(options.device)
+        if self.device.type not in DEFAULTS:
+            if options.device != "auto":
+                raise request_error("--device", "cpu or cuda, whose memory can be measured", options.device, "use cpu")
+            self.device = torch.device("cpu")
         name, scopes, dtype, lengths = DEFAULTS["predict" if options.predict else self.device.type]
         self.name, self.dtype_name = options.shape or name, options.dtype or dtype
         _one_of("--dtype", [self.dtype_name], tuple(load.DTYPES))
@@ -125,7 +130,10 @@ class Bench:
         chosen = self.options.hardware or "h100"
         _one_of("--hardware", [chosen], tuple(roofline.KNOWN))
         hardware = roofline.KNOWN[chosen]
-        found = [self._cell(setting, self._predicted(setting, hardware, optimizer=True)) for setting in self.settings]
+        found = [
+            self._cell(setting, self._predicted(setting, hardware, self.methods, optimizer=True))
+            for setting in self.settings
+        ]
         return {**self._facts(hardware), "cells": found}
 
     def measure(self) -> dict[str, Any]:
@@ -153,35 +161,42 @@ class Bench:
         deadline = time.monotonic() + self.options.time_limit
         base: Any = None
         scope = ""
-        measured = {_point(cell) for cell in results["cells"] if self.methods == list(cell["methods"])}
-        todo = [setting for setting in self.settings if _point(asdict(setting)) not in measured]
-        steps = len(todo) * len(self.methods) * (1 + self.options.rounds)
-        with console.progress("bench:", steps) as advance:
+        earlier = {_point(cell): list(cell["methods"]) for cell in results["cells"]}
+        todo = [one for one in self.settings if not {*self.methods} <= {*earlier.get(_point(asdict(one)), ())}]
+        steps = len(todo) * (1 + self.options.rounds)
+        with console.progress("bench:", steps * len(self.methods)) as advance:
             for setting in todo:
-                found = self._predicted(setting, hardware, optimizer=False)
+                # what was measured there before is measured again beside the new, never mixed with it
+                wanted = {*self.methods, *earlier.get(_point(asdict(setting)), ())}
+                found = self._predicted(setting, hardware, wanted, optimizer=False)
                 runnable = {name: figures for name, figures in found.items() if "skipped" not in figures}
+                if setting.scope != scope:
+                    base, scope = None, setting.scope
+                cells.free_memory()
+                built = sum(p.numel() * p.itemsize for p in base.parameters()) if base else 0
                 left = deadline - time.monotonic()
-                if reason := cells.unfit(self.shape, setting, self.device, runnable, left):
+                if reason := cells.unfit(self.shape, setting, self.device, runnable, left, built):
                     words = f"{setting.scope}, {setting.tokens} tokens, rank {setting.rank}"
                     log.warning("bench: %s not measured: %s", words, reason)
                     results["not_measured"].append({**self._cell(setting, {}), "reason": reason})
                     advance(steps=len(self.methods) * (1 + self.options.rounds))
                     continue
-                if setting.scope != scope:
-                    base, scope = None, setting.scope
-                    base = build(self.config, scope, self.dtype, self.device, self.pattern)
+                base = base or build(self.config, scope, self.dtype, self.device, self.pattern)
                 cells.measured(base, setting, runnable, rounds=self.options.rounds, deadline=deadline, advance=advance)
                 cell = self._cell(setting, found)
                 results["cells"] = [one for one in results["cells"] if _point(one) != _point(cell)] + [cell]
                 manifest.write_json(directory / RESULTS, results)
         manifest.write_json(directory / RESULTS, results)
 
-    def _predicted(self, setting: Setting, hardware: Hardware, *, optimizer: bool) -> dict[str, Any]:
-        found = cells.predicted(self.methods, self.shape, setting, hardware, optimizer=optimizer)
+    def _predicted(
+        self, setting: Setting, hardware: Hardware, methods: Iterable[str], *, optimizer: bool
+    ) -> dict[str, Any]:
+        names = [name for name in VARIANTS if name in methods]
+        found = cells.predicted(names, self.shape, setting, hardware, optimizer=optimizer)
         rows = [rows for rows, _ in self.shape.linears(setting.scope)]
         for name, figures in found.items():
             if VARIANTS[name].method == "spp" and any(count % setting.rank for count in rows):
-                figures["skipped"] = f"rank {setting.rank} does not divide"
+                figures["skipped"] = f"rank {setting.rank} does not divide {', '.join(map(str, sorted({*rows})))}"
         return found
 
     def _cell(self, setting: Setting, methods: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +222,7 @@ class Bench:
             "roofline": asdict(hardware),
             "hardware": manifest.hardware(),
             "versions": manifest.versions(),
-            "command": " ".join(sys.argv),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
 
     def _earlier(self, directory: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``lors pack`` and ``lors unpack``: a model directory without its zeros, and back, byte for byte.
 
-A packed directory holds every file of the model; each ``*.safetensors`` is there as ``*.packed.safetensors``. It loads
-nowhere until it is unpacked: its purpose is to be kept and copied.
+A packed directory holds every file of the model (folders in it are left out, with a warning); each ``*.safetensors`` is
+there as ``*.packed.safetensors``. It loads nowhere until it is unpacked: its purpose is to be kept and copied.
 """
 
 import logging
@@ -15,7 +15,7 @@ from lors_cli import console
 from lors_cli.artifacts import digest, manifest, publish, tensors
 from lors_cli.artifacts.packed_file import PackedFile, pack_file
 from lors_cli.artifacts.tensors import PACKED_SUFFIX, write_failed
-from lors_cli.errors import request_error
+from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
 from lors_cli.sparsity import packed
 
@@ -86,6 +86,11 @@ def unpack(directory: Path, output: Path, *, force: bool = False) -> None:
         _copy_others(directory, partial, {path.name for path in files} | {manifest.NAME, ORIGIN})
         if (directory / ORIGIN).is_file():
             shutil.copyfile(directory / ORIGIN, partial / manifest.NAME)
+        recorded = (manifest.read(directory) or {}).get("request", {}).get("inputs", {}).get("model")
+        if digest.of_directory(partial) != recorded:
+            raise LorsError(
+                f"{directory} is damaged: a file is missing or was changed since it was packed; copy it again"
+            )
     log.info("unpack: %d files, each with the digest of the one that was packed", len(files))
     console.result(str(output))
 
@@ -99,7 +104,8 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
         LorsError: a write failed.
 
     """
-    replaceable = force and (output / "config.json").is_file() and output.resolve() != source.resolve()
+    holds_source = output.resolve() in (source.resolve(), *source.resolve().parents)
+    replaceable = force and (output / "config.json").is_file() and not holds_source
     if output.exists() and not replaceable:
         remedy = "name another directory" if force else "name another directory; --force replaces a model directory"
         raise request_error("OUTPUT", "a directory that does not exist yet", f"{output}, which does", remedy)
@@ -119,5 +125,7 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
 def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
     """Copy every file but those; hidden files and folders are no part of a model."""
     for path in sorted(source.iterdir()):
+        if path.is_dir():
+            log.warning("%s is a folder and left out", path)
         if path.is_file() and path.name not in left_out and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)

@@ -21,7 +21,8 @@ OPTIMIZER_BYTES = 8  # AdamW's moments of a trainable number, which are not ther
 class Merging:
     """Keeps merged weights within an optimiser step where `section` and the memory of `device` allow it.
 
-    With ``merge_cache: auto`` the first micro-batch runs without: its peak shows what is left.
+    With ``merge_cache: auto`` the first micro-batch runs without: its peak shows what is left. As later ones may be
+    longer, what it took is scaled to the longest that there can be.
     """
 
     def __init__(self, section: Train, attached: Mapping[str, Adapter], device: torch.device, seed: int) -> None:
@@ -30,6 +31,7 @@ class Merging:
         self._cache: MergeCache | None = None
         self._passing = 0
         self._planned = True
+        self._most_tokens = section.samples_per_forward * section.sequence_length
         if section.merge_cache == "off" or not self._adapters:
             return
         self._cache = MergeCache()
@@ -42,19 +44,22 @@ class Merging:
             self._passing = max(sum(sizes[name] for name in names) for names in by_block(list(sizes)).values())
 
     def before_step(self, step: int) -> None:
-        """Give each linear's stochastic rounding, if it has one, the seed of this optimiser step."""
+        """Merged weights are of the step before; each stochastic rounding, if there is one, gets this step's seed."""
+        if self._cache:
+            self._cache.expire()
         for number, adapter in enumerate(self._adapters.values()):
             if adapter.rounding_seed is not None:
                 adapter.rounding_seed.fill_(((self._seed * 1_000_003 + step) * 65_537 + number) % 2**32)
 
-    def after_micro_batch(self) -> None:
-        """Plan the cache once the first micro-batch has shown what the rest needs."""
+    def after_micro_batch(self, tokens: int) -> None:
+        """Plan the cache once the first micro-batch, of so many tokens, has shown what the rest needs."""
         if self._cache is None or self._planned:
             return
         self._planned = True
         trained = sum(tensor.numel() for adapter in self._adapters.values() for tensor in adapter.tensors().values())
-        free = int(memory.never_used(self._device) * (1 - SPARE)) - OPTIMIZER_BYTES * trained
-        self._cache.plan(max(free, 0), self._passing)
+        longer = memory.peak_above_now(self._device) * (self._most_tokens / tokens - 1)
+        free = (memory.never_used(self._device) - longer) * (1 - SPARE) - OPTIMIZER_BYTES * trained
+        self._cache.plan(max(int(free), 0), self._passing)
         kept, linears = len(self._cache.resident), len(self._adapters)
         size = self._cache.bytes / 1e9
         log.info("train: merged weights of %d of %d linears are kept within a step (all: %.2f GB)", kept, linears, size)

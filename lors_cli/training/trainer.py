@@ -46,11 +46,11 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.add_callback(_Watch(self, log_file, advance))
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward; remembers, on the device, whether the loss was finite."""
-        loss: Tensor = super().training_step(*args, **kwargs)
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.finite = loss.isfinite() if self.finite is None else self.finite & loss.isfinite()
-        self.merging.after_micro_batch()
+        self.merging.after_micro_batch(inputs["input_ids"].numel())
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

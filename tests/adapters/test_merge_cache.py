@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lors_cli.adapters import LoRS
+from lors_cli.adapters import LoRS, merge
 from lors_cli.adapters.merge import Merged
 from lors_cli.adapters.merge_cache import MergeCache
 
@@ -190,6 +190,58 @@ def test_without_its_cache_a_linear_goes_on() -> None:
     for adapter in model.adapters.values():
         adapter.slot = None
     assert torch.equal(model(x), wanted)
+
+
+def test_blocks_of_rows_are_the_whole_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merge, "MERGED_BYTES", 4 * 20 * 3)  # three rows of 20 at a time, multiplied with twelve
+    monkeypatch.setattr(merge, "MULTIPLIED_BYTES", 4 * 20 * 13)
+    torch.manual_seed(0)
+    adapter = Blocks.linear(20, 50, torch.float32)
+    x = torch.randn(7, 20, requires_grad=True)
+    plain = adapter(x)
+    plain.square().sum().backward()
+    wanted, x.grad = [plain, x.grad, adapter.lora_A.grad], None
+    adapter.lora_A.grad = None
+    cache = MergeCache()
+    cache.serve({"": adapter}, torch.float32)
+    cache.plan(EVERYTHING)
+    for _ in range(2):
+        x.grad = adapter.lora_A.grad = None
+        kept = adapter(x)
+        kept.square().sum().backward()
+        for found, one in zip([kept, x.grad, adapter.lora_A.grad], wanted, strict=True):
+            assert found is not None
+            assert one is not None
+            assert torch.equal(found, one)
+
+
+def test_another_dtype_gets_memory_of_its_own() -> None:
+    model = Blocks()
+    cached(model)
+    x = torch.randn(5, 8)
+    for _ in range(2):
+        plain = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = model(x)
+    for adapter in model.adapters.values():
+        adapter.slot = None
+    assert torch.equal(plain, model(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cast, model(x))
+
+
+def test_an_expired_weight_is_merged_again() -> None:
+    model = Blocks()
+    cache = cached(model)
+    adapter = next(iter(model.adapters.values()))
+    x = torch.randn(5, 8)
+    before = adapter(x)
+    adapter.lora_B.data.mul_(2)  # which no version counter sees
+    cache.expire()
+    after = adapter(x)
+    adapter.slot = None
+    assert torch.equal(after, adapter(x))
+    assert not torch.equal(after, before)
 
 
 def test_a_weight_kept_in_inference_mode_can_be_replaced_outside() -> None:

@@ -98,6 +98,8 @@ def test_what_is_there_is_not_replaced_by_accident(lors: Lors, pruned: Callable[
     for option in ([], ["--force"]):
         assert "OUTPUT" in lors("pack", model, tmp_path / "mine", *option, status=2).stderr
     assert "OUTPUT" in lors("pack", model, model, "--force", status=2).stderr
+    lors("pack", model, model / "inside")
+    assert "OUTPUT" in lors("unpack", model / "inside", model, "--force", status=2).stderr
     lors("pack", model, packed)
     assert "--force" in lors("pack", model, packed, status=2).stderr
     lors("pack", model, packed, "--force", "--layout", "bitmask")
@@ -152,5 +154,13 @@ def test_damaged_and_other_versions(lors: Lors, pruned: Callable[..., Path], tmp
     stored.pop(name)
     save_file(stored, file, metadata=metadata)
     unpack(1, "damaged")
+    file.write_bytes(whole)
+    config = (packed / "config.json").read_text()
+    (packed / "config.json").write_text(config + " ")
+    assert "was changed since" in lors("unpack", packed, out, status=1).stderr
+    (packed / "config.json").write_text(config)
+    (packed / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    assert "missing" in lors("unpack", packed, out, status=1).stderr
+    (tmp_path / "tokenizer.json").rename(packed / "tokenizer.json")
     lors("unpack", packed, out)
     assert files(out) == files(model)

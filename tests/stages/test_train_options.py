@@ -75,6 +75,7 @@ def test_auto_keeps_what_fits_free_memory(
     for share in (0.0, 0.5, 1.0):
         free = (whole * share + 8 * trained) / 0.9 + 1
         monkeypatch.setattr(memory, "never_used", lambda _, free=free: int(free))
+        monkeypatch.setattr(memory, "peak_above_now", lambda _: 0)
         lors("train", config, "--force")
         kept = manifest(tmp_path)["merge_cache"]
         assert {0.0: kept["linears"] == 0, 0.5: 0 < kept["linears"] < 14, 1.0: kept["linears"] == 14}[share]
@@ -195,3 +196,21 @@ def test_a_packed_adapter_merges_like_any_other(lors: Lors, write_config: WriteC
     lors("run", config)
     merged, pruned = (load_file(tmp_path / f"run/{name}/model.safetensors") for name in ("merged", "pruned"))
     assert all(((pruned[name] == 0) <= (merged[name] == 0)).all() for name in pruned if "proj" in name)
+
+
+def test_auto_leaves_room_for_longer_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import nn
+
+    from lors_cli.adapters import LoRS
+    from lors_cli.config.schema import Train, TrainingDataset
+    from lors_cli.training.merging import Merging
+
+    section = Train(method="lors", dataset=TrainingDataset(path="x"), sequence_length=100, micro_batch_size=1)
+    for tokens, kept in ((100, 1), (50, 1), (10, 0)):
+        adapters = {"0.up": LoRS(nn.Linear(8, 8), rank=1, alpha=1)}
+        merging = Merging(section, adapters, torch.device("cpu"), 0)
+        # 256 bytes to keep beside 128 for the optimiser; the micro-batch took 300 above the weights
+        monkeypatch.setattr(memory, "never_used", lambda _: 1000)
+        monkeypatch.setattr(memory, "peak_above_now", lambda _: 300)
+        merging.after_micro_batch(tokens)
+        assert merging.facts()["merge_cache"]["linears"] == kept
