@@ -14,11 +14,12 @@ from lors_cli.benchmark.subject import Subject
 
 
 def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
-    """Of a micro-batch: a unit of work is run once and its time divided by its micro-batches."""
+    """Of a micro-batch: a unit of work is run once and its time divided by its micro-batches.
+
+    A micro-batch before it is not timed, because in a training every step finds the memory that the one before used.
+    """
     device = inputs.device
-    if subject.variant.cached:  # a step finds the memory of the step before
-        with torch.no_grad():
-            subject.forward(inputs, target)
+    subject.run(inputs, target, 1)
     _wait(device)
     started = time.perf_counter()
     subject.run(inputs, target)
