@@ -23,17 +23,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lors_cli.artifacts import manifest
 from lors_cli.artifacts.shard_writer import ShardWriter
+from lors_cli.benchmark.subject import SHAPES as NAMED
 from lors_cli.kernels import sparsegpt as kernel
 from lors_cli.models import load, source
 from lors_cli.pruning import sparsegpt
 from lors_cli.sparsity.pattern import Pattern
 
 # hidden, intermediate, heads, key/value heads, blocks, vocabulary
-SHAPES = {
-    "llama-3-8b": (4096, 14336, 32, 8, 32, 128256),
-    "llama-3-70b": (8192, 28672, 64, 8, 80, 128256),
-    "tiny": (64, 128, 4, 2, 4, 49152),
-}
+SHAPES = {name: NAMED[name][:6] for name in ("llama-3-8b", "llama-3-70b")} | {"tiny": (64, 128, 4, 2, 4, 49152)}
 
 
 def make_model(directory: Path, shape: str, blocks: int) -> Path:

@@ -1,11 +1,6 @@
 """The kernel against the plain version: on the GPU where there is one, else in Triton's interpreter."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +9,7 @@ from torch import Tensor
 from lors_cli.adapters.merge import Merged
 from lors_cli.kernels import merge as kernel
 from lors_cli.sparsity.packed import Stored, pack
-
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+from tests.kernels.interpreter import needs_gpu, needs_triton, run_in_interpreter
 
 SHAPES = [(1, 4, 1), (7, 12, 3), (64, 128, 16), (65, 260, 17), (33, 300, 40), (70, 132, 64)]  # rows, columns, rank
 LAYOUTS = ["dense", "2:4", "bitmask"]
@@ -76,15 +69,7 @@ def test_equals_the_plain_version_on_a_gpu(case: tuple[tuple[int, int, int], str
 
 @needs_triton
 def test_equals_the_plain_version_in_the_interpreter() -> None:
-    # Triton looks at the variable while it is imported, so this takes a process of its own: `main` below
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.test_merge"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_in_interpreter("tests.kernels.test_merge")
 
 
 @needs_triton

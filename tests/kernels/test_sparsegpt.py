@@ -1,20 +1,12 @@
 """The kernel against the plain loop, to the last bit: on the GPU where there is one, else in Triton's interpreter."""
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from lors_cli.kernels import sparsegpt
 from lors_cli.sparsity.pattern import Pattern
-
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+from tests.kernels.interpreter import needs_gpu, needs_triton, run_in_interpreter
 
 # rows and columns, then N:M or None for an unstructured mask; programs hold 4 rows, tiles 128 columns
 CASES = [
@@ -86,15 +78,7 @@ def test_equals_the_plain_loop_on_a_gpu(case: tuple[int, int, int | None, int | 
 
 @needs_triton
 def test_equals_the_plain_loop_in_the_interpreter() -> None:
-    # Triton looks at the variable while it is imported, so this takes a process of its own: `main` below
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.test_sparsegpt"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_in_interpreter("tests.kernels.test_sparsegpt")
 
 
 @needs_triton
