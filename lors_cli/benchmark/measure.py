@@ -1,5 +1,6 @@
 """Time, memory and work of one subject: what a profiler, a hook and a clock see."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +15,23 @@ from lors_cli.benchmark.subject import Subject
 
 
 def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
-    """Of a micro-batch: a unit of work is run once and its time divided by its micro-batches.
+    """Of a micro-batch; of a window of several their mean, in which all but the first, which merges, count as equal.
 
     A micro-batch before it is not timed, because in a training every step finds the memory that the one before used.
+    The equal ones enter with their median, so that a window is no easier disturbed than a single micro-batch.
     """
-    device = inputs.device
     subject.run(inputs, target, 1)
-    _wait(device)
-    started = time.perf_counter()
-    subject.run(inputs, target)
-    _wait(device)
-    return (time.perf_counter() - started) / subject.micro_batches
+    subject.renew()
+    times = []
+    for _ in range(subject.micro_batches):
+        _wait(inputs.device)
+        started = time.perf_counter()
+        subject.backward(subject.forward(inputs, target), target)
+        _wait(inputs.device)
+        times.append(time.perf_counter() - started)
+    subject.drop_gradients(inputs)
+    first, *equal = times
+    return (first + len(equal) * statistics.median(equal)) / len(times) if equal else first
 
 
 def counts(subject: Subject, inputs: Tensor, target: Tensor | None) -> dict[str, int]:
