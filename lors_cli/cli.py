@@ -171,7 +171,7 @@ def bench(
     accumulation: Annotated[int, typer.Option(help="Micro-batches in a window, for lors-cached.")] = 8,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute blocks.")] = False,
     rounds: Annotated[int, typer.Option(help="Timed runs of each method, at least; the median counts.")] = 5,
-    time_limit: Annotated[float, typer.Option(help="Seconds after which nothing new begins.")] = 600.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds after which nothing new begins.")] = 1200.0,
     predict: Annotated[bool, typer.Option("--predict", help="Only the roofline's figures; measures nothing.")] = False,
     hardware: Annotated[str | None, typer.Option(help="With --predict: h100, h200 or a100.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="For results and plots; runs/bench/... if left out.")] = None,

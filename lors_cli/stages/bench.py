@@ -57,7 +57,7 @@ class Options:
     accumulation: int = 8
     gradient_checkpointing: bool = False
     rounds: int = 5
-    time_limit: float = 600.0
+    time_limit: float = 1200.0
     predict: bool = False
     hardware: str | None = None
     output_dir: str | None = None
