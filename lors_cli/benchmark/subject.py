@@ -86,7 +86,7 @@ def build(config: Any, scope: str, dtype: torch.dtype, device: torch.device, pat
     buffers = [name for name, _ in model.named_buffers()]
     model = _materialised(model, device)
     if buffers:  # rotary frequencies are computed, not random
-        fresh = AutoModelForCausalLM.from_config(copy.deepcopy(_tiny(config)), dtype=dtype)
+        fresh = AutoModelForCausalLM.from_config(_tiny(config), dtype=dtype)
         for name in buffers:
             place, _, own = name.rpartition(".")
             model.get_submodule(place)._buffers[own] = fresh.get_buffer(name).to(device)
@@ -96,7 +96,8 @@ def build(config: Any, scope: str, dtype: torch.dtype, device: torch.device, pat
     for name in names(model, scope):
         weight = model.get_parameter(f"{name}.weight")
         with torch.no_grad():
-            weight.mul_(mask.keep_largest(torch.rand(weight.shape, device=device), pattern, per_row=True))
+            # filled, not multiplied: a -0.0 is no pruned weight, and packing would keep it
+            weight.masked_fill_(~mask.keep_largest(torch.rand(weight.shape, device=device), pattern, per_row=True), 0)
     return model.requires_grad_(False).train()
 
 
@@ -122,7 +123,7 @@ def names(model: nn.Module, scope: str) -> list[str]:
 
 
 class Subject:
-    """One variant around the shared weights of `base`: `step` does forward and backward of a micro-batch.
+    """One variant around the shared weights of `base`: `run` does forward and backward of a unit of work.
 
     A cached variant's unit of work is a window of `setting.accumulation` micro-batches, any other's is one.
     """

@@ -11,6 +11,7 @@ weight of column ``j``. ``starts`` says where in ``values`` each SPAN of columns
 What is kept is what has any bit set, so that -0.0 survives the round trip; the support is ``value != 0`` as everywhere.
 """
 
+from contextlib import suppress
 from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
@@ -50,9 +51,10 @@ def pack(weight: Tensor, layout: str | None = None) -> Stored:
     kept = _bits(weight) != 0
     if layout == "2:4":
         return _pack_24(weight, kept)
-    if layout is None and weight.shape[1] % 4 == 0 and bool((_codes(kept) != _NO_PAIR).all()):
-        smaller = int(kept.sum()) * weight.itemsize + 4 * _spans(weight) < weight.numel() * weight.itemsize // 2
-        if not smaller:
+    # without their positions, which are as large: half of the values, or the kept ones and `starts`
+    halves = weight.numel() * weight.itemsize // 2
+    if layout is None and int(kept.sum()) * weight.itemsize + 4 * _spans(weight) >= halves:
+        with suppress(ValueError):  # it does not fit 2:4
             return _pack_24(weight, kept)
     return _pack_bitmask(weight, kept)
 

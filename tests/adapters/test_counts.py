@@ -1,4 +1,4 @@
-"""Multiply-adds and saved bytes of every method, exactly: the table of the README's paper comparison, by hand."""
+"""Multiply-adds and saved bytes of every method, exactly: the table of docs/performance.md, by hand."""
 
 from typing import Any
 

@@ -75,6 +75,7 @@ def test_weights_are_shared_sparse_and_untouched(pico: str, scope: str) -> None:
     assert len(linears) == (7 if scope == "block" else 14)
     weights = {name: base.get_parameter(f"{name}.weight") for name in linears}
     assert all(mask.detect(weight) == "2:4" for weight in weights.values())
+    assert not any(mask.negative_zeros(weight) for weight in weights.values())
     before = {name: weight.clone() for name, weight in base.named_parameters()}
     setting = Setting(scope, N, 2, R, 4, checkpointing=True)
     inputs, target = inputs_for(base, setting, torch.float32, CPU)
