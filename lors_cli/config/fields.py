@@ -41,7 +41,7 @@ class Section(BaseModel):
 class Dataset(Section):
     """A hub id, a local file (.jsonl, .json, .parquet, .txt; .gz) or a built-in name; a plain string is `path`."""
 
-    path: str = Field(description="hub id, local file or built-in name")
+    path: str = Field(description="hub id, local file, folder or glob of files, or built-in name")
     name: str | None = Field(None, description="configuration of a hub data set")
     split: str | None = Field(None, description='split of a hub or built-in data set; "train" if left out')
     revision: str | None = Field(None, description="commit or tag of a hub data set")
@@ -56,4 +56,4 @@ class Dataset(Section):
 
     def source(self, key: str) -> Source:
         """The rows; `key` is where this stands in the config."""
-        return Source(key=key, **self.model_dump(exclude={"format"}))
+        return Source(key=key, **self.model_dump(exclude={"format", "streaming"}))

@@ -2,24 +2,25 @@
 
 alpaca    {instruction, input?, output}      the answer is learnt, with the end token; the prompt is not
 chat      {messages: [{role, content}]}      the assistant's turns are learnt, by the tokenizer's own template
-text      {text}                             every token; rows joined and cut into windows
+text      {text}                             every token; rows joined and cut into windows, or packed one by one
 """
 
-import logging
-from dataclasses import replace
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from lors_cli.data import chat
+from lors_cli.data.chat import conversation as conversation
+from lors_cli.data.cursor import open_cursor
+from lors_cli.data.example import IGNORED as IGNORED
+from lors_cli.data.example import Example as Example
+from lors_cli.data.example import encode, row_error
+from lors_cli.data.packing import pack
 from lors_cli.data.sources import Row, Source
 from lors_cli.data.windows import concatenated
-from lors_cli.errors import request_error
-
-log = logging.getLogger(__name__)
+from lors_cli.errors import RequestError, request_error
 
 FORMATS = ("alpaca", "chat", "text")
-IGNORED = -100
 
 # The prompts of Stanford Alpaca (Taori et al. 2023), which the papers train with.
 ALPACA_WITH_INPUT = (
@@ -32,10 +33,6 @@ ALPACA_WITHOUT_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-# ShareGPT names of the roles
-ROLES = {"human": "user", "gpt": "assistant"}
-
-Example = dict[str, list[int]]
 
 
 def recognise(row: Row, source: Source) -> str:
@@ -60,77 +57,175 @@ def recognise(row: Row, source: Source) -> str:
 
 
 def examples(
-    source: Source, tokenizer: PreTrainedTokenizerBase, length: int, kind: str | None
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    kind: str | None,
+    *,
+    packing: bool = False,
+    overlong: str = "truncate",
 ) -> tuple[list[Example], dict[str, Any]]:
     """All training examples of at most `length` tokens, and what was found and dropped.
 
     Rows whose learnt part lies wholly beyond `length` are dropped: their loss would be a division by zero.
 
+    Args:
+        source: the rows.
+        tokenizer: the model's.
+        length: tokens per example, at most.
+        kind: one of `FORMATS`; recognised if None.
+        packing: put several rows into one example.
+        overlong: what becomes of rows of more than `length` tokens: "truncate" or "refuse". Rows of text are joined
+            and have no length; packed ones lose nothing by it, for their rest is an example of its own.
+
     Raises:
-        RequestError: a row lacks a field, or no example is left.
+        RequestError: a row lacks a field or is refused, or no example is left.
 
     """
     kind = kind or recognise(next(source.rows()), source)
-    if kind == "text":
+    if kind == "text" and not packing:
         windows = concatenated(source, tokenizer, length, None).tolist()
         found = [{"input_ids": ids, "labels": ids} for ids in windows]
         return found, {"format": kind, "examples": len(found), "tokens": len(found) * length}
-    encode = {"alpaca": _alpaca, "chat": conversation}[kind]
-    every = [encode(row, number, source, tokenizer) for number, row in enumerate(source.rows(), 1)]
-    cut = [{key: ids[:length] for key, ids in example.items()} for example in every]
-    kept = [example for example in cut if any(label != IGNORED for label in example["labels"][1:])]
-    if not kept:
-        raise request_error(
-            source.key,
-            f"at least one row whose answer begins within {length} tokens",
-            f"{source.path}: none of {len(every)} rows",
-            "raise train.sequence_length",
-        )
-    return kept, {
+    encoder = Encoder(tokenizer, length, kind, packing=packing, overlong=overlong)
+    for shard, number, row in open_cursor(source, streaming=False):
+        encoder.add(row, number, shard)
+    found = encoder.examples()
+    if not found:
+        raise none_left(source, kind, length, encoder.rows)
+    facts = {
         "format": kind,
-        "examples": len(kept),
-        "dropped": len(every) - len(kept),
-        "truncated": sum(len(example["input_ids"]) > length for example in every),
-        "tokens": sum(len(example["input_ids"]) for example in kept),
+        "examples": len(found),
+        "dropped": encoder.dropped,
+        "truncated": encoder.truncated,
+        "tokens": encoder.tokens,
     }
+    if packing:
+        facts |= {"documents": encoder.documents, "padding": round(1 - encoder.tokens / (len(found) * length), 4)}
+    return found, facts
 
 
-def check(source: Source, kind: str | None) -> None:
-    """Read the first row and check its fields: what can be said without a tokenizer.
+class Encoder:
+    """Rows, of a whole data set or of a part, into examples of at most `length` tokens; arguments as of `examples`.
+
+    Attributes:
+        rows: that came.
+        dropped: rows that give nothing to learn.
+        truncated: rows that lost tokens.
+        documents: that are learnt: rows, or pieces of them.
+        tokens: of the documents.
+
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, length: int, kind: str, *, packing: bool, overlong: str
+    ) -> None:
+        self._tokenizer, self._length, self._packing, self._overlong = tokenizer, length, packing, overlong
+        self._encode = {"alpaca": _alpaca, "chat": conversation, "text": _document}[kind]
+        self._splits = kind == "text"
+        self._kept: list[Example] = []
+        self._too_long: list[tuple[str, str]] = []  # the source's key, and which row has how many tokens
+        self.rows = self.dropped = self.truncated = self.tokens = 0
+
+    @property
+    def documents(self) -> int:
+        return len(self._kept)
+
+    def add(self, row: Row, number: int, source: Source) -> None:
+        """Encode a row; `number` and `source` name it in messages.
+
+        Raises:
+            RequestError: the row lacks a field.
+
+        """
+        whole, length = self._encode(row, number, source, self._tokenizer), self._length
+        size = len(whole["input_ids"])
+        if size > length and self._overlong == "refuse":
+            self._too_long.append((source.key, f"{source.path}, row {number}: {size} tokens"))
+        starts = range(0, size, length) if self._splits else [0]
+        pieces = [{key: ids[start : start + length] for key, ids in whole.items()} for start in starts]
+        kept = [piece for piece in pieces if any(label != IGNORED for label in piece["labels"][1:])]
+        self.rows += 1
+        self.dropped += not kept
+        self.truncated += size > length and not self._splits
+        self.tokens += sum(len(piece["input_ids"]) for piece in kept)
+        self._kept += kept
+
+    def examples(self) -> list[Example]:
+        """The examples of all rows so far, packed if that was asked for.
+
+        Raises:
+            RequestError: rows were too long, and that is refused.
+
+        """
+        if self._too_long:
+            (key, first), more = self._too_long[0], len(self._too_long) - 1
+            raise request_error(
+                key,
+                f"rows of at most {self._length} tokens",
+                f"{first} (and {more} more rows)" if more else first,
+                "raise train.sequence_length, or set train.overlong: truncate",
+            )
+        return pack(self._kept, self._length) if self._packing else self._kept
+
+
+def none_left(source: Source, kind: str, length: int, rows: int) -> RequestError:
+    """The error of a data set whose `rows` give no example of at most `length` tokens."""
+    if kind == "text":
+        expected, remedy = "at least one row with text", "name another data set"
+    else:
+        expected, remedy = f"at least one row whose answer begins within {length} tokens", "raise train.sequence_length"
+    return request_error(source.key, expected, f"{source.path}: none of {rows} rows", remedy)
+
+
+def check(source: Source, kind: str | None, *, streaming: bool = False) -> None:
+    """Read the first row and check its fields: what can be said without a tokenizer; `streaming` downloads no more.
 
     Raises:
         RequestError: the source cannot be read, is empty, or lacks a field.
 
     """
-    row = next(source.rows())
+    row = first_row(source, streaming=streaming)
     kind = kind or recognise(row, source)
     if kind == "text":
-        next(replace(source, limit=1).texts())
+        source.text(row, 1)
     elif kind == "alpaca":
         _fields(row, 1, source)
     else:
-        _messages(row, 1, source)
+        chat.messages(row, 1, source)
+
+
+def first_row(source: Source, *, streaming: bool) -> Row:
+    """The first row; with `streaming` without downloading a whole hub data set.
+
+    Raises:
+        RequestError: the source cannot be read, or is empty.
+
+    """
+    if streaming and source.is_hub:
+        for _, _, row in open_cursor(source):
+            return row
+    return next(source.rows())
+
+
+def _document(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """A row of text with the tokenizer's own start and end; nothing for one without text, which is no document."""
+    text = source.text(row, number)
+    ids: list[int] = list(tokenizer(text, verbose=False)["input_ids"]) if text else []
+    if ids and tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:
+        ids.append(tokenizer.eos_token_id)
+    return {"input_ids": ids, "labels": ids}
 
 
 def _alpaca(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
     fields = _fields(row, number, source)
     prompt = (ALPACA_WITH_INPUT if fields["input"] else ALPACA_WITHOUT_INPUT).format(**fields)
     text = prompt + fields["output"]
-    example = _encode(text, [(len(prompt), len(text))], tokenizer, special=True)
+    example = encode(text, [(len(prompt), len(text))], tokenizer, special=True)
     if tokenizer.eos_token_id is not None and example["input_ids"][-1:] != [tokenizer.eos_token_id]:
         for ids in example.values():
             ids.append(tokenizer.eos_token_id)
     return example
-
-
-def _encode(text: str, learnt: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> Example:
-    """Tokenise `text` in one piece, as the model will see it, and learn the tokens within the ranges of characters."""
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    labels = [
-        token if any(start <= begin < end <= stop for start, stop in learnt) else IGNORED
-        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
-    return {"input_ids": list(encoded["input_ids"]), "labels": labels}
 
 
 def _fields(row: Row, number: int, source: Source) -> dict[str, str]:
@@ -138,77 +233,5 @@ def _fields(row: Row, number: int, source: Source) -> dict[str, str]:
     fields["input"] = fields["input"] or ""
     for name, value in fields.items():
         if not isinstance(value, str):
-            raise _row_error(source, number, f"the field {name!r} with text", f"fields {sorted(row)}")
+            raise row_error(source, number, f"the field {name!r} with text", f"fields {sorted(row)}")
     return {name: str(value) for name, value in fields.items()}
-
-
-def _messages(row: Row, number: int, source: Source) -> list[dict[str, str]]:
-    turns = row.get("messages", row.get("conversations"))
-    wanted = "messages, a list of {role, content} with at least one of role assistant"
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise _row_error(source, number, wanted, f"fields {sorted(row)}")
-    messages = []
-    for turn in turns:
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise _row_error(source, number, wanted, f"{turn!r:.80}")
-        messages.append({"role": ROLES.get(role, role), "content": content})
-    if not any(message["role"] == "assistant" for message in messages):
-        raise _row_error(source, number, wanted, f"roles {[message['role'] for message in messages]}")
-    return messages
-
-
-def _row_error(source: Source, number: int, expected: str, got: str) -> Exception:
-    return request_error(
-        source.key, expected, f"{source.path}, row {number}: {got}", "repair the row, or correct the format"
-    )
-
-
-def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """A row of messages by the tokenizer's template, with labels on the assistant's turns; `number` names the row.
-
-    Raises:
-        RequestError: the row or the template does not fit.
-
-    """
-    messages = _messages(row, number, source)
-    if not tokenizer.chat_template:
-        raise request_error(
-            source.key,
-            "a tokenizer with a chat template for chat rows",
-            "a tokenizer without one",
-            "use the chat model's tokenizer, or rows of another format",
-        )
-    try:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        spans = [
-            _span(messages, index, text, tokenizer)
-            for index, message in enumerate(messages)
-            if message["role"] == "assistant"
-        ]
-    except (TemplateError, ValueError, IndexError) as error:
-        raise _row_error(source, number, "messages that the chat template accepts", str(error)) from None
-    found = [span for span in spans if span]
-    if not found:
-        raise _row_error(source, number, "a chat template that renders turns one after another", "one that does not")
-    example = _encode(text, found, tokenizer, special=False)
-    if len(found) < len(spans):
-        log.warning(
-            "%s, row %d: the chat template shortens earlier turns; %d of %d answers are not learnt",
-            source.path,
-            number,
-            len(spans) - len(found),
-            len(spans),
-        )
-    return example
-
-
-def _span(
-    messages: list[dict[str, str]], index: int, text: str, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, int] | None:
-    """The range of characters of the assistant's turn `index` in `text`, with its end mark; None if it is not found."""
-    before = ""
-    if index:
-        before = str(tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True))
-    after = str(tokenizer.apply_chat_template(messages[: index + 1], tokenize=False))
-    return (len(before), len(after)) if text.startswith(before) and text.startswith(after) else None

@@ -2,13 +2,18 @@
 
 .jsonl .jsonl.gz .json .json.gz .parquet     rows with named fields
 .txt .txt.gz                                 one row, {"text": the whole file}
+
+A glob (data/*.jsonl.gz) or a folder stands for all such files there, its shards, in the order of their names.
 """
 
+import glob
 import gzip
 import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +37,48 @@ class Source:
     field: str | None = None
     limit: int | None = None
 
-    def rows(self) -> Iterator[Row]:
-        """The rows in order, at most `limit`.
+    @property
+    def is_hub(self) -> bool:
+        """Whether the path can only be a hub id."""
+        path = Path(self.path).expanduser()
+        return not (self.path in builtin.NAMES or self._is_sharded or path.exists() or _suffix(path) in READERS)
+
+    @property
+    def _is_sharded(self) -> bool:
+        path = Path(self.path).expanduser()
+        is_glob = any(sign in self.path for sign in "*?[") and not path.exists()
+        return self.path not in builtin.NAMES and (is_glob or path.is_dir())
+
+    def shards(self) -> list["Source"]:
+        """The sources, of one file each, of a glob or a folder, without the limit on all of them; else just this one.
 
         Raises:
-            RequestError: the source is missing or unreadable, or yields no row.
+            RequestError: a glob or a folder without a file that can be read.
 
         """
-        rows = islice(self._open(), self.limit)
+        if not self._is_sharded:
+            return [self]
+        path = os.path.expanduser(self.path)
+        pattern = os.path.join(glob.escape(path), "*") if os.path.isdir(path) else path
+        files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+        found = [replace(self, path=name, limit=None) for name in files if _suffix(Path(name)) in READERS]
+        if not found:
+            expected = f"files ending in {', '.join(READERS)}"
+            raise request_error(self.key, expected, f"none in {self.path}", "correct the path, or convert the files")
+        return found
+
+    def rows(self, skip: int = 0) -> Iterator[Row]:
+        """The rows in order, at most `limit`, without the first `skip`, which are not parsed where that can be helped.
+
+        Raises:
+            RequestError: the source is missing or unreadable, or yields no row at all.
+
+        """
+        rows = islice(self.read(skip), None if self.limit is None else max(self.limit - skip, 0))
         first = next(rows, None)
         if first is None:
+            if skip:
+                return
             raise request_error(self.key, "at least one row", f"{self.path}, which is empty", "name another data set")
         yield first
         yield from rows
@@ -53,24 +90,33 @@ class Source:
             RequestError: a row has no such field, or it holds no text.
 
         """
-        field = self.field or "text"
         for number, row in enumerate(self.rows(), 1):
-            text = row.get(field)
-            if not isinstance(text, str):
-                got = f"the fields {sorted(row)}" if text is None else f"{text!r:.60}"
-                raise request_error(
-                    f"{self.key}.field",
-                    f"the field {field!r} with text in every row",
-                    f"{self.path}, row {number}: {got}",
-                    f"set {self.key}: {{path: ..., field: NAME}}",
-                )
-            yield text
+            yield self.text(row, number)
+
+    def text(self, row: Row, number: int) -> str:
+        """The text of a row, which `number` names in messages; errors as in `texts`."""
+        field = self.field or "text"
+        text = row.get(field)
+        if not isinstance(text, str):
+            got = f"the fields {sorted(row)}" if text is None else f"{text!r:.60}"
+            raise request_error(
+                f"{self.key}.field",
+                f"the field {field!r} with text in every row",
+                f"{self.path}, row {number}: {got}",
+                f"set {self.key}: {{path: ..., field: NAME}}",
+            )
+        return text
 
     def identity(self) -> dict[str, Any]:
-        """What determines the rows: the digest of a local file or of the built-in text, or the hub id and revision."""
+        """What determines the rows: the digest of local files or of the built-in text, or the hub id and revision."""
         facts = {k: v for k, v in vars(self).items() if v is not None and k not in ("key", "path")}
         if self.path in builtin.NAMES:
             return {**facts, "path": self.path, "digest": digest.of_value(list(builtin.texts(self.split)))}
+        if self._is_sharded:
+            files = [Path(shard.path) for shard in self.shards()]
+            root = os.path.commonpath([file.parent for file in files])  # elsewhere, the same files are the same rows
+            named = {os.path.relpath(file, root): digest.of_file(file) for file in files}
+            return {**facts, "shards": len(files), "digest": digest.of_value(named)}
         if (file := Path(self.path).expanduser()).is_file():
             return {**facts, "digest": digest.of_file(file)}
         return {**facts, "path": self.path}
@@ -83,7 +129,13 @@ class Source:
                 got = f"{value!r} for {self.path}"
                 raise request_error(f"{self.key}.{option}", "none for a local file", got, f"remove {option}")
 
-    def _open(self) -> Iterator[Row]:
+    def read(self, skip: int = 0) -> Iterator[Row]:
+        """The rows after the first `skip`, perhaps none, whatever the limit.
+
+        Raises:
+            RequestError: the source is missing or unreadable.
+
+        """
         if self.path in builtin.NAMES:
             if self.split not in (None, *builtin.SPLITS):
                 raise request_error(
@@ -92,18 +144,23 @@ class Source:
                     repr(self.split),
                     nearest(str(self.split), builtin.SPLITS),
                 )
-            return ({"text": text} for text in builtin.texts(self.split))
+            return islice(({"text": text} for text in builtin.texts(self.split)), skip, None)
         path = Path(self.path).expanduser()
-        suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-        if reader := READERS.get(suffix):
+        if self._is_sharded:
+            return islice(chain.from_iterable(shard.read() for shard in self.shards()), skip, None)
+        if reader := READERS.get(_suffix(path)):
             self._refuse_hub_options()
             if not path.is_file():
                 raise request_error(self.key, "an existing file", f"{path}, which does not exist", "correct the path")
-            return reader(path, self.key)
+            return reader(path, self.key, skip)
         if path.exists():
-            expected = f"a file ending in {', '.join(READERS)}, a hub id or a built-in name"
+            expected = f"a file ending in {', '.join(READERS)}, a folder of them, a hub id or a built-in name"
             raise request_error(self.key, expected, str(path), "convert or rename the file")
-        return _hub_rows(self)
+        return islice(_hub_rows(self), skip, None)
+
+
+def _suffix(path: Path) -> str:
+    return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
 
 
 def _open_text(path: Path) -> Any:
@@ -123,21 +180,21 @@ def _read(path: Path, key: str, parse: Callable[[Any], Iterator[Row]]) -> Iterat
         ) from None
 
 
-def _jsonl(path: Path, key: str) -> Iterator[Row]:
+def _jsonl(path: Path, key: str, skip: int) -> Iterator[Row]:
     def parse(file: Any) -> Iterator[Row]:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _object(line, f"{path}, line {number}", key)
+        lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+        for number, line in islice(lines, skip, None):
+            yield _object(line, f"{path}, line {number}", key)
 
     return _read(path, key, parse)
 
 
-def _json(path: Path, key: str) -> Iterator[Row]:
+def _json(path: Path, key: str, skip: int) -> Iterator[Row]:
     def parse(file: Any) -> Iterator[Row]:
         rows = json.load(file)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise request_error(key, "a JSON list of objects", f"{path}: {type(rows).__name__}", "or use .jsonl")
-        yield from rows
+        yield from islice(rows, skip, None)
 
     return _read(path, key, parse)
 
@@ -152,26 +209,32 @@ def _object(line: str, where: str, key: str) -> Row:
     return row
 
 
-def _text(path: Path, key: str) -> Iterator[Row]:
+def _text(path: Path, key: str, skip: int) -> Iterator[Row]:
     def parse(file: Any) -> Iterator[Row]:
-        if text := file.read():
+        if not skip and (text := file.read()):
             yield {"text": text}
 
     return _read(path, key, parse)
 
 
-def _parquet(path: Path, key: str) -> Iterator[Row]:
+def _parquet(path: Path, key: str, skip: int) -> Iterator[Row]:
     import pyarrow.parquet
     from pyarrow.lib import ArrowException
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            group, groups = 0, file.num_row_groups
+            while group < groups and skip >= file.metadata.row_group(group).num_rows:
+                skip -= file.metadata.row_group(group).num_rows
+                group += 1
+            for batch in file.iter_batches(batch_size=1024, row_groups=range(group, groups)):
+                yield from batch.slice(min(skip, len(batch))).to_pylist()
+                skip = max(skip - len(batch), 0)
     except (ArrowException, OSError) as error:
         raise request_error(key, "a readable parquet file", f"{path}: {error}", "repair the file") from None
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, str, int], Iterator[Row]]] = {
     ".jsonl": _jsonl,
     ".jsonl.gz": _jsonl,
     ".json": _json,
@@ -184,19 +247,30 @@ READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 
 def _hub_rows(source: Source) -> Iterator[Row]:
     """Rows of a hub data set."""
+    with hub_errors(source):
+        # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
+        yield from load_hub(source, streaming=source.limit is not None and source.data_files is None)
+
+
+def load_hub(source: Source, *, streaming: bool) -> Any:
+    """The hub data set of `source`, as its library has it."""
     import datasets
 
+    return datasets.load_dataset(
+        source.path,
+        source.name,
+        split=source.split or "train",
+        revision=source.revision,
+        data_files=source.data_files,
+        streaming=streaming,
+    )
+
+
+@contextmanager
+def hub_errors(source: Source) -> Iterator[None]:
+    """Whatever goes wrong within becomes a RequestError about the hub."""
     try:
-        rows = datasets.load_dataset(
-            source.path,
-            source.name,
-            split=source.split or "train",
-            revision=source.revision,
-            data_files=source.data_files,
-            # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
-            streaming=source.limit is not None and source.data_files is None,
-        )
-        yield from rows
+        yield
     except Exception as error:  # offline, not found, gated, network: the library raises many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise request_error(

@@ -1,12 +1,13 @@
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from lors_cli.data import instructions
+from lors_cli.data import chat
 from lors_cli.data.instructions import IGNORED, check, examples
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
@@ -26,7 +27,8 @@ def learnt(example: dict[str, list[int]], tokenizer: PreTrainedTokenizerFast) ->
 
 
 def read(rows: list[Any], jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast, length: int = 500, **options: Any) -> Any:
-    return examples(Source(path=str(jsonl(rows)), key="train.dataset"), tokenizer, length, options.get("kind"))
+    kind = options.pop("kind", None)
+    return examples(Source(path=str(jsonl(rows)), key="train.dataset"), tokenizer, length, kind, **options)
 
 
 def test_alpaca_learns_the_answer_and_the_end(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -98,7 +100,7 @@ def test_turns_that_a_template_shortens_are_not_learnt_and_said(
     jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warned: list[str] = []
-    monkeypatch.setattr(instructions.log, "warning", lambda message, *args: warned.append(message % args))
+    monkeypatch.setattr(chat.log, "warning", lambda message, *args: warned.append(message % args))
     forgetful = copy.deepcopy(tokenizer)
     shortened = "{{ m['content'] if loop.last else m['content'][:2] }}"
     forgetful.chat_template = CHAT_TEMPLATE.replace("{{ m['content'] }}", shortened)
@@ -107,3 +109,59 @@ def test_turns_that_a_template_shortens_are_not_learnt_and_said(
     assert "First" not in learnt(found[0], forgetful)
     assert len(warned) == 1
     assert "1 of 2 answers are not learnt" in warned[0]
+
+
+def test_packing_joins_rows_and_counts_them(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [*ALPACA * 4, {"instruction": "long " * 200, "input": "", "output": "never seen"}]
+    alone, facts = read(rows, jsonl, tokenizer, 200)
+    packed, packed_facts = read(rows, jsonl, tokenizer, 200, packing=True)
+    sizes = [len(example["input_ids"]) for example in alone]
+    assert sorted(size for example in packed for size in example["documents"]) == sorted(sizes)
+    assert sorted(token for example in packed for token in example["labels"]) == sorted(
+        token for example in alone for token in example["labels"]
+    )  # an answer never begins a row, so no label is lost
+    padding = round(1 - sum(sizes) / (200 * len(packed)), 4)
+    assert packed_facts == {**facts, "examples": len(packed), "documents": 8, "padding": padding}
+    assert len(packed) < 8
+    assert (packed_facts["dropped"], packed_facts["tokens"]) == (1, sum(sizes))
+
+
+def test_packed_text_has_a_document_a_row(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
+    end, short = tokenizer.eos_token_id, "a short row"
+    long = tokenizer("many words " * 20)["input_ids"]
+    to_the_end = tokenizer.decode(long[:16])  # with the end token it has 17: the last one alone is nothing to learn
+    assert tokenizer(to_the_end)["input_ids"] == long[:16]
+    rows = [{"text": text} for text in (short, "", "many words " * 20, "ends itself<|end|>", to_the_end)]
+    found, facts = read(rows, jsonl, tokenizer, 16, packing=True)
+    pieces = [(*long, end)[start : start + 16] for start in range(0, len(long) + 1, 16)]
+    expected = [(*tokenizer(short)["input_ids"], end), *pieces, tuple(tokenizer("ends itself<|end|>")["input_ids"])]
+    documents = []
+    for example in found:
+        start = 0
+        for size in example["documents"]:
+            documents.append(tuple(example["input_ids"][start : start + size]))
+            assert example["labels"][start : start + size] == [IGNORED, *documents[-1][1:]]
+            start += size
+    assert sorted(documents) == sorted([*expected, tuple(long[:16])])
+    assert (facts["documents"], facts["dropped"], facts["truncated"]) == (len(documents), 1, 0)
+
+
+def test_rows_that_are_too_long_can_be_refused(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
+    long = [{**ALPACA[1], "output": "Hello. " * count} for count in (100, 200, 150)]
+    rows = [ALPACA[0], long[0], ALPACA[1], *long[1:]]
+    size = len(read([long[0]], jsonl, tokenizer, 5000)[0][0]["input_ids"])
+    with pytest.raises(RequestError, match=rf"rows.jsonl, row 2: {size} tokens \(and 2 more rows\)") as error:
+        read(rows, jsonl, tokenizer, 200, overlong="refuse")
+    assert "rows of at most 200 tokens" in str(error.value)
+    assert "train.overlong: truncate" in str(error.value)
+    assert read(ALPACA, jsonl, tokenizer, 200, overlong="refuse") == read(ALPACA, jsonl, tokenizer, 200)
+
+
+def test_a_bad_row_is_named_by_its_shard(tmp_path: Path, jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
+    jsonl(ALPACA, "a.jsonl")
+    jsonl([*ALPACA, {"instruction": "x"}], "b.jsonl")
+    source = Source(path=str(tmp_path / "?.jsonl"), key="train.dataset")
+    check(source, None)
+    with pytest.raises(RequestError, match=r"b\.jsonl, row 3"):
+        examples(source, tokenizer, 200, None)
+    assert len(examples(replace(source, limit=4), tokenizer, 200, None)[0]) == 4

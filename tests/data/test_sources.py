@@ -29,6 +29,56 @@ def test_every_kind_of_local_file_gives_the_same_rows(tmp_path: Path) -> None:
         assert list(source(tmp_path / name, limit=2).texts()) == ["one", "two\nlines"]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "*.jsonl"])
+def test_skipping_is_going_past(tmp_path: Path, name: str) -> None:
+    rows = [{"n": n} for n in range(10)]
+    lines = "\n\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write(lines)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=3)
+    for skip in range(11):
+        assert list(source(tmp_path / name).rows(skip)) == rows[skip:]
+        assert list(source(tmp_path / name, limit=7).rows(skip)) == rows[skip:7]
+
+
+def test_skipped_lines_are_not_parsed_but_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('not JSON\n\n{"n": 1}\n{"n": \n')
+    rows = source(tmp_path / "a.jsonl").rows(1)
+    assert next(rows) == {"n": 1}
+    with pytest.raises(RequestError, match="line 4"):
+        next(rows)
+
+
+def test_a_glob_and_a_folder_are_all_their_files_in_order(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write(json.dumps(ROWS[1]) + "\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps(ROWS[2]) + "\n")
+    (tmp_path / "a.json").write_text(json.dumps(ROWS[:1]))
+    (tmp_path / "d.jsonl").write_text("")  # an empty shard is none of many
+    (tmp_path / "README.md").write_text("no rows")
+    (tmp_path / ".hidden.jsonl").write_text("no rows")
+    for path in (tmp_path, tmp_path / "*", tmp_path / "[a-d].*", f"{tmp_path.parent}/**/{tmp_path.name}/?.*"):
+        whole = source(path, field="text")
+        assert [Path(shard.path).name for shard in whole.shards()] == ["a.json", "b.jsonl.gz", "c.jsonl", "d.jsonl"]
+        assert all((shard.key, shard.field) == ("train.dataset", "text") for shard in whole.shards())
+        assert list(whole.rows()) == ROWS
+        assert list(source(path, limit=2).rows()) == ROWS[:2]
+    single = source(tmp_path / "c.jsonl", limit=5)
+    assert single.shards() == [single]
+    with pytest.raises(RequestError, match="none for a local file"):
+        next(source(tmp_path, revision="main").rows())
+    for path in (tmp_path / "x*.jsonl", tmp_path / "*.md"):
+        with pytest.raises(RequestError, match="files ending in"):
+            next(source(path).rows())
+
+
+def test_signs_of_a_glob_in_the_name_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a[1].jsonl").write_text(LINES)
+    assert list(source(tmp_path / "a[1].jsonl").rows()) == ROWS
+
+
 def test_text_file_is_one_row(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\n")
     assert list(source(tmp_path / "a.txt").texts()) == ["one\n\ntwo\n"]
@@ -81,3 +131,24 @@ def test_identity_is_the_content(tmp_path: Path) -> None:
     path.write_text(LINES + LINES)
     assert source(path).identity() != before
     assert source(path, limit=1).identity() != source(path).identity()
+
+
+def test_identity_of_shards_is_their_names_and_contents(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            (tmp_path / folder / f"{name}.jsonl").write_text(LINES)
+    before = source(tmp_path / "one").identity()
+    assert source(tmp_path / "one" / "*.jsonl").identity() == source(tmp_path / "other").identity() == before
+    (tmp_path / "one" / "b.jsonl").write_text(LINES + LINES)
+    changed = source(tmp_path / "one").identity()
+    (tmp_path / "other" / "b.jsonl").rename(tmp_path / "other" / "d.jsonl")
+    renamed = source(tmp_path / "other").identity()
+    assert before != changed != renamed != before
+    assert json.loads(json.dumps(changed)) == changed
+
+
+def test_what_can_only_be_a_hub_id(tmp_path: Path) -> None:
+    assert source("owner/name").is_hub
+    for path in ("python-topics", "no.jsonl", "data/*", tmp_path):
+        assert not source(path).is_hub
