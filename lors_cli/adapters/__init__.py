@@ -1,4 +1,7 @@
-"""Adapter methods: modules around a frozen linear. ``METHODS`` is the registry."""
+"""Adapter methods: modules around a frozen linear. ``METHODS`` is the registry.
+
+`attach`, `start_from_gradient`, `save_adapter` and `load_adapter` are for training loops other than ``lors train``.
+"""
 
 from dataclasses import dataclass
 
@@ -6,12 +9,27 @@ from lors_cli.adapters.base import Adapter, LowRankAdapter
 from lors_cli.adapters.lora import LoRA
 from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.lors_listing import LoRSListing
+from lors_cli.adapters.model import attach, load_adapter, save_adapter, start_from_gradient
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.adapters.spp import SPP, SPPColumns
 from lors_cli.adapters.spp_merged import SPPMerged
 from lors_cli.adapters.sqft import SQFT
 
-__all__ = ["METHODS", "SPP", "SQFT", "Adapter", "LoRA", "LoRS", "LowRankAdapter", "Method", "PackedLinear"]
+__all__ = [
+    "METHODS",
+    "SPP",
+    "SQFT",
+    "Adapter",
+    "LoRA",
+    "LoRS",
+    "LowRankAdapter",
+    "Method",
+    "PackedLinear",
+    "attach",
+    "load_adapter",
+    "save_adapter",
+    "start_from_gradient",
+]
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ class MergeCache:
     """The merged weights of one model.
 
     Changes of the adapters are seen by PyTorch's version counters, which in-place operations move. What moves none
-    needs `expire`: writes through ``.data``, sharded parameters that are gathered anew (FSDP2). A captured CUDA graph
-    would replay a use without looking.
+    needs `expire`: PyTorch's fused optimisers, writes through ``.data``, sharded parameters that are gathered anew
+    (FSDP2). A captured CUDA graph would replay a use without looking.
 
     Attributes:
         merges: how often a weight was merged by linears that have a slot.

@@ -5,6 +5,7 @@ applied without the mask they would be another model.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from lors_cli import adapters
 from lors_cli.artifacts import manifest, tensors
+from lors_cli.artifacts.publish import partial_directory, publish
 from lors_cli.errors import LorsError, request_error
 
 WEIGHTS = "adapter_model.safetensors"
@@ -52,6 +54,31 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
         "inference_mode": True,
     }
     manifest.write_json(directory / CONFIG, config)
+
+
+def save_whole(directory: Path, content: AdapterFile, *, base: str, dropout: float) -> None:
+    """The same under its final name: written aside and renamed. An older adapter there is replaced.
+
+    Raises:
+        RequestError: `directory` holds something else.
+        OSError, LorsError: it cannot be written; nothing is left of it.
+
+    """
+    directory = directory.resolve()
+    if directory.exists():
+        held = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ["no directory"]
+        if others := [name for name in held if name not in (WEIGHTS, CONFIG)]:
+            expected = "a new directory, or one that holds an adapter and nothing else"
+            raise request_error("directory", expected, f"{directory} ({others[0]})", "name another directory")
+    aside = partial_directory(directory)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        save(aside, content, base=base, dropout=dropout)
+        publish(aside, directory)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def write_tensors(modules: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
@@ -112,3 +139,9 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
                 key, f"a LoRA adapter without {option}", repr(config[option]), "train it without", directory
             )
     return {"method": by_type[kind], "rank": config["r"], "alpha": config["lora_alpha"]}
+
+
+def read_dropout(directory: Path) -> float:
+    """The dropout that an adapter was trained with; `directory` is one that `read_config` takes."""
+    dropout: float = json.loads((directory / CONFIG).read_text()).get("lora_dropout") or 0.0
+    return dropout

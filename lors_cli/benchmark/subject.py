@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lors_cli.adapters import METHODS, Adapter
-from lors_cli.adapters.attach import attach
 from lors_cli.adapters.merge_cache import MergeCache
+from lors_cli.adapters.replace import replace_linears
 from lors_cli.benchmark.roofline import Setting, Shape
 from lors_cli.benchmark.variants import Variant
 from lors_cli.errors import nearest, request_error
@@ -136,7 +136,9 @@ class Subject:
         if variant.method:
             kind = METHODS[variant.method].formulations[variant.formulation or ""]
             options = {"rank": setting.rank, "alpha": setting.rank, **variant.options}
-            self.adapters = attach(self.model, names(base, setting.scope), kind, packed=variant.packed, **options)
+            self.adapters = replace_linears(
+                self.model, names(base, setting.scope), kind, packed=variant.packed, **options
+            )
             with torch.no_grad():
                 for adapter in self.adapters.values():
                     for tensor in adapter.tensors().values():

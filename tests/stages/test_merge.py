@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from lors_cli.adapters import METHODS
-from lors_cli.adapters.attach import attach
+from lors_cli.adapters.replace import replace_linears
 from lors_cli.artifacts import adapter_file
 from lors_cli.stages import merge
 from tests.stages.test_prune import weights
@@ -39,7 +39,9 @@ def test_every_zero_is_kept_and_the_logits_are_the_adapted_models(
 
     content = adapter_file.load(run / "adapter", "k")
     adapted = AutoModelForCausalLM.from_pretrained(run / "pruned")
-    attached = attach(adapted, list(content.modules), METHODS[method].adapter, rank=content.rank, alpha=content.alpha)
+    attached = replace_linears(
+        adapted, list(content.modules), METHODS[method].adapter, rank=content.rank, alpha=content.alpha
+    )
     with torch.no_grad():
         for module, adapter in attached.items():
             for name, parameter in adapter.tensors().items():

@@ -8,7 +8,7 @@ from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.packed_linear import PackedLinear
 
 
-def attach(
+def replace_linears(
     model: nn.Module, names: list[str], adapter: type[Adapter], *, packed: bool = False, **options: Any
 ) -> dict[str, Adapter]:
     """Replace each linear of `names` in `model` by an `adapter` around it.

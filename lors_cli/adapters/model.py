@@ -1,0 +1,289 @@
+"""Adapters in a transformers causal language model that others train: attach, start, save, load.
+
+    attach                 linears become adapters, everything else is frozen
+    start_from_gradient    lora_A from the first batches, as LoRS starts
+    save_adapter           a directory in PEFT's form, which ``lors merge`` takes
+    load_adapter           the way back
+
+This is the one file of the package that knows models and files: the door for training loops that are not ours. It
+imports what knows them inside its functions, so that importing adapters stays light and numerics stay below.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli import adapters
+from lors_cli.adapters.attached import Settings, find, misfits, unwrapped, whole
+from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
+from lors_cli.adapters.initialize import initialize_from_gradient
+from lors_cli.adapters.lors import LoRS
+from lors_cli.adapters.replace import replace_linears
+from lors_cli.errors import RequestError, nearest
+from lors_cli.sparsity import mask
+from lors_cli.sparsity.packed import smallest_sparsity
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def attach(
+    model: Model,
+    *,
+    method: str = "lors",
+    rank: int = 16,
+    alpha: float = 16.0,
+    target_modules: list[str] | None = None,
+    dropout: float = 0.0,
+    formulation: str | None = None,
+    packed: bool = False,
+    checkpoint: Checkpointing = False,
+    stochastic: bool = False,
+) -> Model:
+    """Replace linears of `model`, in place, by adapters; only the adapters' own tensors stay trainable.
+
+    Call it before an optimiser is made and before anything wraps or shards the model.
+
+    Args:
+        model: a transformers causal language model.
+        method: a key of `METHODS`.
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        target_modules: names, last parts of names or globs of linears in the decoder blocks; those with zeros if left
+            out.
+        dropout: lora, spp: probability of dropping an input of the update.
+        formulation: how to compute the method; its first if left out.
+        packed: lors: keep the frozen weights without their zeros.
+        checkpoint: sqft, spp: recompute the method's own tensors in backward.
+        stochastic: lors in bfloat16: round the merged weight stochastically, anew in each training forward.
+
+    Returns:
+        the same model.
+
+    Raises:
+        ValueError: the request does not fit the model or the method; the model is as it was.
+
+    """
+    kind = _formulation(method, formulation)
+    for option, argument, value in (
+        ("dropout", "dropout", dropout),
+        ("base", "packed", packed),
+        ("adapter_checkpointing", "checkpoint", checkpoint),
+        ("merge_rounding", "stochastic", stochastic),
+    ):
+        if value and option not in kind.options:
+            raise ValueError(f"{argument}={value!r}: {method} ({kind.__name__}) has no such option; leave it out")
+    if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
+        raise ValueError(
+            f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
+        )
+    names = _targets(model, kind, rank, target_modules, packed=packed)
+    options = {"stochastic": True} if stochastic else {}
+    attached = replace_linears(
+        model, names, kind, packed=packed, rank=rank, alpha=alpha, dropout=dropout, checkpoint=checkpoint, **options
+    )
+    Settings(method, rank, alpha, dropout).keep_in(model)
+    if stochastic:
+        for adapter in attached.values():
+            cast(Tensor, adapter.rounding_seed).random_(2**31)
+        model.register_forward_pre_hook(_round_anew)
+    return model
+
+
+def start_from_gradient(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
+    """Set every lora_A to the strongest directions of its weight's gradient over `batches`; lora_B becomes zero.
+
+    The parameters stay the same objects, so an optimiser may exist already. Call it before the model is wrapped.
+
+    Args:
+        model: with low-rank adapters; its forward gives ``.loss``.
+        batches: keyword arguments of its forward (input_ids, labels, attention_mask, ...); all are kept in memory.
+
+    Raises:
+        ValueError: no adapters are attached, they are of no low-rank method, the model is wrapped, or there are no
+            batches.
+        LorsError: a gradient is zero or not finite; the adapters are as they were.
+
+    """
+    core, settings, found = find(model)
+    if not adapters.METHODS[settings.method].low_rank:
+        raise ValueError(f"{settings.method} is no low-rank product: there is no lora_A to start")
+    if core is not model:
+        raise ValueError("a model that is not wrapped yet: DDP would not send one start to all processes any more")
+    kept = list(batches)
+    if not kept:
+        raise ValueError("at least one batch to take the gradient from, got none")
+    attached = cast(dict[str, LowRankAdapter], found)
+    device = next(iter(attached.values())).linear.weight.device
+    own = {name: adapter.tensors() for name, adapter in attached.items()}
+
+    def backward() -> None:
+        for batch in kept:
+            inputs = {key: v.to(device) if isinstance(v, Tensor) else v for key, v in batch.items()}
+            (core(**inputs).loss / len(kept)).backward()
+
+    training = core.training
+    core.train()
+    try:
+        initialize_from_gradient(attached, backward)
+        with torch.no_grad():
+            for name, adapter in attached.items():
+                for key, started in adapter.tensors().items():
+                    own[name][key].copy_(started)
+    finally:
+        core.train(training)
+        for name, named in own.items():
+            for key, parameter in named.items():
+                setattr(attached[name], key, parameter)
+
+
+def save_adapter(model: nn.Module, directory: "str | PathLike[str]") -> None:
+    """Write the adapters into `directory` as ``lors train`` does, whole or not at all.
+
+    With several processes the first one writes. Where parameters are sharded (FSDP2), all of them must call it.
+
+    Args:
+        model: with adapters; it may be wrapped (DDP, accelerate, torch.compile).
+        directory: a new one, or one that holds an older adapter and nothing else.
+
+    Raises:
+        ValueError: no adapters are attached, or the directory holds something else.
+        LorsError: it cannot be written.
+
+    """
+    from pathlib import Path
+
+    from lors_cli.artifacts import adapter_file
+
+    core, settings, found = find(model)
+    modules = {name: {key: whole(tensor) for key, tensor in a.tensors().items()} for name, a in found.items()}
+    if wrong := misfits(settings.method, settings.rank, modules, found):  # FSDP1 and ZeRO-3 leave pieces
+        raise ValueError(f"adapters with all of their numbers; gather the parameters first: {wrong[0]}")
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return
+    content = adapter_file.AdapterFile(settings.method, settings.rank, settings.alpha, modules)
+    with _as_value_error():
+        adapter_file.save_whole(Path(directory), content, base=core.config._name_or_path, dropout=settings.dropout)
+
+
+def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
+    """Give `model` the adapters in `directory`; they are attached first, in the default formulation, if there are none.
+
+    Returns:
+        the same model.
+
+    Raises:
+        ValueError: the directory holds no adapter, or one that does not fit the model or the adapters it has.
+        LorsError: a file is damaged.
+
+    """
+    from pathlib import Path
+
+    from lors_cli.artifacts import adapter_file
+    from lors_cli.models import linears
+
+    path, core = Path(directory), unwrapped(model)
+    settings = Settings.of(core)
+    if settings is None:
+        _check_plain(model)
+    with _as_value_error():
+        content = adapter_file.load(path, "directory")
+        dropout = adapter_file.read_dropout(path)
+    kind = (content.method, content.rank, content.alpha)
+    if settings and kind != (settings.method, settings.rank, settings.alpha):
+        raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {kind} in {path}")
+    modules: Mapping[str, Any] = find(model)[2] if settings else linears.all_linears(core)
+    wrong = misfits(content.method, content.rank, content.modules, modules)
+    if settings:
+        wrong += [f"it has nothing for {name}" for name in modules if name not in content.modules]
+    if wrong:
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ValueError(f"{path} does not fit this {type(core).__name__}: {'; '.join(wrong[:4])}{more}")
+    if settings is None:
+        names = list(content.modules)
+        attach(model, method=kind[0], rank=kind[1], alpha=kind[2], target_modules=names, dropout=dropout)
+    with torch.no_grad():
+        for name, adapter in find(model)[2].items():
+            for key, parameter in adapter.tensors().items():
+                parameter.copy_(content.modules[name][key])
+    return model
+
+
+def _formulation(method: str, formulation: str | None) -> type[Adapter]:
+    if method not in adapters.METHODS:
+        raise ValueError(f"an adapter method, got {method!r}: {nearest(method, list(adapters.METHODS))}")
+    ways = adapters.METHODS[method].formulations
+    if formulation is not None and formulation not in ways:
+        raise ValueError(f"a formulation of {method}, got {formulation!r}: {nearest(formulation, list(ways))}")
+    return ways[formulation] if formulation else adapters.METHODS[method].adapter
+
+
+def _targets(
+    model: Any, kind: type[Adapter], rank: int, target_modules: list[str] | None, *, packed: bool
+) -> list[str]:
+    """The names of the linears to adapt, each checked to be large enough for the rank and worth packing."""
+    from lors_cli.models import linears
+
+    if Settings.of(unwrapped(model)):
+        raise ValueError("a model without adapters, got one to which some are attached already")
+    _check_plain(model)
+    if isinstance(target_modules, str) or target_modules == []:
+        raise ValueError(f"target_modules: a list of names or globs (['*'] for all), got {target_modules!r}")
+    found = linears.all_linears(model)
+    with _as_value_error():
+        names = linears.select(list(found), target_modules, "target_modules")
+    if target_modules is None or packed:
+        sparsities = {name: mask.sparsity(found[name].weight) for name in names}
+    if target_modules is None:
+        names = [name for name in names if sparsities[name] >= mask.DENSE_BELOW]
+        if not names:
+            raise ValueError(
+                "a model whose linears have zeros, got a dense one: prune it first, or name the linears"
+                " (target_modules=['*'] for all)"
+            )
+    for name in names:
+        linear = found[name]
+        try:
+            kind.shapes(linear.out_features, linear.in_features, rank)
+        except ValueError as error:
+            size = (linear.out_features, linear.in_features)
+            raise ValueError(f"rank: {error} {size} of {name}, got {rank}") from None
+        if packed and sparsities[name] < (least := smallest_sparsity(linear.weight.dtype)):
+            raise ValueError(
+                f"packed: linears with at least {least:.3f} of zeros, got {name} with {sparsities[name]:.3f}: leave it"
+                " out of target_modules, or packed"
+            )
+    return names
+
+
+def _check_plain(model: Any) -> None:
+    """Refuse what is no transformers model with float weights, or is wrapped."""
+    if unwrapped(model) is not model or not hasattr(model, "config") or hasattr(model, "peft_config"):
+        raise ValueError(f"a plain transformers model, not wrapped yet, got {type(model).__name__}")
+    if getattr(model.config, "quantization_config", None):
+        raise ValueError("a model whose weights are plain floats, got a quantised one")
+
+
+def _round_anew(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """A forward pre-hook: another stochastic rounding in each forward of a training.
+
+    The seeds are replaced, not changed: a backward that is still to come has saved the old ones.
+    """
+    if model.training:
+        for adapter in model.modules():
+            if isinstance(adapter, LoRS) and adapter.rounding_seed is not None:
+                adapter.rounding_seed = adapter.rounding_seed + 1
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """What is a wrong request on the command line is a wrong value here."""
+    try:
+        yield
+    except RequestError as error:
+        raise ValueError(str(error)) from None
