@@ -36,6 +36,9 @@ LESS_MEMORY = {
     "merge": "what else runs on the machine (a merge holds one shard of the model)",
     "eval": "eval.batch_size or eval.perplexity.sequence_length",
 }
+# What Gloo, NCCL and the store say when a process does not answer any more.
+LOST = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out", "NCCL", "onnectFullMesh")
+SHARED = {"prune", "train"}  # stages that several processes do together
 REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
 
 
@@ -51,7 +54,10 @@ def perform(job: Job, *, force: bool = False) -> None:
         if processes.agree(None):
             for path in job.inputs.values():
                 source.complete(path)
-            job.work(publish.partial_directory(job.output))
+            try:
+                job.work(publish.partial_directory(job.output))
+            except Exception as error:
+                raise _explained(error, job) from error
         return
     with publish.exclusive(job.output.parent):
         needed = False
@@ -93,6 +99,11 @@ def _explained(error: BaseException, job: Job) -> BaseException:
     unwritten = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if unwritten or "PytorchStreamWriter" in str(error):  # torch.save's own words
         return write_failed(job.output, error)
+    if processes.count() > 1 and isinstance(error, RuntimeError) and any(w in str(error) for w in LOST):
+        return LorsError(
+            f"{job.stage}: another process of this run has gone ({str(error).splitlines()[0]:.120}); what was saved is"
+            f" kept, and the same command goes on from it, on any number of processes"
+        )
     # on a CPU torch has no exception of its own for it
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return LorsError(f"{job.stage} ran out of memory; lower {LESS_MEMORY[job.stage]}. {str(error).splitlines()[0]}")
@@ -211,10 +222,10 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         LorsError: a stage failed.
 
     """
-    if processes.count() > 1 and stages != ["prune"]:
+    if processes.count() > 1 and not set(stages) <= SHARED:
         got = f"{processes.count()} processes for {', '.join(stages)}"
-        expected = "one process: of the stages only prune can be shared yet"
-        raise request_error("command", expected, got, "start `lors prune` with torchrun, and the others without")
+        expected = f"one process: of the stages only {' and '.join(sorted(SHARED))} can be shared"
+        raise request_error("command", expected, got, "start `lors train` with torchrun, and the others without")
     processes.start()
     try:
         _run(config, stages, force=force, dry_run=dry_run)

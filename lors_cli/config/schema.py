@@ -16,6 +16,18 @@ class TrainingDataset(Dataset):
     format: Annotated[str, one_of("format", list(FORMATS))] | None = Field(
         None, description="training: alpaca, chat or text; calibration: text, chat or tokens; recognised if left out"
     )
+    streaming: bool = Field(
+        False,
+        description="training: read the shards (a glob, a folder or a hub id) as training goes, never all at once",
+    )
+
+
+class Distill(Section):
+    """Learn from a teacher's predictions too: weight * temperature^2 * KL(teacher || student) + (1 - weight) * loss"""
+
+    teacher: str = Field("dense", description="dense: the config's model; or any model with the same vocabulary")
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="of the divergence; the rest is the data's")
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="divides both models' logits")
 
 
 # Options that not every adapter has: what leaves one out, and why there is nothing to set.
@@ -62,7 +74,16 @@ class Train(Section):
     eval_steps: Count | None = Field(
         None, description="optimiser steps between held-out losses; 10 in a run if left out"
     )
+    keep: Literal["best", "last"] = Field(
+        "best", description="with eval_dataset: the adapter of the lowest held-out loss, or of the last step"
+    )
     sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="tokens, at most, per sample")
+    packing: bool = Field(
+        False, description="put several rows into one sample; none sees another, and positions start again in each"
+    )
+    overlong: Literal["truncate", "refuse"] = Field(
+        "truncate", description="rows of more than sequence_length tokens; truncated ones are counted"
+    )
     batch_size: Count | None = Field(None, description="samples per optimiser step; 32 if left out")
     batch_tokens: Count | None = Field(None, description="instead of batch_size: tokens per step, in full samples")
     micro_batch_size: Count | None = Field(None, description="samples per forward pass; batch_size if left out")
@@ -75,12 +96,20 @@ class Train(Section):
         None, description="passes over the data; 3 if both are left out"
     )
     max_steps: Count | None = Field(None, description="optimiser steps, instead of epochs")
+    max_tokens: Count | None = Field(None, description="tokens to train on, instead of epochs; in whole steps")
+    repeat: bool = Field(False, description="max_tokens or streaming: start the data again where they end too early")
     dtype: Dtype | None = Field(None, description="of the frozen model while training; the top-level dtype if left out")
     gradient_checkpointing: bool = Field(False, description="recompute each block's activations in backward")
     adapter_checkpointing: bool | Literal["reentrant"] = Field(
         False, description="sqft, spp: recompute the method's own (SQFT-gc, SPP-gc); reentrant: as older checkpoints do"
     )
+    chunked_loss: bool = Field(True, description="compute the loss a chunk of tokens at a time, never all logits")
+    distill: Distill | None = Field(None, description="knowledge distillation; left out: none")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="several processes: ddp has the whole model in each, fsdp shards the frozen weights (FSDP2)"
+    )
     save_steps: Count | None = Field(None, description="optimiser steps between checkpoints; 20 in a run if left out")
+    keep_checkpoints: Count = Field(2, description="checkpoints that stay while training, the latest ones")
     logging_steps: Count = Field(1, description="optimiser steps between lines of the log")
     report_to: list[Literal["tensorboard", "wandb"]] = Field([], description="besides training_log.jsonl")
 
@@ -94,8 +123,12 @@ class Train(Section):
                 raise ValueError(f"{option}: {none}, because {self.method} ({self.adapter.__name__}) {reason}")
         if self.resolved_init != "random" and not method.low_rank:
             raise ValueError(f"init: random, because {self.method} is no low-rank product")
-        if self.epochs and self.max_steps:
-            raise ValueError("epochs or max_steps, not both")
+        if sum(map(bool, (self.epochs, self.max_steps, self.max_tokens))) > 1:
+            raise ValueError("only one of epochs, max_steps and max_tokens")
+        if self.dataset.streaming and not (self.max_steps or self.max_tokens):
+            raise ValueError("max_steps or max_tokens: nobody knows how long an epoch of a stream is")
+        if self.eval_dataset and self.eval_dataset.streaming:
+            raise ValueError("an eval_dataset without streaming: it is read as a whole, so give it a limit")
         if self.batch_size and self.batch_tokens:
             raise ValueError("batch_size or batch_tokens, not both")
         if self.batch_tokens and self.batch_tokens < self.sequence_length:

@@ -40,3 +40,9 @@ def peak_above_now(device: torch.device) -> int:
     now: int = psutil.Process().memory_info().rss
     host: int = manifest.peak_memory()["host_bytes"] - now
     return host
+
+
+def peak() -> int:
+    """The highest use so far: of the GPU's memory where there is one, else of this process on the host."""
+    peaks = manifest.peak_memory()
+    return peaks.get("gpu_bytes", peaks["host_bytes"])

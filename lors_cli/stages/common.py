@@ -14,8 +14,12 @@ from lors_cli.models import source
 
 log = logging.getLogger(__name__)
 
-# Where inputs come from (they count by their content), where things are kept, and how a run is watched.
-NOT_OF_THE_RESULT = {"input", "mask", "states", "base", "merge_cache", "report_to", "logging_steps", "save_steps"}
+# Where inputs come from (they count by their content), where things are kept, how a run is watched, what only decides
+# whether it can go on, and how a sum is split up: a run may go on on more processes or with smaller micro-batches.
+NOT_OF_THE_RESULT = {
+    *("input", "mask", "states", "base", "merge_cache", "report_to", "logging_steps", "save_steps", "keep_checkpoints"),
+    *("repeat", "parallel", "micro_batch_size", "gradient_checkpointing", "chunked_loss"),
+}
 
 T = TypeVar("T", bound=Section)
 

@@ -2,27 +2,25 @@
 
 import importlib.util
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
 
-from lors_cli import console
-from lors_cli.adapters.attach import attach
+from lors_cli import console, processes
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
-from lors_cli.config.schema import Config, Train, TrainingDataset
-from lors_cli.data import instructions
+from lors_cli.config.schema import Config, Train
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import linears, load
+from lors_cli.models import linears, load, memory, source
 from lors_cli.sparsity import mask, packed
 from lors_cli.stages import common, inspect
 from lors_cli.stages.job import Job
-from lors_cli.training import run, start
+from lors_cli.training import checkpoint, reading, run, setup, start
+from lors_cli.training.batches import Plan
 from lors_cli.training.needs import Needs
-from lors_cli.training.trainer import CHECKPOINTS, last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +33,9 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = common.section(config, "train", config.train)
-    for key, dataset in _datasets(section).items():
-        instructions.check(dataset.source(key), dataset.format)
-    device = load.pick_device(config.device)
-    if device.index:  # transformers' Trainer takes the first one that it sees
+    reading.check(section)
+    device = load.pick_device(config.device, processes.local_rank())
+    if device.index and processes.count() == 1:  # transformers' Trainer takes the first one that it sees
         remedy = f"set CUDA_VISIBLE_DEVICES={device.index} and device: cuda"
         raise request_error("device", "cuda or cuda:0 for training", config.device, remedy)
     for logger in section.report_to:
@@ -51,30 +48,54 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
     dtype = _dtype(config, section, skeleton)
-    needs = Needs.of(skeleton, section, names, dtype)
+    teacher = _teacher(config, section, skeleton)
+    needs = Needs.of(
+        skeleton,
+        section,
+        names,
+        dtype,
+        device,
+        teacher=load.skeleton(teacher, trust_remote_code=config.trust_remote_code) if teacher else None,
+        sharded=setup.sharded(section),
+    )
     needs.check(section, dtype, device)
-    data = _read_data(config, section, structure)
-    steps = run.total_steps(section, len(data.train))
+    data, steps = reading.read(config, section, structure)
+    plan = Plan.of(section, steps)
     output = Path(config.output_dir) / "adapter"
+
+    def work(partial: Path) -> dict[str, Any]:
+        facts = _train(config, section, directory, teacher, names, data, plan, device, partial)
+        log.info("train: peak memory %.2f GB, estimated %.2f", memory.peak() / 1e9, needs.total / 1e9)
+        return {**facts, "estimated_bytes": needs.total}
+
     return Job(
         stage="train",
         output=output,
-        inputs={"pruned": directory},
+        inputs={"pruned": directory, **({"teacher": teacher} if teacher else {})},
         settings={
             **common.settings(config, section),
-            "data": {key: dataset.source(key).identity() for key, dataset in _datasets(section).items()},
+            "data": {key: dataset.source(key).identity() for key, dataset in reading.datasets(section).items()},
         },
         config=config,
-        work=lambda partial: _train(config, section, directory, names, data, device, partial),
+        work=work,
         report=lambda: console.result(str(output)),
-        plan=_plan(section, needs, names, data, steps),
+        plan=_plan(section, needs, names, data, plan),
         resumable=True,
     )
 
 
-def _datasets(section: Train) -> dict[str, TrainingDataset]:
-    found = {"train.dataset": section.dataset, "train.eval_dataset": section.eval_dataset}
-    return {key: dataset for key, dataset in found.items() if dataset is not None}
+def _teacher(config: Config, section: Train, skeleton: Any) -> Path | None:
+    """The directory of the model to learn from, checked to have the student's vocabulary."""
+    if section.distill is None:
+        return None
+    name, key = section.distill.teacher, "train.distill.teacher"
+    directory = source.resolve(config.model if name == "dense" else name, key)
+    teacher = load.skeleton(directory, trust_remote_code=config.trust_remote_code)
+    sizes = [model.config.get_text_config().vocab_size for model in (skeleton, teacher)]
+    if sizes[0] != sizes[1]:
+        expected = f"a model with the student's vocabulary of {sizes[0]} tokens"
+        raise request_error(key, expected, f"{name} with {sizes[1]}", "distil from a model of the same family")
+    return directory
 
 
 def _targets(skeleton: Any, section: Train) -> list[str]:
@@ -102,21 +123,12 @@ def _misfit(section: Train, size: tuple[int, int], rank: int) -> str | None:
     return None
 
 
-def _read_data(config: Config, section: Train, structure: Path) -> run.Data:
-    tokenizer = load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
-    facts, read = {}, {}
-    for key, dataset in _datasets(section).items():
-        source = dataset.source(key)
-        read[key], facts[key] = instructions.examples(source, tokenizer, section.sequence_length, dataset.format)
-    padding = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    return run.Data(read["train.dataset"], read.get("train.eval_dataset"), facts, int(padding))
-
-
-def _plan(section: Train, needs: Needs, names: list[str], data: run.Data, steps: int) -> list[str]:
+def _plan(section: Train, needs: Needs, names: list[str], data: run.Data, plan: Plan) -> list[str]:
     way = f"{section.method} ({section.formulation})" if section.formulation else section.method
+    shared = f" over {processes.count()} processes" if processes.count() > 1 else ""
     return [
         f"{way}, rank {section.rank}, at most {len(names)} linears, {needs.trained:,} trainable parameters",
-        f"{len(data.train)} examples, {section.samples_per_step} a step, {steps} steps",
+        f"{reading.summary(data)}, {plan.per_step} a step{shared}, {plan.steps} steps",
         *needs.lines(section),
     ]
 
@@ -134,8 +146,10 @@ def _train(
     config: Config,
     section: Train,
     directory: Path,
+    teacher: Path | None,
     names: list[str],
     data: run.Data,
+    plan: Plan,
     device: torch.device,
     partial: Path,
 ) -> dict[str, Any]:
@@ -151,38 +165,27 @@ def _train(
             _check_packable({name: sparsities[name] for name in names}, load.DTYPES[dtype])
     for key, facts in data.facts.items():
         log.info("%s: %s", key, ", ".join(f"{name} {value}" for name, value in facts.items()))
-    # on the host until the adapters are in: a packed base must not pass through the device as a dense one
-    model: Any = load.load_model(directory, dtype, torch.device("cpu"), trust_remote_code=config.trust_remote_code)
-    model.config.use_cache = False
-    set_seed(config.seed)
-    options = {"dropout": section.dropout, "checkpoint": section.adapter_checkpointing}
-    if section.merge_rounding == "stochastic":
-        options["stochastic"] = True
-    attached = attach(
-        model,
-        names,
-        section.adapter,
-        packed=section.base == "packed",
-        rank=section.rank,
-        alpha=section.alpha,
-        **options,
+    sharded = setup.sharded(section)
+    model, attached = setup.model_and_adapters(
+        config, section, directory, teacher, names, dtype, device, in_parts=sharded
     )
-    model.to(device)
-    if section.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    resume = last_checkpoint(scratch(partial) / CHECKPOINTS)
+    checkpoints = scratch(partial) / checkpoint.CHECKPOINTS
+    resume = processes.agree(checkpoint.last(checkpoints))
     if resume:
         log.info("train: resuming from %s", resume.name)
     else:
-        start.initialize(model, attached, section, data.train, data.padding, config.seed)
-    facts = run.train(config, section, model, attached, data, partial, resume)
+        first = list(islice(data.train.starting_at(0), plan.per_step))
+        start.initialize(model, attached, section, first, plan, data.padding, device)
+    facts = run.train(config, section, model, attached, data, plan, partial, resume, sharded=sharded)
     content = AdapterFile(
         section.method, section.rank, section.alpha, {n: dict(a.tensors()) for n, a in attached.items()}
     )
     if not all(bool(t.isfinite().all()) for named in content.modules.values() for t in named.values()):
         raise LorsError("the trained adapter is not finite; use a lower train.learning_rate. Nothing was published")
-    adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
-    return {**facts, "data": data.facts, "train_dtype": dtype, "init": section.resolved_init, "linears": len(names)}
+    if processes.rank() == 0:
+        adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
+    found = {**data.facts, "train.dataset": {**data.facts.get("train.dataset", {}), **data.train.facts()}}
+    return {**facts, "data": found, "train_dtype": dtype, "init": section.resolved_init, "linears": len(names)}
 
 
 def _pruned_linears(directory: Path, sparsities: dict[str, float]) -> list[str]:

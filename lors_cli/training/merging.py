@@ -22,17 +22,26 @@ class Merging:
     """Keeps merged weights within an optimiser step where `section` and the memory of `device` allow it.
 
     With ``merge_cache: auto`` the first micro-batch runs without: its peak shows what is left. As later ones may be
-    longer, what it took is scaled to the longest that there can be.
+    longer, what it took is scaled to the longest that there can be. A sharded model keeps none: a process that has no
+    room for the weights has none for the merged ones.
     """
 
-    def __init__(self, section: Train, attached: Mapping[str, Adapter], device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        section: Train,
+        attached: Mapping[str, Adapter],
+        device: torch.device,
+        seed: int,
+        *,
+        sharded: bool = False,
+    ) -> None:
         self._adapters = {name: adapter for name, adapter in attached.items() if isinstance(adapter, LoRS)}
         self._device, self._seed = device, seed
         self._cache: MergeCache | None = None
         self._passing = 0
         self._planned = True
         self._most_tokens = section.samples_per_forward * section.sequence_length
-        if section.merge_cache == "off" or not self._adapters:
+        if section.merge_cache == "off" or sharded or not self._adapters:
             return
         self._cache = MergeCache()
         self._cache.serve(self._adapters, next(iter(self._adapters.values())).linear.weight.dtype)
@@ -43,10 +52,13 @@ class Merging:
             sizes = {name: slot.bytes for name, slot in self._cache.slots.items()}
             self._passing = max(sum(sizes[name] for name in names) for names in by_block(list(sizes)).values())
 
-    def before_step(self, step: int) -> None:
-        """Merged weights are of the step before; each stochastic rounding, if there is one, gets this step's seed."""
+    def after_update(self) -> None:
+        """The adapters have changed, which a fused optimiser does not tell."""
         if self._cache:
             self._cache.expire()
+
+    def before_step(self, step: int) -> None:
+        """Each stochastic rounding, if there is one, gets this step's seed."""
         for number, adapter in enumerate(self._adapters.values()):
             if adapter.rounding_seed is not None:
                 adapter.rounding_seed.fill_(((self._seed * 1_000_003 + step) * 65_537 + number) % 2**32)

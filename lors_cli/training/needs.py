@@ -1,50 +1,87 @@
 """What a training will need of memory and hardware, and whether that is there."""
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
+from lors_cli import processes
 from lors_cli.config.schema import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, memory
+from lors_cli.training import activations, chunked
+
+log = logging.getLogger(__name__)
+
+BYTES_PER_TRAINED = 16  # the number itself, its gradient and AdamW's two moments, in float32
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a training takes, apart from its activations."""
+    """Bytes that each process of a training takes."""
 
     trained: int  # numbers, not bytes
     weights: int
     cache: int
-    logits: int
+    loss: int
+    process: int = 0  # what Python and the libraries take on the host, where the host computes
+    activations: int | None = None  # unknown for some models
 
     @classmethod
-    def of(cls, skeleton: Any, section: Train, names: list[str], dtype: str) -> "Needs":
-        """Those of adapting the linears `names` of the (skeleton) model."""
+    def of(
+        cls,
+        skeleton: Any,
+        section: Train,
+        names: list[str],
+        dtype: str,
+        device: torch.device,
+        *,
+        teacher: Any = None,
+        sharded: bool = False,
+    ) -> "Needs":
+        """Those of adapting the linears `names` of the (skeleton) model, learning from a (skeleton) teacher if any."""
         found = linears.all_linears(skeleton)
         sizes = [(found[name].out_features, found[name].in_features) for name in names]
         trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
         adapted = sum(map(math.prod, sizes)) * load.DTYPES[dtype].itemsize
         weights = load.weight_bytes(skeleton, dtype)
+        if section.base == "packed":
+            weights -= int(adapted * 7 / 16)  # at 50 % of zeros
+        weights += load.weight_bytes(teacher, dtype) if teacher else 0
+        keeps = "merge_cache" in section.adapter.options and section.merge_cache != "off" and not sharded
         tokens = section.samples_per_forward * section.sequence_length
+        chunk = chunked.CPU_ELEMENTS if device.type == "cpu" else chunked.ACCELERATOR_ELEMENTS
+        # the logits, their copy in float32 and the copy's gradient
+        logits = tokens * skeleton.config.get_text_config().vocab_size
         return cls(
             trained=trained,
-            weights=weights - int(adapted * 7 / 16) if section.base == "packed" else weights,  # at 50 % of zeros
-            cache=adapted if "merge_cache" in section.adapter.options and section.merge_cache != "off" else 0,
-            logits=tokens * skeleton.config.get_text_config().vocab_size * 8,
+            weights=weights // processes.count() if sharded else weights,
+            cache=adapted if keeps else 0,
+            loss=(min(logits, chunk) if section.chunked_loss else logits) * 12,
+            process=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
+            activations=activations.saved_bytes(skeleton, section, names, dtype),
         )
+
+    @property
+    def total(self) -> int:
+        """All of it; with the cache, which takes only what is free where it is not asked for in full."""
+        known = self.process + self.weights + BYTES_PER_TRAINED * self.trained + self.loss + self.cache
+        return known + (self.activations or 0)
 
     def lines(self, section: Train) -> list[str]:
         """The figures, for people, with the settings that decide them."""
         tokens = section.samples_per_forward * section.sequence_length
-        cache = f", merged weights {self.cache / 1e9:.2f} GB (merge_cache: {section.merge_cache})" if self.cache else ""
+        cache = f", merged weights {self.cache / 1e9:.2f} (merge_cache: {section.merge_cache})" if self.cache else ""
+        size = "unknown" if self.activations is None else f"{self.activations / 1e9:.2f}"
         return [
-            f"memory: weights {self.weights / 1e9:.2f} GB (base: {section.base}), adapter and optimiser"
-            f" {self.trained * 16 / 1e9:.2f} GB, logits {self.logits / 1e9:.2f} GB{cache}, activations of {tokens}"
-            " tokens besides",
-            f"disk: adapter {self.trained * 4 / 1e9:.3f} GB, checkpoints {self.trained * 24 / 1e9:.3f} GB meanwhile",
+            f"memory: {self.total / 1e9:.2f} GB: weights {self.weights / 1e9:.2f} (base: {section.base}), adapter and"
+            f" optimiser {self.trained * BYTES_PER_TRAINED / 1e9:.2f}, loss {self.loss / 1e9:.2f}{cache}, activations"
+            f" of {tokens} tokens {size} (micro_batch_size, sequence_length, gradient_checkpointing)",
+            f"disk: adapter {self.trained * 4 / 1e9:.3f} GB, checkpoints"
+            f" {self.trained * 12 * (section.keep_checkpoints + 1) / 1e9:.3f} GB meanwhile",
         ]
 
     def check(self, section: Train, dtype: str, device: torch.device) -> None:
@@ -59,11 +96,17 @@ class Needs:
             got = f"stochastic with {dtype}"
             raise request_error("train.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out")
         free = memory.free_device(device) or memory.free_host()
-        total = self.weights + 16 * self.trained + self.logits + self.cache
-        if section.merge_cache == "full" and total > free:
+        needed = self.total - self.process
+        if section.merge_cache == "full" and needed > free:
             raise request_error(
                 "train.merge_cache",
-                f"{total / 1e9:.2f} GB of free memory on {device}, {self.cache / 1e9:.2f} of them for the cache",
+                f"{needed / 1e9:.2f} GB of free memory on {device}, {self.cache / 1e9:.2f} of them for the cache",
                 f"{free / 1e9:.2f} GB",
                 "merge_cache: auto keeps as many merged weights as fit; base: packed saves memory",
+            )
+        if (least := needed - self.cache) > free:  # an estimate: no reason to refuse
+            log.warning(
+                "train: about %.2f GB will be needed on %s, %.2f are free; a smaller train.micro_batch_size or"
+                " gradient_checkpointing: true needs less",
+                *(least / 1e9, device, free / 1e9),
             )

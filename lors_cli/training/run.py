@@ -1,26 +1,27 @@
 """One training run: the Trainer's settings, and the facts of what was done."""
 
-import logging
-import math
 import os
 from dataclasses import dataclass
-from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 
-from lors_cli import console
+from lors_cli import console, processes
 from lors_cli.adapters import Adapter
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
 from lors_cli.data.instructions import Example
+from lors_cli.errors import LorsError
 from lors_cli.models import load
+from lors_cli.training import checkpoint
+from lors_cli.training.batches import Batches, Plan, Samples
 from lors_cli.training.collate import collate
+from lors_cli.training.loss import LanguageModelLoss
 from lors_cli.training.merging import Merging
-from lors_cli.training.trainer import CHECKPOINTS, AdapterTrainer
-
-log = logging.getLogger(__name__)
+from lors_cli.training.stopping import gracefully
+from lors_cli.training.trainer import AdapterTrainer, own_share
+from lors_cli.training.watch import Watch
 
 # Checkpoints and held-out losses in a run, where the config leaves their number open; a run of a million steps is
 # still saved every thousand.
@@ -31,82 +32,103 @@ MOST_STEPS_BETWEEN = 1000
 
 @dataclass
 class Data:
-    """Tokenised examples and what was found in reading them."""
+    """The samples to train on, those held out, what was found in reading them, and the token to pad with."""
 
-    train: list[Example]
-    held_out: list[Example] | None
+    train: Samples
+    held_out: list[Example]
     facts: dict[str, Any]
     padding: int
-
-
-def total_steps(section: Train, examples: int) -> int:
-    """Optimiser steps of the run."""
-    per_epoch = math.ceil(examples / section.samples_per_step)
-    return section.max_steps or math.ceil((section.epochs or 3) * per_epoch)
 
 
 def train(
     config: Config,
     section: Train,
-    model: Any,
+    model: LanguageModelLoss,
     attached: dict[str, Adapter],
     data: Data,
+    plan: Plan,
     partial: Path,
     resume: Path | None,
+    *,
+    sharded: bool,
 ) -> dict[str, Any]:
     """Train `attached` in `model`, going on from the checkpoint `resume` where there is one.
 
     Returns:
-        facts for the manifest.
+        facts for the manifest; the adapters are then those to be published.
 
     Raises:
-        LorsError: the loss became NaN or infinite.
+        LorsError: the loss or a gradient is not finite, or the data ended before the last step.
+        KeyboardInterrupt: a scheduler asked for an end; what was done is saved.
 
     """
-    steps = total_steps(section, len(data.train))
     before = int(resume.name.rsplit("-", 1)[1]) if resume else 0
-    merging = Merging(section, attached, model.device, config.seed)
-    with console.progress("train: step", steps, before) as advance:
+    state = checkpoint.read_facts(resume)["data"] if resume else None
+    batches = Batches(data.train, plan, data.padding, before, state)
+    merging = Merging(section, attached, model.device, config.seed, sharded=sharded)
+    best = scratch(partial) / checkpoint.BEST if section.keep == "best" else None
+    with console.progress("train: step", plan.steps, before) as advance, gracefully() as stop:
+        size = plan.per_forward
+        held_out = [data.held_out[start : start + size] for start in range(0, len(data.held_out), size)]
         trainer = AdapterTrainer(
             adapters=attached,
+            batches=batches,
+            held_out=own_share([collate(part, data.padding) for part in held_out]) if held_out else [],
             merging=merging,
-            log_file=partial / "training_log.jsonl",
-            advance=advance,
+            sharded=sharded,
+            keep_checkpoints=section.keep_checkpoints,
             model=model,
-            args=_arguments(config, section, steps, partial, held_out=data.held_out is not None),
-            train_dataset=data.train,
-            eval_dataset=data.held_out,
-            data_collator=bind(collate, padding=data.padding),
+            args=_arguments(config, section, plan, partial, held_out=bool(held_out)),
         )
+        trainer.add_callback(Watch(trainer, partial / "training_log.jsonl", best, advance, stop))
         outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    done = trainer.state.global_step
+    if done < plan.steps:
+        raise LorsError(
+            f"the data ended after step {done} of {plan.steps} and {trainer.tokens} tokens; checkpoint-{done} is kept."
+            " Go on with train.repeat=true, which starts the data again, or ask for less with --force"
+        )
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    held_out = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
-    seconds = outcome.metrics["train_runtime"]
-    tokens = data.facts["train.dataset"]["tokens"] / len(data.train) * section.samples_per_step * (steps - before)
+    kept = {}
+    if trainer.best:
+        kept = {"kept_step": trainer.best[1], "eval_loss": trainer.best[0]}
+        checkpoint.load_adapters(attached, scratch(partial) / checkpoint.BEST)
+    held_out_losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+    if held_out_losses and not kept:
+        kept = {"kept_step": done, "eval_loss": held_out_losses[-1]}
     return {
-        "steps": trainer.state.global_step,
+        "steps": done,
+        "tokens": trainer.tokens,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
-        "eval_losses": held_out,
+        "eval_losses": held_out_losses,
+        **kept,
         "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        "tokens_per_second": round(batches.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
+        "processes": processes.count(),
         **merging.facts(),
     }
 
 
-def _arguments(config: Config, section: Train, steps: int, partial: Path, *, held_out: bool) -> TrainingArguments:
+class _Arguments(TrainingArguments):  # type: ignore[misc]
+    """Trainer's settings; the model is where it computes already, and sharded weights cannot be moved."""
+
+    place_model_on_device = property(lambda self: False)
+
+
+def _arguments(config: Config, section: Train, plan: Plan, partial: Path, *, held_out: bool) -> TrainingArguments:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
-    device = load.pick_device(config.device)
+    device = load.pick_device(config.device, processes.local_rank())
 
     def every(asked: int | None, per_run: int) -> int:
-        return asked or min(max(steps // per_run, 1), MOST_STEPS_BETWEEN)
+        return asked or min(max(plan.steps // per_run, 1), MOST_STEPS_BETWEEN)
 
-    arguments = TrainingArguments(
-        output_dir=str(scratch(partial) / CHECKPOINTS),
-        per_device_train_batch_size=section.samples_per_forward,
-        per_device_eval_batch_size=section.samples_per_forward,
-        gradient_accumulation_steps=section.samples_per_step // section.samples_per_forward,
-        max_steps=steps,
+    arguments = _Arguments(
+        output_dir=str(scratch(partial) / checkpoint.CHECKPOINTS),
+        per_device_train_batch_size=plan.per_forward,
+        per_device_eval_batch_size=plan.per_forward,
+        gradient_accumulation_steps=plan.accumulation,
+        max_steps=plan.steps,
         learning_rate=section.learning_rate,
         lr_scheduler_type=section.schedule
         if section.warmup == 0 or section.schedule != "constant"
@@ -114,21 +136,21 @@ def _arguments(config: Config, section: Train, steps: int, partial: Path, *, hel
         warmup_steps=section.warmup,
         weight_decay=section.weight_decay,
         max_grad_norm=section.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         seed=config.seed,
-        data_seed=config.seed,
         logging_steps=section.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=every(section.save_steps, CHECKPOINTS_PER_RUN),
-        save_total_limit=2,
         eval_strategy="steps" if held_out else "no",
         eval_steps=every(section.eval_steps, EVALUATIONS_PER_RUN),
-        prediction_loss_only=True,
         report_to=list(section.report_to) or "none",
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         disable_tqdm=True,
+        ignore_data_skip=True,  # the batches start where they should
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise it would wrap the model in DataParallel
     return arguments

@@ -1,11 +1,11 @@
 """The start of the adapters from the training data: which samples, which passes, and their progress."""
 
 import logging
-import random
 from collections.abc import Callable
 from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lors_cli import console, processes
 from lors_cli.adapters import Adapter, LowRankAdapter
@@ -18,15 +18,30 @@ from lors_cli.adapters.initialize import (
 from lors_cli.config.schema import Train
 from lors_cli.data.instructions import Example
 from lors_cli.models.linears import by_block
-from lors_cli.training.collate import collate
+from lors_cli.training.batches import Plan, micro_batches
 
 log = logging.getLogger(__name__)
 
 
 def initialize(
-    model: Any, attached: dict[str, Adapter], section: Train, examples: list[Example], padding: int, seed: int
+    model: nn.Module,
+    attached: dict[str, Adapter],
+    section: Train,
+    samples: list[Example],
+    plan: Plan,
+    padding: int,
+    device: torch.device,
 ) -> None:
-    """Set lora_A as `section` asks, from one optimiser step's samples drawn from `examples`.
+    """Set lora_A as `section` asks, from the `samples` of one optimiser step, which several processes share.
+
+    Args:
+        model: gives a loss.
+        attached: its adapters.
+        section: of the config.
+        samples: the same in all processes.
+        plan: their number and how many go forward at once.
+        padding: the token to pad with.
+        device: where this process computes.
 
     Raises:
         LorsError: what it would start from is zero or not finite.
@@ -34,17 +49,14 @@ def initialize(
     """
     if section.resolved_init == "random":
         return
-    count = min(section.samples_per_step, len(examples))
-    chosen = random.Random(seed).sample(examples, count)
-    size = section.samples_per_forward
-    batches = [collate(chosen[start : start + size], padding) for start in range(0, count, size)]
+    batches = micro_batches(samples, plan.per_forward, padding)
     adapters = cast(dict[str, LowRankAdapter], attached)
     blocks = [{name: adapters[name] for name in names} for names in by_block(list(adapters)).values()]
     passes = {"gradient": 2 * SWEEPS, "gradient_svd": len(blocks), "eva": SWEEPS}[section.resolved_init]
-    log.info("train: lora_A starts from %d samples (init: %s)", count, section.resolved_init)
+    log.info("train: lora_A starts from %d samples (init: %s)", len(samples), section.resolved_init)
 
     with console.progress("train: initialising, pass", passes * len(batches)) as advance:
-        run = _Passes(model, batches, advance)
+        run = _Passes(model, batches, len(batches) * processes.count(), device, advance)
         if section.resolved_init == "gradient":
             model.train()
             initialize_from_gradient(adapters, run.backward, add_up=processes.add_up)
@@ -54,19 +66,30 @@ def initialize(
         else:
             model.eval()
             initialize_from_inputs(adapters, run.forward, tokens=run.tokens, add_up=processes.add_up)
+    for adapter in attached.values():  # decompositions of other machines may differ in a sign
+        for tensor in adapter.tensors().values():
+            processes.send_from(tensor.data, 0)
 
 
 class _Passes:
-    """Passes of `model` over all `batches`."""
+    """Passes of `model` over this process's `batches`, `count` of all processes."""
 
-    def __init__(self, model: Any, batches: list[dict[str, Tensor]], advance: Callable[[], None]) -> None:
-        self._model, self._batches, self._advance = model, batches, advance
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: list[dict[str, Tensor]],
+        count: int,
+        device: torch.device,
+        advance: Callable[[], None],
+    ) -> None:
+        self._model, self._batches, self._count, self._advance = model, batches, count, advance
+        self._device = device
         self._mask: Tensor | None = None
 
     def backward(self) -> None:
         """Forward and backward; the gradient is that of the mean over the batches."""
         for batch in self._on_device():
-            (self._model(**batch).loss / len(self._batches)).backward()
+            (self._model(**batch)["loss"] / self._count).backward()
             self._advance()
 
     def forward(self) -> None:
@@ -74,7 +97,7 @@ class _Passes:
         for batch in self._on_device():
             mask = batch.get("attention_mask")
             self._mask = None if mask is None else mask.bool()
-            self._model(**{key: value for key, value in batch.items() if key != "labels"}, logits_to_keep=1)
+            self._model(**batch)
             self._advance()
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -83,4 +106,4 @@ class _Passes:
         return x if self._mask is None else x[self._mask.reshape(-1)]
 
     def _on_device(self) -> Any:
-        return ({key: value.to(self._model.device) for key, value in batch.items()} for batch in self._batches)
+        return ({key: value.to(self._device) for key, value in batch.items()} for batch in self._batches)

@@ -1,22 +1,21 @@
-"""transformers' Trainer, made to save and resume adapters only, and to stop at a loss that is not finite."""
+"""transformers' Trainer, made to train adapters: our batches, our checkpoints, an exact held-out loss."""
 
-import json
-import shutil
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer
 
+from lors_cli import processes
 from lors_cli.adapters import Adapter
-from lors_cli.artifacts import adapter_file
-from lors_cli.errors import LorsError
+from lors_cli.training import checkpoint
+from lors_cli.training.batches import Batches
 from lors_cli.training.merging import Merging
-
-CHECKPOINTS = "checkpoints"
-COMPLETE = "complete"  # marks a checkpoint whose files are all there
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]
@@ -24,10 +23,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     Args:
         adapters: by the names of their linears.
+        batches: of this process, from the first step on that is still to do.
+        held_out: micro-batches of this process for a held-out loss; every process has as many.
         merging: told of micro-batches and steps.
-        log_file: JSON lines, one for each logged step.
-        advance: called after each optimiser step with a few words about it.
-        options: of Trainer.
+        sharded: whether FSDP2 holds the frozen weights; the adapters' gradients are then added up here.
+        keep_checkpoints: how many of the latest stay.
+        options: of Trainer; `model` gives a loss and takes num_items_in_batch.
+
+    Attributes:
+        step_inputs: the micro-batches of the step at hand.
+        finite: whether all of its losses were finite so far, on the device.
+        best: the held-out loss of the best adapter so far, and its step.
 
     """
 
@@ -35,78 +41,101 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self,
         *,
         adapters: Mapping[str, Adapter],
+        batches: Batches,
+        held_out: list[dict[str, Tensor]],
         merging: Merging,
-        log_file: Path,
-        advance: Callable[[str], None],
+        sharded: bool,
+        keep_checkpoints: int,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.adapters, self.merging = adapters, merging
+        # Trainer asks for data sets where it only needs to know that there are some
+        super().__init__(train_dataset=batches, eval_dataset=held_out or None, **options)
+        self.adapters, self.batches, self.held_out, self.merging = adapters, batches, held_out, merging
+        self.sharded, self.keep_checkpoints = sharded, keep_checkpoints
+        self.step_inputs: list[dict[str, Tensor]] = []
         self.finite: Tensor | None = None
+        self.tokens_before = 0
+        self.best: tuple[float, int] | None = None
+        self._loss_shifts_labels = True  # so that its count of items leaves out the first label of each row
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Watch(self, log_file, advance))
+        if sharded:  # the model is distributed already; accelerate would wrap it again, in DDP
+            self.accelerator.prepare_model = bind(self.accelerator.prepare_model, evaluation_mode=True)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that training has seen, over all processes, with those before a resumption."""
+        return self.tokens_before + self.batches.tokens
+
+    def get_train_dataloader(self) -> Any:
+        """The micro-batches; they are this process's own already, so accelerate is not asked to share them out."""
+        return DataLoader(self.batches, batch_size=None)
 
     def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward; remembers, on the device, whether the loss was finite."""
+        self.step_inputs.append(inputs)
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.finite = loss.isfinite() if self.finite is None else self.finite & loss.isfinite()
         self.merging.after_micro_batch(inputs["input_ids"].numel())
+        if self.sharded and self.accelerator.sync_gradients:
+            self._average_gradients()
         return loss
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the adapters alone."""
-        directory = Path(output_dir or self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        modules = {module: adapter.tensors() for module, adapter in self.adapters.items()}
-        adapter_file.write_tensors(modules, directory / adapter_file.WEIGHTS)
+    def _average_gradients(self) -> None:
+        """What DDP does after a step's last backward: adapters are a thousandth of a model, so in one piece."""
+        gradients = [t.grad for a in self.adapters.values() for t in a.tensors().values() if t.grad is not None]
+        flat = processes.add_up(torch.cat([gradient.reshape(-1) for gradient in gradients])) / processes.count()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The mean loss of the held-out tokens, over all processes."""
+        model = self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for batch in self.held_out:
+            batch = self._prepare_inputs(batch)
+            learnt = batch["labels"][:, 1:].ne(-100).sum()
+            found = model(**batch, num_items_in_batch=1)
+            # an adapter is judged by the data, also where it learns from a teacher
+            sums += torch.stack([found.get("loss_data", found["loss"]).double(), learnt.double()])
+        loss, learnt = processes.add_up(sums).tolist()
+        metrics = {"eval_loss": loss / learnt}
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint and remove the oldest ones; of several processes the first does it."""
+        if not self.args.should_save:
+            return
+        directory = Path(self.args.output_dir)
+        step = self.state.global_step
+        facts = {"tokens": self.tokens, "data": self.batches.state(step), "best": self.best}
+        target = directory / f"checkpoint-{step}"
+        checkpoint.save(target, self.adapters, self.optimizer, self.lr_scheduler, self.state, facts)
+        checkpoint.keep_latest(directory, self.keep_checkpoints)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the adapters alone."""
-        saved = adapter_file.read_tensors(Path(resume_from_checkpoint) / adapter_file.WEIGHTS)
-        with torch.no_grad():
-            for module, adapter in self.adapters.items():
-                for name, tensor in adapter.tensors().items():
-                    tensor.copy_(saved[module][name])
+        checkpoint.load_adapters(self.adapters, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint_directory: str | None) -> None:
+        if checkpoint_directory is None:
+            return
+        directory = Path(checkpoint_directory)
+        checkpoint.restore(directory, self.adapters, self.optimizer, self.lr_scheduler)
+        facts = checkpoint.read_facts(directory)
+        self.tokens_before = facts["tokens"]
+        self.best = tuple(facts["best"]) if facts["best"] else None
+
+    def _load_rng_state(self, checkpoint_directory: str | None) -> None:
+        """Nothing to restore: each step seeds its own."""
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Writes the log, reports progress, marks complete checkpoints, stops at a loss that is not finite."""
-
-    def __init__(self, trainer: AdapterTrainer, log_file: Path, advance: Callable[[str], None]) -> None:
-        self.trainer, self.log_file, self.advance, self.words = trainer, log_file, advance, ""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # what an interrupted run logged after its last checkpoint will be logged again
-        self.log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        with self.log_file.open("a") as file:
-            file.write(json.dumps({**logs, "step": state.global_step}) + "\n")
-        self.words = ", ".join(f"{key} {logs[key]:.4g}" for key in ("loss", "eval_loss") if key in logs) or self.words
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.trainer.merging.before_step(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        finite, self.trainer.finite = self.trainer.finite, None
-        if finite is not None and not bool(finite):
-            raise LorsError(
-                f"the loss became NaN or infinite at step {state.global_step}; nothing was published. Use a lower"
-                " train.learning_rate, a warm-up, or dtype: float32, and check the data"
-            )
-        self.advance(self.words)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def last_checkpoint(directory: Path) -> Path | None:
-    """The latest complete checkpoint under `directory`; those that a crash left incomplete are removed."""
-    found = {int(path.name.rsplit("-", 1)[1]): path for path in directory.glob("checkpoint-*") if path.is_dir()}
-    for step in sorted(found, reverse=True):
-        if (found[step] / COMPLETE).is_file():
-            return found[step]
-        shutil.rmtree(found[step])
-    return None
+def own_share(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The part of this process of held-out micro-batches; all have as many, the last ones some that teach nothing."""
+    share = batches[processes.rank() :: processes.count()]
+    if len(share) < math.ceil(len(batches) / processes.count()):
+        spare = {key: value.clone() for key, value in batches[-1].items()}
+        spare["labels"].fill_(-100)
+        share.append(spare)
+    return share

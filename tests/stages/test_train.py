@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +18,7 @@ ALPACA = [
 CHAT = [
     {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]} for i in range(9)
 ]
+TEXT = [{"text": "one two three four five " * 100}]
 
 
 def adapter(tmp_path: Path) -> dict[str, torch.Tensor]:
@@ -34,12 +31,18 @@ def log(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", ["lors", "spp", "sqft", "lora"])
-@pytest.mark.parametrize("rows", [ALPACA, CHAT, None], ids=["alpaca", "chat", "text"])
+@pytest.mark.parametrize("rows", [ALPACA, CHAT, TEXT], ids=["alpaca", "chat", "text"])
 def test_every_method_learns_from_every_format(
     lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path, method: str, rows: Any
 ) -> None:
-    dataset = {"path": str(jsonl(rows)) if rows else "python-topics", "limit": 24}
-    settings = {"train__method": method, "train__dataset": dataset, "train__sequence_length": 128}
+    dataset = {"path": str(jsonl(rows)), "limit": 8}
+    # every step sees every row, or as good ones, so that the losses can be compared
+    settings = {
+        "train__method": method,
+        "train__dataset": dataset,
+        "train__sequence_length": 128,
+        "train__batch_size": 8,
+    }
     config = write_config(**settings, train__max_steps=6, train__learning_rate=3e-2)
     lors("prune", config)
     lors("train", config)
@@ -56,43 +59,6 @@ def test_every_method_learns_from_every_format(
         "lors.json",
         "training_log.jsonl",
     ]
-
-
-def test_a_killed_run_resumes_and_ends_with_the_same_adapter(
-    lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path
-) -> None:
-    config = write_config(
-        train__dataset=str(jsonl(ALPACA)),
-        train__method="lora",
-        train__dropout=0.1,
-        train__max_steps=60,
-        train__save_steps=5,
-        train__sequence_length=200,
-    )
-    lors("prune", config)
-    lors("train", config)
-    unbroken = adapter(tmp_path)
-    steps = [line for line in log(tmp_path) if "loss" in line]
-    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
-    command = [sys.executable, "-m", "lors_cli", "train", str(config)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    checkpoints = tmp_path / "run/.adapter.partial/work/checkpoints"
-    deadline = time.monotonic() + 120
-    while not (checkpoints / "checkpoint-10/complete").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "run/adapter").exists()
-    (checkpoints / "checkpoint-99").mkdir()  # as a kill during a save would leave it
-    result = lors("train", config)
-    assert "resuming from checkpoint-" in result.stderr
-    resumed = adapter(tmp_path)
-    assert resumed.keys() == unbroken.keys()
-    for name, tensor in unbroken.items():
-        assert torch.equal(resumed[name], tensor), name
-    again = [line for line in log(tmp_path) if "loss" in line]
-    assert [(line["step"], line["loss"]) for line in again] == [(line["step"], line["loss"]) for line in steps]
 
 
 def test_accumulation_gives_the_batchs_gradient(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
@@ -156,7 +122,7 @@ def test_epochs_count_the_steps(
     )
     lors("prune", config)
     lors("train", config)
-    assert json.loads((tmp_path / "run/adapter/lors.json").read_text())["steps"] == 6  # ceil(10 / 4) * 2
+    assert json.loads((tmp_path / "run/adapter/lors.json").read_text())["steps"] == 5  # ceil(10 * 2 / 4)
 
 
 def test_float16_weights_train_in_float32(
@@ -170,11 +136,3 @@ def test_float16_weights_train_in_float32(
     lors("merge", config)
     facts = json.loads(lors("inspect", tmp_path / "run/merged", "--json").stdout)
     assert {m["dtype"] for m in facts["modules"].values()} == {"float16"}
-
-
-def test_a_nan_loss_ends_the_run_and_publishes_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
-    config = write_config(train__learning_rate=1e20, train__max_grad_norm=0)
-    lors("prune", config)
-    result = lors("train", config, status=1)
-    assert "NaN" in result.stderr or "not finite" in result.stderr
-    assert not (tmp_path / "run/adapter").exists()

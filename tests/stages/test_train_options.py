@@ -188,7 +188,7 @@ def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     section = Train(method="lors", dataset=TrainingDataset(path="python-topics"))
     with pytest.raises(RequestError, match="bfloat16 on Tesla T4"):
-        Needs(trained=0, weights=0, cache=0, logits=0).check(section, "bfloat16", torch.device("cuda"))
+        Needs(trained=0, weights=0, cache=0, loss=0).check(section, "bfloat16", torch.device("cuda"))
 
 
 def test_a_packed_adapter_merges_like_any_other(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:

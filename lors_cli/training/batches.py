@@ -1,0 +1,102 @@
+"""Which samples each optimiser step takes, and which of them are this process's.
+
+Step k takes samples k * per_step up to (k + 1) * per_step of the training order, whatever the number of processes;
+their micro-batches go round the processes. So a run on two processes is the run on one, and goes on on any number.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from lors_cli import processes
+from lors_cli.config.schema import Train
+from lors_cli.data.instructions import Example
+from lors_cli.errors import LorsError, RequestError, request_error
+from lors_cli.training.collate import collate
+
+
+class Samples(Protocol):
+    """The training order; positions count samples from the start of training."""
+
+    def starting_at(self, position: int, state: dict[str, Any] | None = None) -> Iterator[Example]:
+        """The samples from `position` on; `state` is one that `state` gave for that position."""
+
+    def state(self, position: int) -> dict[str, Any]:
+        """What finds `position` again quickly, as JSON."""
+
+    def facts(self) -> dict[str, Any]:
+        """What was found in reading, so far."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps, samples a step over all processes, samples a forward pass of one."""
+
+    steps: int
+    per_step: int
+    per_forward: int
+
+    @classmethod
+    def of(cls, section: Train, steps: int) -> "Plan":
+        """The plan of a section.
+
+        Raises:
+            RequestError: the processes cannot share the steps evenly.
+
+        """
+        plan = cls(steps, section.samples_per_step, section.samples_per_forward)
+        if plan.per_step % (plan.per_forward * processes.count()):
+            raise request_error(
+                "train.micro_batch_size",
+                f"a size that divides the batch of {plan.per_step} samples among {processes.count()} processes",
+                plan.per_forward,
+                "change micro_batch_size, batch_size or the number of processes",
+            )
+        return plan
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of each process in a step."""
+        return self.per_step // (self.per_forward * processes.count())
+
+
+def micro_batches(samples: list[Example], size: int, padding: int) -> list[dict[str, Tensor]]:
+    """The micro-batches of this process, of `size`, out of `samples`, which all processes have."""
+    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+    return [collate(part, padding) for part in parts[processes.rank() :: processes.count()]]
+
+
+class Batches(IterableDataset):  # type: ignore[type-arg]
+    """The micro-batches of this process of all steps from `first` on.
+
+    Attributes:
+        tokens: of the steps that were given out, over all processes.
+        given: steps that were given out, those before `first` included.
+
+    """
+
+    def __init__(self, samples: Samples, plan: Plan, padding: int, first: int, state: dict[str, Any] | None) -> None:
+        self._samples, self._plan, self._padding = samples, plan, padding
+        self._state = state
+        self.given, self.tokens = first, 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        order = self._samples.starting_at(self.given * self._plan.per_step, self._state)
+        while self.given < self._plan.steps:
+            try:
+                step = list(islice(order, self._plan.per_step))
+            except RequestError as error:  # in a stream a bad row is found when work has begun long ago
+                raise LorsError(str(error)) from None
+            if len(step) < self._plan.per_step:
+                return
+            self.given += 1
+            self.tokens += sum(len(sample["input_ids"]) for sample in step)
+            yield from micro_batches(step, self._plan.per_forward, self._padding)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where the samples of the steps from `step` on are found, as JSON."""
+        return self._samples.state(step * self._plan.per_step)

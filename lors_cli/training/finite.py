@@ -1,0 +1,68 @@
+"""Where the first value that is not finite comes from, once a training has met one."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli import processes
+from lors_cli.adapters import Adapter
+
+
+def gradients(adapters: Mapping[str, Adapter]) -> bool:
+    """Whether every gradient of the adapters is finite."""
+    found = [t.grad for adapter in adapters.values() for t in adapter.tensors().values() if t.grad is not None]
+    # a norm of squares overflows where no gradient does; the largest magnitude does not
+    norms = torch._foreach_norm(found, float("inf"))
+    return bool(torch.stack([norm.isfinite() for norm in norms]).all())
+
+
+def first_failure(model: nn.Module, adapters: Mapping[str, Adapter], batches: Iterable[dict[str, Any]]) -> str:
+    """Run the micro-batches of the failed step again and name the first thing that is not finite.
+
+    In the order of computing: a trained tensor, the output of a module, the loss, the gradient of an adapter. All
+    processes run all of their micro-batches, as sharded weights need; the first that found something is believed.
+    """
+    found = [_trained(adapters), *(_in_one(model, adapters, batch) for batch in batches)]
+    named = [name for of_process in processes.everyone(found) for name in of_process if name]
+    return str(named[0]) if named else "the sum of the gradients"
+
+
+def _trained(adapters: Mapping[str, Adapter]) -> str | None:
+    for name, adapter in adapters.items():
+        for own, tensor in adapter.tensors().items():
+            if not bool(tensor.isfinite().all()):
+                return f"{own} of {name}"
+    return None
+
+
+def _in_one(model: nn.Module, adapters: Mapping[str, Adapter], batch: dict[str, Any]) -> str | None:
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if not found and isinstance(first, Tensor) and not bool(first.isfinite().all()):
+                found.append(f"the output of {name}")
+
+        return look
+
+    inputs = {key: value.to(next(model.parameters()).device) for key, value in batch.items()}
+    # a module's hook comes after those of the modules in it, so the innermost is named
+    modules = [(name.partition(".")[2], module) for name, module in model.named_modules()]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in modules if name]
+    with torch.no_grad():
+        model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad()
+    loss = model(**inputs)["loss"]
+    loss.backward()
+    if not found and not bool(loss.isfinite()):
+        found.append("the loss")
+    for name, adapter in reversed(list(adapters.items())):  # backward goes from the last block to the first
+        for own, tensor in adapter.tensors().items():
+            if not found and tensor.grad is not None and not bool(tensor.grad.isfinite().all()):
+                found.append(f"the gradient of {own} of {name}")
+    return found[0] if found else None

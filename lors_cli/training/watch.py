@@ -1,0 +1,111 @@
+"""What accompanies a training: its log, its progress, the best adapter, and when it has to stop."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lors_cli import processes
+from lors_cli.errors import LorsError
+from lors_cli.models import memory
+from lors_cli.training import checkpoint, finite
+from lors_cli.training.stopping import Stop
+from lors_cli.training.trainer import AdapterTrainer
+
+log = logging.getLogger(__name__)
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Logs, reports progress, seeds each step, keeps the best adapter, stops at NaN or when asked to.
+
+    Args:
+        trainer: what it accompanies.
+        log_file: JSON lines, one for each logged step; of several processes the first writes it.
+        best: where the best adapter is kept, or None.
+        advance: called after each optimiser step with a few words about it.
+        stop: whether a scheduler has asked for an end.
+
+    """
+
+    def __init__(
+        self, trainer: AdapterTrainer, log_file: Path, best: Path | None, advance: Callable[[str], None], stop: Stop
+    ) -> None:
+        self.trainer, self.log_file, self.best, self.advance, self.stop = trainer, log_file, best, advance, stop
+        self.loss = ""
+        self.started, self.tokens_before = time.monotonic(), 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started, self.tokens_before = time.monotonic(), self.trainer.tokens
+        if processes.rank() == 0:
+            # what an interrupted run logged after its last checkpoint will be logged again
+            self.log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if processes.rank() == 0:
+            with self.log_file.open("a") as file:
+                file.write(json.dumps({**logs, "step": state.global_step, "tokens": self.trainer.tokens}) + "\n")
+        self.loss = ", ".join(f"{key} {logs[key]:.4g}" for key in ("loss", "eval_loss") if key in logs) or self.loss
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # the random numbers of a step depend on nothing before it, so that a resumed run draws the same
+        torch.manual_seed((args.seed * 1_000_003 + state.global_step) * 65_537 + processes.rank())
+        self.trainer.step_inputs.clear()
+        self.trainer.merging.before_step(state.global_step)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop before values that are not finite reach the adapters.
+
+        Raises:
+            LorsError: with the step and the first module that made one.
+
+        """
+        losses, self.trainer.finite = self.trainer.finite, None
+        if (losses is None or bool(losses)) and finite.gradients(self.trainer.adapters):
+            return
+        first = finite.first_failure(self.trainer.model, self.trainer.adapters, self.trainer.step_inputs)
+        kept = checkpoint.last(Path(args.output_dir))
+        raise LorsError(
+            f"step {state.global_step + 1}: {first} is NaN or infinite; nothing was published and"
+            f" {f'{kept.name} is kept' if kept else 'there was no checkpoint yet'}. Use a lower train.learning_rate, a"
+            " warm-up, or train.dtype: float32, and check the data; with other settings start over with --force"
+        )
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.merging.after_update()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        speed = (self.trainer.tokens - self.tokens_before) / seconds
+        words = [self.loss, f"{speed:.0f} tokens/s", f"peak {memory.peak() / 1e9:.2f} GB"]
+        self.advance(", ".join(word for word in words if word))
+        if self.trainer.held_out and state.global_step == state.max_steps:
+            control.should_evaluate = True  # the last adapter competes too
+        if self.stop.asked():
+            control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The one pass over the batches has ended: training too, and where data were short what there is is saved."""
+        control.should_training_stop = True
+        if state.global_step < state.max_steps and not self.stop.heard:
+            control.should_save = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
+    ) -> None:
+        found = metrics["eval_loss"]
+        if self.best and (self.trainer.best is None or found < self.trainer.best[0]):
+            self.trainer.best = (found, state.global_step)
+            if processes.rank() == 0:
+                self.best.mkdir(exist_ok=True)
+                checkpoint.save_adapters(self.trainer.adapters, self.best)

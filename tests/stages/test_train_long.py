@@ -1,0 +1,249 @@
+"""What happens to a long training: kills, signals, full disks, bad numbers, streams that end, the best adapter."""
+
+import errno
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import Result
+
+from lors_cli.training import checkpoint
+from tests.stages.test_train import adapter, log
+from tests.stages.test_train_options import manifest, same
+from tests.training import processes
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+Jsonl = Callable[..., Path]
+
+ROWS = [{"text": " ".join(str(i * k) for k in range(i % 11 + 3))} for i in range(1, 81)]
+KILLS = 10
+
+
+def losses(tmp_path: Path) -> list[float]:
+    return [line["loss"] for line in log(tmp_path) if "loss" in line]
+
+
+def checkpoints(tmp_path: Path) -> list[int]:
+    return list(checkpoint.numbered(tmp_path / "run/.adapter.partial/work/checkpoints"))
+
+
+def test_killed_ten_times_it_ends_with_the_same_bits(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(
+        train__method="lora",
+        train__dropout=0.1,
+        train__max_steps=200,
+        train__save_steps=3,
+        train__eval_dataset={"path": "python-topics", "split": "test", "limit": 1},
+        train__eval_steps=40,
+    )
+    lors("prune", config)
+    lors("train", config)
+    unbroken, lines = adapter(tmp_path), losses(tmp_path)
+    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    moments = random.Random(0)
+    killed, start = 0, 0
+    while killed < KILLS:
+        (child,) = processes.start(1, config)
+        goal = min(start + moments.randrange(1, 30), 195)
+        processes.until(lambda goal=goal: max(checkpoints(tmp_path), default=0) >= goal)  # type: ignore[misc]
+        time.sleep(moments.uniform(0, 0.1))  # wherever that is: in a step, a checkpoint, an evaluation
+        os.kill(child, signal.SIGKILL)
+        assert processes.wait([child]) == [-signal.SIGKILL]
+        assert not (tmp_path / "run/adapter").exists()
+        killed, start = killed + 1, max(checkpoints(tmp_path))
+    (tmp_path / "run/.adapter.partial/work/checkpoints/.checkpoint-999.partial").mkdir()  # a kill during a save
+    assert "resuming from checkpoint-" in lors("train", config).stderr
+    assert same(adapter(tmp_path), unbroken)
+    assert losses(tmp_path) == lines
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    config = write_config(train__max_steps=60, train__save_steps=1000)
+    lors("prune", config)
+    lors("train", config)
+    unbroken = adapter(tmp_path)
+    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    (child,) = processes.start(1, config, log=tmp_path / "messages")
+    written = tmp_path / "run/.adapter.partial/training_log.jsonl"
+    processes.until(lambda: written.exists() and written.read_text().count('"loss"') > 2)
+    os.kill(child, signal.SIGTERM)
+    assert processes.wait([child]) == [130]
+    assert "asked to stop" in (tmp_path / "messages.0").read_text()
+    (saved,) = checkpoints(tmp_path)
+    assert f"resuming from checkpoint-{saved}" in lors("train", config).stderr
+    assert same(adapter(tmp_path), unbroken)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(train__max_steps=8, train__save_steps=2)
+    lors("prune", config)
+    lors("train", config)
+    unbroken = adapter(tmp_path)
+    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        save = checkpoint.save_adapters
+
+        def full(adapters: Any, directory: Path) -> None:
+            if "checkpoint-6" in directory.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(adapters, directory)
+
+        patch.setattr(checkpoint, "save_adapters", full)
+        result = lors("train", config, status=1)
+    assert "cannot write" in result.stderr
+    assert "GB free" in result.stderr
+    assert checkpoints(tmp_path) == [2, 4]
+    assert "resuming from checkpoint-4" in lors("train", config).stderr
+    assert same(adapter(tmp_path), unbroken)
+
+
+@pytest.mark.parametrize(
+    ("method", "first"), [("lors", "the output of model.layers.0.self_attn."), ("spp", "the gradient of spp_alpha of")]
+)
+def test_values_that_are_not_finite_stop_it_with_step_module_and_checkpoint(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str, first: str
+) -> None:
+    config = write_config(
+        train__method=method,
+        train__learning_rate=1e20,
+        train__max_grad_norm=0,
+        train__save_steps=1,
+        train__gradient_checkpointing=method == "spp",
+    )
+    lors("prune", config)
+    result = lors("train", config, status=1)
+    for word in (f"step 2: {first}", "is NaN or infinite", "checkpoint-1 is kept"):
+        assert word in result.stderr, result.stderr
+    assert not (tmp_path / "run/adapter").exists()
+    assert checkpoints(tmp_path) == [1]
+
+
+def test_a_gradient_that_is_not_finite_is_named(
+    lors: Lors, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward is finite: only the backward of one linear overflows."""
+    from lors_cli.adapters import LoRA
+
+    forward = LoRA.forward
+
+    def spoilt(self: LoRA, x: torch.Tensor) -> torch.Tensor:
+        y = forward(self, x)
+        if self.shape == (64, 32) and y.requires_grad:  # gate and up
+            y.register_hook(lambda grad: grad * float("inf"))
+        return y
+
+    monkeypatch.setattr(LoRA, "forward", spoilt)
+    config = write_config(train__method="lora")
+    lors("prune", config)
+    result = lors("train", config, status=1)
+    assert "step 1: the gradient of lora_A of model.layers.1.mlp.up_proj is NaN" in result.stderr
+    assert "there was no checkpoint yet" in result.stderr
+
+
+def test_a_stream_that_ends_early_is_told_and_can_be_repeated(
+    lors: Lors, write_config: WriteConfig, jsonl: Jsonl, tmp_path: Path
+) -> None:
+    (tmp_path / "shards").mkdir()
+    for part in range(3):
+        jsonl(ROWS[part::3], f"shards/{part}.jsonl")
+    config = write_config(
+        train__dataset={"path": str(tmp_path / "shards"), "streaming": True},
+        train__packing=True,
+        train__sequence_length=64,
+        train__max_steps=...,
+        train__max_tokens=20 * 4 * 64,
+    )
+    lors("prune", config)
+    result = lors("train", config, status=1)
+    assert "the data ended after step" in result.stderr
+    assert "of 20" in result.stderr
+    (ended,) = checkpoints(tmp_path)[-1:]
+    again = lors("train", config, "train.repeat=true")
+    assert f"resuming from checkpoint-{ended}" in again.stderr
+    found = manifest(tmp_path)
+    assert found["steps"] == 20
+    assert 0.9 * 20 * 4 * 64 < found["tokens"] <= 20 * 4 * 64
+    assert found["data"]["train.dataset"]["documents"] > 80
+    broken = adapter(tmp_path)
+    lors("train", config, "train.repeat=true", "--force")
+    assert same(adapter(tmp_path), broken)
+
+
+def test_a_token_budget_beyond_the_data_is_refused_before_the_work(
+    lors: Lors, write_config: WriteConfig, jsonl: Jsonl, tmp_path: Path
+) -> None:
+    config = write_config(train__dataset=str(jsonl(ROWS)), train__max_steps=..., train__max_tokens=10**6)
+    result = lors("run", config, "--dry-run", status=2)
+    for word in ("train.max_tokens", "at most the", "train.repeat: true"):
+        assert word in result.stderr
+    plan = lors("run", config, "--dry-run", "train.max_tokens=1000").stdout
+    assert "8 steps" in plan  # of 4 samples of 32 tokens
+    assert "activations" in plan
+
+
+def test_the_adapter_of_the_lowest_held_out_loss_is_kept(
+    lors: Lors, write_config: WriteConfig, jsonl: Jsonl, tmp_path: Path
+) -> None:
+    held_out = {"path": "python-topics", "split": "test", "limit": 1}
+    # learning a few rows by heart soon harms what was held out
+    config = write_config(
+        train__dataset=str(jsonl(ROWS[:8])),
+        train__eval_dataset=held_out,
+        train__eval_steps=3,
+        train__max_steps=16,
+        train__learning_rate=3e-2,
+    )
+    lors("prune", config)
+    lors("train", config)
+    found, best = manifest(tmp_path), adapter(tmp_path)
+    evaluated = {line["step"]: line["eval_loss"] for line in log(tmp_path) if "eval_loss" in line}
+    assert list(evaluated) == [3, 6, 9, 12, 15, 16]
+    assert found["eval_loss"] == min(evaluated.values())
+    assert found["kept_step"] == min(evaluated, key=lambda step: evaluated[step]) < 16
+    lors("train", config, "--force", "train.keep=last")
+    assert manifest(tmp_path)["kept_step"] == 16
+    assert not same(adapter(tmp_path), best)
+
+
+def test_a_teacher_is_learnt_from_and_left_alone(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    teacher = make_model(tmp_path / "teacher", initializer_range=0.3)  # with opinions, unlike the pico model
+    config = write_config(
+        train__distill={"teacher": str(teacher), "weight": 1.0, "temperature": 2.0},
+        train__dataset={"path": "python-topics", "limit": 1},
+        train__batch_size=8,
+        train__max_steps=12,
+    )
+    lors("prune", config)
+    before = {path.name: path.read_bytes() for path in teacher.iterdir()}
+    lors("train", config)
+    found = losses(tmp_path)
+    assert min(found[6:]) < 0.97 * found[0]
+    assert {path.name: path.read_bytes() for path in teacher.iterdir()} == before
+    other = make_model(tmp_path / "other", vocab_size=400)
+    result = lors("train", config, f"train.distill.teacher={other}", "--force", status=2)
+    for word in ("train.distill.teacher", "vocabulary of 384", "400"):
+        assert word in result.stderr
+
+
+def test_rows_that_are_too_long_are_counted_or_refused(
+    lors: Lors, write_config: WriteConfig, jsonl: Jsonl, tmp_path: Path
+) -> None:
+    rows = [{"instruction": "Count.", "input": "", "output": "1 2 3 " * times} for times in (1, 2, 60)]
+    config = write_config(train__dataset=str(jsonl(rows)), train__sequence_length=200, train__max_steps=1)
+    lors("prune", config)
+    lors("train", config)
+    assert manifest(tmp_path)["data"]["train.dataset"]["truncated"] == 1
+    result = lors("train", config, "train.overlong=refuse", "--force", status=2)
+    for word in ("rows of at most 200 tokens", "row 3", "train.overlong: truncate"):
+        assert word in result.stderr

@@ -1,0 +1,47 @@
+"""The logic of the SLURM scripts, with stand-ins for SLURM's own commands."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts/slurm/train.sbatch"
+STAND_INS = {
+    # runs the command once for each task, and exits with the largest status
+    "srun": """shift; most=0
+for task in $(seq 0 $((SLURM_NTASKS - 1))); do
+    SLURM_PROCID=$task SLURM_LOCALID=$((task % 2)) "$@" || { s=$?; [ $s -gt $most ] && most=$s; }
+done
+exit $most""",
+    "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@" >>called; fi',
+    "lors": """echo "$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>started
+exit $STATUS""",
+}
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (2, False), (130, True)])
+def test_a_training_goes_back_into_the_queue_when_it_was_interrupted(
+    tmp_path: Path, status: int, requeued: bool
+) -> None:
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name, text in STAND_INS.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NODELIST": "first,second",
+        "SLURM_NTASKS": "4",
+        "SLURM_NNODES": "2",
+        "STATUS": str(status),
+    }
+    done = subprocess.run(["bash", str(SCRIPT), "config.yaml", "train.rank=8"], env=environment, capture_output=True)
+    assert done.returncode == status
+    started = (tmp_path / "started").read_text().splitlines()
+    assert started == [f"{rank}/4 {rank % 2}/2 first:24711 train config.yaml train.rank=8" for rank in range(4)]
+    called = tmp_path / "called"
+    assert called.exists() == requeued
+    assert not requeued or called.read_text() == "requeue 4711\n"
