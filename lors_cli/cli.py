@@ -105,6 +105,30 @@ _stage_command("eval", lambda _: ["eval"], "Any of these models -> <output_dir>/
 
 
 @app.command()
+def sweep(
+    config: Config,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine, and overrides for all runs."),
+    ] = None,
+    task: Annotated[
+        int | None, typer.Option(metavar="N", help="Only this run of the grid, counted from 0; for array jobs.")
+    ] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train with every combination of some settings; one table, and the best config as a file."""
+    with _reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+        from lors_cli import pipeline
+        from lors_cli.stages.sweep import sweep as explore
+
+        explore(Path(config), arguments or [], pipeline.run, task=task, force=force, dry_run=dry_run)
+
+
+@app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A model or adapter directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,

@@ -1,0 +1,262 @@
+"""The grid of ``lors sweep``: from ``key=v1,v2`` arguments to runs, each with its own config and directory.
+
+<output_dir>/pruned          made once, by the file's own prune section, unless an axis changes the pruning
+<output_dir>/sweep/<name>    one run; the name is made of the axes' values: learning_rate=0.0003,rank=8
+"""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lors_cli.artifacts import digest
+from lors_cli.config.load import load
+from lors_cli.config.schema import Config, Merge, Train
+from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.stages import common
+
+CLI = "command line"
+DIRECTORY = "sweep"
+SEED = "seed"
+# What changes the pruned model, so that with such an axis every run makes its own. A seed changes it too, but runs that
+# differ in nothing else are there to be compared with each other: they share one, made with the file's seed.
+CHANGES_PRUNING = ("prune", "model", "dtype", "trust_remote_code")
+NO_AXES = {
+    "output_dir": "each run has its own directory already",
+    "merge": "it does not change training",
+    "eval": "it does not change training",
+}
+HELD_OUT, PERPLEXITY = "held-out loss", "perplexity"
+LONGEST = 48  # characters of a value in a name; a directory's name has at most 255
+PAIRS = {"'": "'", '"': '"', "[": "]", "{": "}"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key and the values that it takes in turn, as they were typed."""
+
+    key: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of the grid. `values` are by the axes' keys, as `config` has them."""
+
+    name: str
+    values: dict[str, Any]
+    config: Config
+    stages: list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs, what they are compared by, and the config whose prune stage makes their model, if they share one.
+
+    `file` and `arguments` are what it was made from; `labels` are the axes' keys and what a table calls them.
+    """
+
+    file: Path
+    arguments: list[str]
+    directory: Path
+    pruned: Path
+    labels: dict[str, str]
+    runs: list[Run]
+    criterion: str
+    base: Config | None
+
+
+def build(path: Path, arguments: list[str]) -> Grid:
+    """Every run of the grid that `arguments` span over the file `path`, checked as far as the schema goes.
+
+    Raises:
+        RequestError: with every problem of the arguments, else of all the configs.
+
+    """
+    axes = _axes(arguments)
+    labels = _labels([axis.key for axis in axes])
+    points = [dict(zip(labels, texts, strict=True)) for texts in product(*(axis.texts for axis in axes))]
+    configs = _configs(path, arguments, points)
+    criterion = _criterion(configs)
+    own = any(key.split(".")[0] in CHANGES_PRUNING for key in labels)
+    if own:
+        _check_prunes(labels, configs)
+    output = Path(configs[0].output_dir)
+    pruned = output / "pruned"
+    runs = []
+    for point, config in zip(points, configs, strict=True):
+        values = {key: _value(config, key, text) for key, text in point.items()}
+        name = _name(labels, values)
+        runs.append(Run(name, values, *_apart(config, output / DIRECTORY / name, pruned, criterion, own=own)))
+    if doubles := [name for name, count in Counter(run.name for run in runs).items() if count > 1]:
+        raise request_error("key=v1,v2", "each value once", f"{doubles[0]} twice", "leave one out", CLI)
+    base = None
+    if any(run.config.train and run.config.train.input == str(pruned) for run in runs):
+        first = {key: text for key, text in points[0].items() if key.split(".")[0] == "train"}
+        base = load(path, _overrides(arguments, first))
+        base = base if base.prune else None
+    return Grid(path, arguments, output / DIRECTORY, pruned, labels, runs, criterion, base)
+
+
+def split(text: str) -> list[str]:
+    """The parts between the commas of a value, but not those inside [], {} or quotes."""
+    parts, closing = [""], ""
+    for character in text:
+        if character == "," and not closing:
+            parts.append("")
+            continue
+        quoted = closing[-1:] in ("'", '"')
+        starts = character in "[{" or parts[-1].rstrip()[-1:] in ("", *"[{,:")  # no apostrophe inside a word
+        if closing and character == closing[-1]:
+            closing = closing[:-1]
+        elif character in PAIRS and starts and not quoted:
+            closing += PAIRS[character]
+        parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _axes(arguments: list[str]) -> list[Axis]:
+    """The arguments with several values.
+
+    Raises:
+        RequestError: there is none, or one that cannot be.
+
+    """
+    found: list[Axis] = []
+    problems: list[Problem] = []
+    keys = Counter(argument.partition("=")[0] for argument in arguments)
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        texts = split(text)
+        if len(texts) == 1:
+            continue
+        if "" in texts:
+            problems.append(Problem(key, "a value between all commas", repr(text), "write null for none", CLI))
+        if len(set(texts)) < len(texts):
+            problems.append(Problem(key, "each value once", repr(text), "leave one out", CLI))
+        if keys[key] > 1:
+            problems.append(Problem(key, "a key given once", f"{keys[key]} times", "join its values by commas", CLI))
+        if reason := NO_AXES.get(key.split(".")[0]):
+            got = f"an axis, but {reason}"
+            problems.append(Problem(key, "a single value", got, "give it one, or put it into the file", CLI))
+        found.append(Axis(key, tuple(texts)))
+    if not found:
+        expected = "a key with several values, such as train.learning_rate=1e-4,3e-4"
+        problems.append(Problem("key=v1,v2", expected, "none", "add one, or use lors run", CLI))
+    if problems:
+        raise RequestError(*dict.fromkeys(problems))
+    return found
+
+
+def _overrides(arguments: list[str], point: dict[str, str]) -> list[str]:
+    """The overrides of one point; an axis that the point leaves out stays as the file has it."""
+    chosen = []
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if len(split(text)) == 1:
+            chosen.append(argument)
+        elif key in point:
+            chosen.append(f"{key}={point[key]}")
+    return chosen
+
+
+def _configs(path: Path, arguments: list[str], points: list[dict[str, str]]) -> list[Config]:
+    """The config of each point.
+
+    Raises:
+        RequestError: with the problems of all of them.
+
+    """
+    configs: list[Config] = []
+    problems: list[Problem] = []
+    for point in points:
+        try:
+            configs.append(load(path, _overrides(arguments, point)))
+            common.section(configs[-1], "train", configs[-1].train)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*dict.fromkeys(problems))  # one mistake in the file is in every run
+    return configs
+
+
+def _labels(keys: list[str]) -> dict[str, str]:
+    """The last part of each key; where two have the same, the keys themselves."""
+    last = Counter(key.rsplit(".", 1)[-1] for key in keys)
+    return {key: key if last[key.rsplit(".", 1)[-1]] > 1 else key.rsplit(".", 1)[-1] for key in keys}
+
+
+def _criterion(configs: list[Config]) -> str:
+    """What the runs are compared by.
+
+    Raises:
+        RequestError: there is nothing, or not the same for all.
+
+    """
+    held_out = [config.train.eval_dataset for config in configs if config.train]
+    if any(one != held_out[0] for one in held_out):
+        expected = "the same held-out rows in all runs, whose losses are compared"
+        raise request_error("train.eval_dataset", expected, "several", "give it one value")
+    if held_out[0]:
+        return HELD_OUT
+    if configs[0].eval and configs[0].eval.perplexity:
+        return PERPLEXITY
+    raise request_error(
+        "train.eval_dataset",
+        "something to compare the runs by: train.eval_dataset, or eval.perplexity",
+        "neither",
+        "set one of them; train.eval_dataset needs no merge",
+    )
+
+
+def _check_prunes(labels: dict[str, str], configs: list[Config]) -> None:
+    """Refuse axes of a pruning that does not happen."""
+    if given := [config.train.input for config in configs if config.train and config.train.input]:
+        for key in labels:
+            if key.split(".")[0] == "prune":
+                expected = "train.input to be left out, so that each run trains what it pruned"
+                raise request_error(key, expected, given[0], "leave out the axis or train.input")
+
+
+def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own: bool) -> tuple[Config, list[str]]:
+    """The config of a run in a directory of its own, and its stages."""
+    train: Train = common.section(config, "train", config.train)
+    changes: dict[str, Any] = {"output_dir": str(directory)}
+    stages = ["train"]
+    if own and train.input is None:
+        stages = ["prune", "train"]
+    else:
+        changes |= {"prune": None, "train": train.model_copy(update={"input": train.input or str(pruned)})}
+    merge = config.merge or (Merge() if criterion == PERPLEXITY else None)
+    if merge:
+        changes["merge"] = merge.model_copy(update={"input": None, "adapter": None})
+    if criterion == PERPLEXITY and config.eval:
+        # the tasks would cost more than all the rest and decide nothing
+        changes["eval"] = config.eval.model_copy(update={"models": ["merged"], "tasks": []})
+        stages += ["merge", "eval"]
+    return config.model_copy(update=changes), stages
+
+
+def _value(config: Config, key: str, text: str) -> Any:
+    """What the config has for the key, so that 3e-4 and 0.0003 are one; of a list or a section, what was typed."""
+    found: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return text if isinstance(found, dict | list) else found
+
+
+def _name(labels: dict[str, str], values: dict[str, Any]) -> str:
+    """A directory's name for a point: readable, and the same whenever the values are."""
+    name = ",".join(f"{label}={_safe(values[key])}" for key, label in labels.items())
+    return name if len(name) <= 4 * LONGEST else f"{name[: 3 * LONGEST]}-{digest.of_value(values)[:8]}"
+
+
+def _safe(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
+    if safe == text.replace(":", "-") and len(safe) <= LONGEST:  # 2:4 stays readable
+        return safe
+    return f"{safe[:LONGEST]}-{digest.of_value(text)[:8]}"

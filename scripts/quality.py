@@ -1,0 +1,213 @@
+"""How well adapters recover a pruned model, each method with a learning-rate search of the same size.
+
+    python scripts/quality.py runs/quality --json docs/results/quality_cpu.json
+    python scripts/quality.py runs/other --method sparsegpt --sparsity 0.5 --train rows.jsonl --held-out text.jsonl
+
+Every arm (a method and a start) is trained at each of its rates with the first seed; the rate with the lowest
+perplexity of the merged model on one half of the held-out rows is chosen; all seeds are then trained at that rate and
+judged by the other half. "Equal time" repeats that with as many steps as the arm does in the time that lors takes, its
+start included. All models are judged after `lors merge`, so LoRA with its mask (LoRA*). The exact-4 arm is a trial:
+LoRS with the exact masked gradient at every fourth step. Started again, the script goes on; several at once, with
+other --arms and --stage runs, share the work.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lors_cli import adapters, console, pipeline
+from lors_cli.adapters import LoRS
+from lors_cli.artifacts import manifest
+from lors_cli.config.schema import Config
+from lors_cli.data import windows
+from lors_cli.data.sources import Source
+from lors_cli.evaluation.perplexity import perplexity
+from lors_cli.models import load
+from lors_cli.training.merging import Merging
+
+GRADIENT, RANDOM = [2e-3, 4e-3, 8e-3], [4e-3, 8e-3, 1.6e-2]
+ARMS: dict[str, tuple[dict[str, Any], list[float]]] = {
+    "lors": ({"method": "lors", "init": "gradient"}, GRADIENT),
+    "lors random": ({"method": "lors", "init": "random"}, RANDOM),
+    "sqft random": ({"method": "sqft", "init": "random"}, RANDOM),
+    "sqft gradient": ({"method": "sqft", "init": "gradient"}, GRADIENT),
+    "spp": ({"method": "spp"}, [2e-2, 4e-2, 8e-2]),
+    "lora*": ({"method": "lora", "init": "random"}, [2e-3, 4e-3, 8e-3]),
+    "exact-4": ({"method": "lors", "init": "gradient", "formulation": "exact-4"}, GRADIENT),
+}
+Settings = dict[str, Any]
+
+
+class ExactAtTimes(LoRS):
+    """LoRS whose gradient is SQFT's, the exact masked one, at every `every`-th step."""
+
+    step, every = 0, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (..., C) to Y (..., R)."""
+        if self.step % self.every:
+            return super().forward(x)
+        weight = self.linear.weight
+        merged = weight + self.scale * (self.lora_B @ self.lora_A) * (weight != 0)
+        return torch.nn.functional.linear(x, merged, self.linear.bias)
+
+
+def register_trial() -> None:
+    """Make the trial a formulation that a config can name, and let it know the step."""
+    adapters.METHODS["lors"].formulations["exact-4"] = ExactAtTimes
+    before_step = Merging.before_step
+
+    def and_count(self: Merging, step: int) -> None:
+        ExactAtTimes.step = step
+        before_step(self, step)
+
+    Merging.before_step = and_count  # type: ignore[method-assign]
+
+
+class Study:
+    """All runs of one pruned model."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.folder = options, Path(options.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rows = list(Source(path=options.held_out, key="--held-out", split=options.held_out_split).texts())
+        self.halves = {"select": self.folder / "select.jsonl", "test": self.folder / "test.jsonl"}
+        for path, part in zip(self.halves.values(), (rows[::2], rows[1::2]), strict=True):
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        self.pruned = Path(options.pruned or self.folder / "pruned")
+        if not options.pruned:
+            pipeline.run(self.config(self.folder, {}), ["prune"])
+
+    def config(self, output: Path, train: Settings) -> Config:
+        """The config of a run."""
+        o = self.options
+        text = {"dataset": o.calibration, "samples": 32, "sequence_length": o.sequence_length}
+        pruned = {} if not train else {"input": str(self.pruned)}
+        base = {"dataset": o.train, "sequence_length": o.sequence_length, "batch_size": o.batch_size, "method": "lors"}
+        return Config.model_validate(
+            {
+                "model": o.model,
+                "output_dir": str(output),
+                "dtype": o.dtype,
+                "seed": train.pop("seed", 0),
+                "prune": {"method": o.method, "sparsity": o.sparsity, "calibration": text},
+                "train": {**base, **pruned, **train},
+                "merge": {"apply_mask": True} if train.get("method") == "lora" else {},
+            }
+        )
+
+    def measure(self, directory: Path) -> dict[str, float]:
+        """The perplexities of a model directory on both halves."""
+        model = load.load_model(directory, self.options.dtype, load.pick_device("auto"))
+        tokenizer = load.load_tokenizer(directory)
+        found = {}
+        for half, path in self.halves.items():
+            source = Source(path=str(path), key="--held-out")
+            length = self.options.sequence_length
+            found[half] = perplexity(model, windows.concatenated(source, tokenizer, length, 24, at_most=True))["value"]
+        return found
+
+    def run(self, arm: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
+        """The figures of one run, made now if they are not there."""
+        output = self.folder / arm.replace("*", "").replace(" ", "-") / f"{rate:g}_seed{seed}_steps{steps}"
+        figures = output / "quality.json"
+        if not figures.is_file():
+            print(f"{arm}, learning rate {rate:g}, seed {seed}, {steps} steps", flush=True)
+            train = {**ARMS[arm][0], "learning_rate": rate, "max_steps": steps, "seed": seed}
+            pipeline.run(self.config(output, train), ["train", "merge"])
+            adapter = manifest.read(output / "adapter") or {}
+            found = self.measure(output / "merged")
+            per_step = self.options.batch_size * self.options.sequence_length
+            seconds = per_step / adapter["tokens_per_second"]
+            whole = {"arm": arm, "rate": rate, "seed": seed, "steps": steps, "seconds_per_step": seconds}
+            start = max(adapter["seconds"] - steps * seconds, 0)
+            manifest.write_json(figures, {**whole, "seconds_besides": start, **found})
+            for file in (output / "merged").glob("*.safetensors"):
+                file.unlink()  # 0.5 GB each
+        result: dict[str, Any] = json.loads(figures.read_text())
+        return result
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """Search, then all seeds at the best rate."""
+        seeds, steps, rates = self.options.seeds, self.options.steps, ARMS[name][1]
+        search = [self.run(name, rate, seeds[0], steps) for rate in rates]
+        best = min(search, key=lambda run: run["select"])["rate"]
+        runs = [self.run(name, best, seed, steps) for seed in seeds]
+        at_edge = best in (rates[0], rates[-1])
+        return {"rate": best, "at_edge_of_grid": at_edge, "search": search, "runs": runs, **summary(runs)}
+
+    def in_time(self, name: str, found: dict[str, Any], lors: dict[str, Any]) -> dict[str, Any]:
+        """The arm with as many steps as fit the time that lors took, each start counted."""
+        budget = self.options.steps * lors["seconds_per_step"] + lors["seconds_besides"]
+        steps = max(int((budget - found["seconds_besides"]) / found["seconds_per_step"]), 1)
+        runs = [self.run(name, found["rate"], seed, steps) for seed in self.options.seeds]
+        return {"steps": steps, "runs": runs, **summary(runs)}
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over seeds, of times the medians."""
+    tests = [run["test"] for run in runs]
+    spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+    times = {key: statistics.median(run[key] for run in runs) for key in ("seconds_per_step", "seconds_besides")}
+    return {"test": statistics.mean(tests), "deviation": spread, **times}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Perplexities on the test half."""
+    rows = []
+    for arm, row in found["arms"].items():
+        timed = row.get("in_time")
+        equal = f"{timed['test']:.2f} ± {timed['deviation']:.2f} ({timed['steps']} steps)" if timed else "-"
+        rate = f"{row['rate']:g}{' (edge)' if row['at_edge_of_grid'] else ''}"
+        seconds = f"{row['seconds_per_step']:.2f}"
+        rows.append([arm, rate, f"{row['test']:.2f} ± {row['deviation']:.2f}", seconds, equal])
+    head = ["arm", "learning rate", "equal tokens", "s a step", "equal time"]
+    return console.markdown_table(head, rows)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--pruned", help="a pruned model to take instead of pruning one")
+    parser.add_argument("--method", default="wanda")
+    parser.add_argument("--sparsity", default="2:4")
+    parser.add_argument("--calibration", default="python-topics")
+    parser.add_argument("--train", default="python-topics")
+    parser.add_argument("--held-out", default="python-topics")
+    parser.add_argument("--held-out-split", default=None, help="test for python-topics, none for a file")
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--stage", choices=["runs", "all"], default="all", help="runs: without equal time")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    options.seeds = [int(seed) for seed in options.seeds.split(",")]
+    if options.held_out == "python-topics" and options.held_out_split is None:
+        options.held_out_split = "test"
+    console.setup(-1)
+    register_trial()
+    study = Study(options)
+    found: dict[str, Any] = {"settings": vars(options) | {"json": str(options.json)}, "arms": {}}
+    found |= {"pruned": study.measure(study.pruned), "versions": manifest.versions(), "hardware": manifest.hardware()}
+    for name in options.arms.split(","):
+        found["arms"][name] = study.arm(name)
+    if options.stage == "all" and "lors" in found["arms"]:
+        for name, row in found["arms"].items():
+            row["in_time"] = study.in_time(name, row, found["arms"]["lors"])
+    print(f"pruned: {found['pruned']['test']:.2f}\n{table(found)}")
+    if options.json:
+        manifest.write_json(options.json, found)
+
+
+if __name__ == "__main__":
+    main()
