@@ -30,7 +30,7 @@ from lors_cli.evaluation.perplexity import perplexity
 from lors_cli.models import load
 from lors_cli.training.merging import Merging
 
-GRADIENT, RANDOM = [2e-3, 4e-3, 8e-3], [4e-3, 8e-3, 1.6e-2]
+GRADIENT, RANDOM = [1e-3, 2e-3, 4e-3], [4e-3, 8e-3, 1.6e-2]
 ARMS: dict[str, tuple[dict[str, Any], list[float]]] = {
     "lors": ({"method": "lors", "init": "gradient"}, GRADIENT),
     "lors random": ({"method": "lors", "init": "random"}, RANDOM),

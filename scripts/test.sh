@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All checks: format, lint, types, tests. Arguments go to pytest: scripts/test.sh tests/adapters -k lors
+# All checks: format, lint, types, tests, two at a time. Arguments go to pytest: scripts/test.sh tests/adapters -k lors
 source "$(dirname "$0")/environment.sh" dev
 ruff format --check .
 ruff check .
 mypy
-exec python -m pytest "$@"
+exec python -m pytest --numprocesses 2 "$@"

@@ -95,4 +95,4 @@ def test_several_processes_are_refused_by_other_stages(
     lors: Lors, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "the others without" in lors("train", write_config(), status=2).stderr
+    assert "the others without" in lors("merge", write_config(), status=2).stderr

@@ -95,9 +95,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         for batch in self.held_out:
             batch = self._prepare_inputs(batch)
             learnt = batch["labels"][:, 1:].ne(-100).sum()
-            found = model(**batch, num_items_in_batch=1)
+            model(**batch, num_items_in_batch=1)
             # an adapter is judged by the data, also where it learns from a teacher
-            sums += torch.stack([found.get("loss_data", found["loss"]).double(), learnt.double()])
+            sums += torch.stack([model.parts["loss_data"].double(), learnt.double()])
         loss, learnt = processes.add_up(sums).tolist()
         metrics = {"eval_loss": loss / learnt}
         self.log(metrics)

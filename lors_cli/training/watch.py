@@ -36,7 +36,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, trainer: AdapterTrainer, log_file: Path, best: Path | None, advance: Callable[[str], None], stop: Stop
     ) -> None:
         self.trainer, self.log_file, self.best, self.advance, self.stop = trainer, log_file, best, advance, stop
-        self.loss = ""
+        self.losses: dict[str, float] = {}
         self.started, self.tokens_before = time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -51,7 +51,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if processes.rank() == 0:
             with self.log_file.open("a") as file:
                 file.write(json.dumps({**logs, "step": state.global_step, "tokens": self.trainer.tokens}) + "\n")
-        self.loss = ", ".join(f"{key} {logs[key]:.4g}" for key in ("loss", "eval_loss") if key in logs) or self.loss
+        self.losses |= {key: logs[key] for key in ("loss", "eval_loss") if key in logs}
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # the random numbers of a step depend on nothing before it, so that a resumed run draws the same
@@ -87,8 +87,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         seconds = max(time.monotonic() - self.started, 1e-9)
         speed = (self.trainer.tokens - self.tokens_before) / seconds
-        words = [self.loss, f"{speed:.0f} tokens/s", f"peak {memory.peak() / 1e9:.2f} GB"]
-        self.advance(", ".join(word for word in words if word))
+        losses = "".join(f"{key} {loss:.4g}, " for key, loss in self.losses.items())
+        self.advance(f"{losses}{speed:.0f} tokens/s, peak {memory.peak() / 1e9:.2f} GB")
         if self.trainer.held_out and state.global_step == state.max_steps:
             control.should_evaluate = True  # the last adapter competes too
         if self.stop.asked():

@@ -71,7 +71,7 @@ def test_every_mistake_is_reported_at_once(file: Callable[[str], Path]) -> None:
         (("method: lors", "method: lors, dropout: 0.1"), "dropout: 0"),
         (("method: lors", "method: spp, init: gradient"), "init: random"),
         (("method: lors", "method: lors, adapter_checkpointing: true"), "saves nothing"),
-        (("max_steps: 010", "max_steps: 1, epochs: 2"), "not both"),
+        (("max_steps: 010", "max_steps: 1, epochs: 2"), "only one of epochs"),
         (("max_steps: 010", "batch_size: 6, micro_batch_size: 4"), "divides the batch"),
         (("calibration: {dataset: python-topics}", ""), "because wanda looks at activations"),
         (("method: wanda", "method: wanda\n  damping: 0.1"), "no damping"),

@@ -230,6 +230,12 @@ def test_a_teacher_is_learnt_from_and_left_alone(
     found = losses(tmp_path)
     assert min(found[6:]) < 0.97 * found[0]
     assert {path.name: path.read_bytes() for path in teacher.iterdir()} == before
+    held_out = "train.eval_dataset={path: python-topics, split: test, limit: 1}"
+    measured = []
+    for distill in ([], ["train.distill=null"]):  # what is held out measures the data's loss, not the teacher's
+        lors("train", config, held_out, "train.learning_rate=1e-30", "train.max_steps=1", *distill, "--force")
+        measured.append(manifest(tmp_path)["eval_loss"])
+    assert measured[0] == pytest.approx(measured[1], rel=1e-6)
     other = make_model(tmp_path / "other", vocab_size=400)
     result = lors("train", config, f"train.distill.teacher={other}", "--force", status=2)
     for word in ("train.distill.teacher", "vocabulary of 384", "400"):
