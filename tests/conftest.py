@@ -33,6 +33,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # the models are tiny, and one thread makes sums repeatable
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)  # what a test draws must not depend on which tests ran before it in its process
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 384 tokens, trained on the built-in text."""

@@ -92,7 +92,8 @@ def train(
     kept = {}
     if trainer.best:
         kept = {"kept_step": trainer.best[1], "eval_loss": trainer.best[0]}
-        checkpoint.load_adapters(attached, scratch(partial) / checkpoint.BEST)
+        if processes.rank() == 0:  # it wrote them and will publish them; the others may be ahead of that
+            checkpoint.load_adapters(attached, scratch(partial) / checkpoint.BEST)
     held_out_losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
     if held_out_losses and not kept:
         kept = {"kept_step": done, "eval_loss": held_out_losses[-1]}

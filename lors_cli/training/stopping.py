@@ -17,19 +17,19 @@ class Stop:
     """Whether training is to stop. All processes hear of it at the same step, also where only one got the signal."""
 
     def __init__(self) -> None:
-        self._signalled = False
-        self.heard = False
+        self.signalled = False  # this process was asked
+        self.heard = False  # all know of it
 
     def signal(self, *_: Any) -> None:
         """A signal's handler; a second one stops at once."""
-        if self._signalled:
+        if self.signalled:
             raise KeyboardInterrupt
-        self._signalled = True
+        self.signalled = True
         log.warning("asked to stop: the step is finished and a checkpoint saved")
 
     def asked(self) -> bool:
         """Whether any process was asked to; to be called by all of them at the end of each step."""
-        self.heard = bool(processes.add_up(torch.tensor(int(self._signalled))))
+        self.heard = bool(processes.add_up(torch.tensor(int(self.signalled))))
         return self.heard
 
 
@@ -42,5 +42,5 @@ def gracefully() -> Iterator[Stop]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
-    if stop.heard:
+    if stop.heard or stop.signalled:  # after the last step too: what is left to do can wait
         raise KeyboardInterrupt

@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import Result
 
+from lors_cli.artifacts import adapter_file
 from lors_cli.training import checkpoint
 from tests.stages.test_train import adapter, log
 from tests.stages.test_train_options import manifest, same
@@ -104,6 +105,23 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     assert checkpoints(tmp_path) == [2, 4]
     assert "resuming from checkpoint-4" in lors("train", config).stderr
     assert same(adapter(tmp_path), unbroken)
+
+
+def test_what_was_stopped_after_its_last_step_is_only_published(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(train__eval_dataset={"path": "python-topics", "split": "test", "limit": 1})
+    lors("prune", config)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_file, "save", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        lors("train", config, status=130)
+    assert checkpoints(tmp_path)[-1] == 4
+    assert "resuming from checkpoint-4" in lors("train", config).stderr
+    found = manifest(tmp_path)
+    assert (found["steps"], len(losses(tmp_path)), found["kept_step"]) == (4, 4, 4)
+    published = adapter(tmp_path)
+    lors("train", config, "--force")
+    assert same(adapter(tmp_path), published)
 
 
 @pytest.mark.parametrize(
