@@ -13,6 +13,7 @@ other --arms and --stage runs, share the work.
 
 import argparse
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,25 @@ ARMS: dict[str, tuple[dict[str, Any], list[float]]] = {
     "lors random": ({"method": "lors", "init": "random"}, RANDOM),
     "sqft random": ({"method": "sqft", "init": "random"}, RANDOM),
     "sqft gradient": ({"method": "sqft", "init": "gradient"}, GRADIENT),
-    "spp": ({"method": "spp"}, [2e-2, 4e-2, 8e-2]),
+    # the fastest way to compute it, so that equal time is fair
+    "spp": ({"method": "spp", "formulation": "merged"}, [4e-2, 8e-2, 1.6e-1]),
     "lora*": ({"method": "lora", "init": "random"}, [2e-3, 4e-3, 8e-3]),
     "exact-4": ({"method": "lors", "init": "gradient", "formulation": "exact-4"}, GRADIENT),
 }
+EXTENSIONS = 2  # rates that a search may add at its edge
+ROUNDS, TIMED_STEPS = 3, 4
 Settings = dict[str, Any]
 
 
 class ExactAtTimes(LoRS):
-    """LoRS whose gradient is SQFT's, the exact masked one, at every `every`-th step."""
+    """LoRS whose gradient is SQFT's, the exact masked one, at every `every`-th step; its start is that of LoRS."""
 
-    step, every = 0, 4
+    step: int | None = None  # None before the first step
+    every = 4
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
-        if self.step % self.every:
+        if self.step is None or self.step % self.every:
             return super().forward(x)
         weight = self.linear.weight
         merged = weight + self.scale * (self.lora_B @ self.lora_A) * (weight != 0)
@@ -112,49 +117,70 @@ class Study:
             found[half] = perplexity(model, windows.concatenated(source, tokenizer, length, 24, at_most=True))["value"]
         return found
 
+    def settings(self, arm: str, rate: float, seed: int, steps: int) -> Settings:
+        """The train section of a run."""
+        return {**ARMS[arm][0], "learning_rate": rate, "max_steps": steps, "seed": seed}
+
     def run(self, arm: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
         """The figures of one run, made now if they are not there."""
         output = self.folder / arm.replace("*", "").replace(" ", "-") / f"{rate:g}_seed{seed}_steps{steps}"
         figures = output / "quality.json"
         if not figures.is_file():
             print(f"{arm}, learning rate {rate:g}, seed {seed}, {steps} steps", flush=True)
-            train = {**ARMS[arm][0], "learning_rate": rate, "max_steps": steps, "seed": seed}
-            pipeline.run(self.config(output, train), ["train", "merge"])
-            adapter = manifest.read(output / "adapter") or {}
+            ExactAtTimes.step = None
+            pipeline.run(self.config(output, self.settings(arm, rate, seed, steps)), ["train", "merge"])
             found = self.measure(output / "merged")
-            per_step = self.options.batch_size * self.options.sequence_length
-            seconds = per_step / adapter["tokens_per_second"]
-            whole = {"arm": arm, "rate": rate, "seed": seed, "steps": steps, "seconds_per_step": seconds}
-            start = max(adapter["seconds"] - steps * seconds, 0)
-            manifest.write_json(figures, {**whole, "seconds_besides": start, **found})
+            manifest.write_json(figures, {"arm": arm, "rate": rate, "seed": seed, "steps": steps, **found})
             for file in (output / "merged").glob("*.safetensors"):
                 file.unlink()  # 0.5 GB each
         result: dict[str, Any] = json.loads(figures.read_text())
         return result
 
     def arm(self, name: str) -> dict[str, Any]:
-        """Search, then all seeds at the best rate."""
-        seeds, steps, rates = self.options.seeds, self.options.steps, ARMS[name][1]
-        search = [self.run(name, rate, seeds[0], steps) for rate in rates]
-        best = min(search, key=lambda run: run["select"])["rate"]
+        """Search, beyond the grid while its edge is best, then all seeds at the best rate."""
+        seeds, steps, rates = self.options.seeds, self.options.steps, list(ARMS[name][1])
+        for _ in range(1 + EXTENSIONS):
+            search = [self.run(name, rate, seeds[0], steps) for rate in rates]
+            best = min(search, key=lambda run: run["select"])["rate"]
+            if best == rates[-1]:
+                rates.append(2 * best)
+            elif best == rates[0]:
+                rates.insert(0, best / 2)
+            else:
+                break
         runs = [self.run(name, best, seed, steps) for seed in seeds]
-        at_edge = best in (rates[0], rates[-1])
+        at_edge = best in (search[0]["rate"], search[-1]["rate"])
         return {"rate": best, "at_edge_of_grid": at_edge, "search": search, "runs": runs, **summary(runs)}
 
-    def in_time(self, name: str, found: dict[str, Any], lors: dict[str, Any]) -> dict[str, Any]:
-        """The arm with as many steps as fit the time that lors took, each start counted."""
-        budget = self.options.steps * lors["seconds_per_step"] + lors["seconds_besides"]
-        steps = max(int((budget - found["seconds_besides"]) / found["seconds_per_step"]), 1)
-        runs = [self.run(name, found["rate"], seed, steps) for seed in self.options.seeds]
+    def times(self, names: list[str]) -> dict[str, dict[str, float]]:
+        """Seconds of a step and of everything before the first, medians of rounds in which the arms take turns."""
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for number in range(ROUNDS):
+            for name in names:
+                output = self.folder / "timing" / f"{number}-{name.replace('*', '').replace(' ', '-')}"
+                shutil.rmtree(output, ignore_errors=True)  # what was interrupted tells no time
+                ExactAtTimes.step = None
+                pipeline.run(self.config(output, self.settings(name, ARMS[name][1][0], 0, TIMED_STEPS)), ["train"])
+                adapter = manifest.read(output / "adapter") or {}
+                step = adapter["tokens"] / TIMED_STEPS / adapter["tokens_per_second"]
+                found[name].append((step, adapter["seconds"] - TIMED_STEPS * step))
+        return {
+            name: dict(zip(("step", "before"), map(statistics.median, zip(*times, strict=True)), strict=True))
+            for name, times in found.items()
+        }
+
+    def in_time(self, name: str, rate: float, times: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """The arm with as many steps as fit the time that lors takes, each start counted."""
+        budget = self.options.steps * times["lors"]["step"] + times["lors"]["before"]
+        steps = max(round((budget - times[name]["before"]) / times[name]["step"]), 1)
+        runs = [self.run(name, rate, seed, steps) for seed in self.options.seeds]
         return {"steps": steps, "runs": runs, **summary(runs)}
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over seeds, of times the medians."""
+    """Mean and standard deviation over seeds."""
     tests = [run["test"] for run in runs]
-    spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-    times = {key: statistics.median(run[key] for run in runs) for key in ("seconds_per_step", "seconds_besides")}
-    return {"test": statistics.mean(tests), "deviation": spread, **times}
+    return {"test": statistics.mean(tests), "deviation": statistics.stdev(tests) if len(tests) > 1 else 0.0}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -164,7 +190,7 @@ def table(found: dict[str, Any]) -> str:
         timed = row.get("in_time")
         equal = f"{timed['test']:.2f} ± {timed['deviation']:.2f} ({timed['steps']} steps)" if timed else "-"
         rate = f"{row['rate']:g}{' (edge)' if row['at_edge_of_grid'] else ''}"
-        seconds = f"{row['seconds_per_step']:.2f}"
+        seconds = f"{found['times'][arm]['step']:.2f}" if timed else "-"
         rows.append([arm, rate, f"{row['test']:.2f} ± {row['deviation']:.2f}", seconds, equal])
     head = ["arm", "learning rate", "equal tokens", "s a step", "equal time"]
     return console.markdown_table(head, rows)
@@ -202,8 +228,9 @@ def main() -> None:
     for name in options.arms.split(","):
         found["arms"][name] = study.arm(name)
     if options.stage == "all" and "lors" in found["arms"]:
+        found["times"] = study.times(list(found["arms"]))
         for name, row in found["arms"].items():
-            row["in_time"] = study.in_time(name, row, found["arms"]["lors"])
+            row["in_time"] = study.in_time(name, row["rate"], found["times"])
     print(f"pruned: {found['pruned']['test']:.2f}\n{table(found)}")
     if options.json:
         manifest.write_json(options.json, found)
