@@ -16,13 +16,22 @@ done
 exit $most""",
     "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@" >>called; fi',
     "lors": """echo "$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>started
-exit $STATUS""",
+statuses=($STATUS)
+exit ${statuses[$RANK]}""",
 }
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (2, False), (130, True)])
+@pytest.mark.parametrize(
+    ("statuses", "status", "requeued"),
+    [
+        ("0 0 0 0", 0, False),
+        ("2 2 2 2", 2, False),
+        ("130 130 130 130", 130, True),
+        ("130 1 130 130", 1, False),  # three were stopped because one failed
+    ],
+)
 def test_a_training_goes_back_into_the_queue_when_it_was_interrupted(
-    tmp_path: Path, status: int, requeued: bool
+    tmp_path: Path, statuses: str, status: int, requeued: bool
 ) -> None:
     programs = tmp_path / ".venv/bin"
     programs.mkdir(parents=True)
@@ -36,7 +45,7 @@ def test_a_training_goes_back_into_the_queue_when_it_was_interrupted(
         "SLURM_JOB_NODELIST": "first,second",
         "SLURM_NTASKS": "4",
         "SLURM_NNODES": "2",
-        "STATUS": str(status),
+        "STATUS": statuses,
     }
     done = subprocess.run(["bash", str(SCRIPT), "config.yaml", "train.rank=8"], env=environment, capture_output=True)
     assert done.returncode == status

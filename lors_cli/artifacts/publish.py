@@ -24,15 +24,18 @@ def scratch(partial: Path) -> Path:
 
 def publish(partial: Path, final: Path) -> None:
     """Give the finished `partial` its final name. What `final` held before is removed only after the swap."""
-    shutil.rmtree(partial / "work", ignore_errors=True)
+    scratched = partial / "work"
     for path in [*partial.rglob("*"), partial]:
-        flush(path)
+        if path != scratched and scratched not in path.parents:
+            flush(path)
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
         final.rename(replaced)
     partial.rename(final)
     flush(final.parent)
+    # only now: until the new name is there, it is what an interrupted run would go on from
+    shutil.rmtree(final / "work", ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -175,6 +175,11 @@ def _train(
         log.info("train: resuming from %s", resume.name)
     else:
         first = list(islice(data.train.starting_at(0), plan.per_step))
+        if len(first) < plan.per_step:
+            got = f"{len(first)} samples for a step of {plan.per_step}"
+            raise LorsError(
+                f"the data end before the first step: {got}; lower train.batch_size or set train.repeat: true"
+            )
         start.initialize(model, attached, section, first, plan, data.padding, device)
     facts = run.train(config, section, model, attached, data, plan, partial, resume, sharded=sharded)
     content = AdapterFile(

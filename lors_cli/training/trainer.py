@@ -112,6 +112,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         step = self.state.global_step
         facts = {"tokens": self.tokens, "data": self.batches.state(step), "best": self.best}
         target = directory / f"checkpoint-{step}"
+        if target.exists():  # a run that was continued and did no step
+            return
         checkpoint.save(target, self.adapters, self.optimizer, self.lr_scheduler, self.state, facts)
         checkpoint.keep_latest(directory, self.keep_checkpoints)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.started, self.tokens_before = time.monotonic(), 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        state.compute_steps(args, args.max_steps)  # a checkpoint brings the intervals of the run that wrote it
         self.started, self.tokens_before = time.monotonic(), self.trainer.tokens
         if processes.rank() == 0:
             # what an interrupted run logged after its last checkpoint will be logged again
@@ -55,7 +57,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # the random numbers of a step depend on nothing before it, so that a resumed run draws the same
-        torch.manual_seed((args.seed * 1_000_003 + state.global_step) * 65_537 + processes.rank())
+        torch.manual_seed(((args.seed * 1_000_003 + state.global_step) * 65_537 + processes.rank()) % 2**63)
         self.trainer.step_inputs.clear()
         self.trainer.merging.before_step(state.global_step)
 
@@ -97,14 +99,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The one pass over the batches has ended: training too, and where data were short what there is is saved."""
         control.should_training_stop = True
-        if state.global_step < state.max_steps and not self.stop.heard:
+        if 0 < state.global_step < state.max_steps and not self.stop.heard:
             control.should_save = True
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
     ) -> None:
         found = metrics["eval_loss"]
-        if self.best and (self.trainer.best is None or found < self.trainer.best[0]):
+        if self.best and math.isfinite(found) and (self.trainer.best is None or found < self.trainer.best[0]):
             self.trainer.best = (found, state.global_step)
             if processes.rank() == 0:
                 self.best.mkdir(exist_ok=True)
