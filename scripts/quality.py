@@ -123,7 +123,7 @@ class Study:
 
     def run(self, arm: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
         """The figures of one run, made now if they are not there."""
-        output = self.folder / arm.replace("*", "").replace(" ", "-") / f"{rate:g}_seed{seed}_steps{steps}"
+        output = self.folder / folder_name(arm) / f"{rate:g}_seed{seed}_steps{steps}"
         figures = output / "quality.json"
         if not figures.is_file():
             print(f"{arm}, learning rate {rate:g}, seed {seed}, {steps} steps", flush=True)
@@ -157,7 +157,7 @@ class Study:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for number in range(ROUNDS):
             for name in names:
-                output = self.folder / "timing" / f"{number}-{name.replace('*', '').replace(' ', '-')}"
+                output = self.folder / "timing" / f"{number}-{folder_name(name)}"
                 shutil.rmtree(output, ignore_errors=True)  # what was interrupted tells no time
                 ExactAtTimes.step = None
                 pipeline.run(self.config(output, self.settings(name, ARMS[name][1][0], 0, TIMED_STEPS)), ["train"])
@@ -175,6 +175,11 @@ class Study:
         steps = max(round((budget - times[name]["before"]) / times[name]["step"]), 1)
         runs = [self.run(name, rate, seed, steps) for seed in self.options.seeds]
         return {"steps": steps, "runs": runs, **summary(runs)}
+
+
+def folder_name(arm: str) -> str:
+    """The arm as a part of a path."""
+    return arm.replace("*", "").replace(" ", "-")
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, float]:

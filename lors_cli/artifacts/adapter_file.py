@@ -5,7 +5,6 @@ applied without the mask they would be another model.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from lors_cli import adapters
 from lors_cli.artifacts import manifest, tensors
-from lors_cli.artifacts.publish import partial_directory, publish
+from lors_cli.artifacts.publish import written_aside
 from lors_cli.errors import LorsError, request_error
 
 WEIGHTS = "adapter_model.safetensors"
@@ -70,15 +69,8 @@ def save_whole(directory: Path, content: AdapterFile, *, base: str, dropout: flo
         if others := [name for name in held if name not in (WEIGHTS, CONFIG)]:
             expected = "a new directory, or one that holds an adapter and nothing else"
             raise request_error("directory", expected, f"{directory} ({others[0]})", "name another directory")
-    aside = partial_directory(directory)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with written_aside(directory) as aside:
         save(aside, content, base=base, dropout=dropout)
-        publish(aside, directory)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def write_tensors(modules: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:

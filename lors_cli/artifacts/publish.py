@@ -39,6 +39,20 @@ def publish(partial: Path, final: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+@contextmanager
+def written_aside(final: Path) -> Iterator[Path]:
+    """A new directory to fill, which becomes `final` when all went well and disappears otherwise."""
+    partial = partial_directory(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        publish(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def flush(path: Path) -> None:
     """Bring a file, or the names in a directory, to the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)

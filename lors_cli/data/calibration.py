@@ -13,7 +13,7 @@ from itertools import chain, islice
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.data import instructions, windows
+from lors_cli.data import chat, windows
 from lors_cli.data.sources import Row, Source
 from lors_cli.errors import request_error
 
@@ -116,7 +116,7 @@ def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _messages(source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     for number, row in enumerate(source.rows(), 1):
-        yield instructions.conversation(row, number, source, tokenizer)["input_ids"]
+        yield chat.conversation(row, number, source, tokenizer)["input_ids"]
 
 
 def _token_ids(source: Source, vocabulary: int) -> Iterator[list[int]]:

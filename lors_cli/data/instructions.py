@@ -10,11 +10,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.data import chat
-from lors_cli.data.chat import conversation as conversation
 from lors_cli.data.cursor import open_cursor
-from lors_cli.data.example import IGNORED as IGNORED
-from lors_cli.data.example import Example as Example
-from lors_cli.data.example import encode, row_error
+from lors_cli.data.example import IGNORED, Example, encode, row_error
 from lors_cli.data.packing import pack
 from lors_cli.data.sources import Row, Source
 from lors_cli.data.windows import concatenated
@@ -121,7 +118,7 @@ class Encoder:
         self, tokenizer: PreTrainedTokenizerBase, length: int, kind: str, *, packing: bool, overlong: str
     ) -> None:
         self._tokenizer, self._length, self._packing, self._overlong = tokenizer, length, packing, overlong
-        self._encode = {"alpaca": _alpaca, "chat": conversation, "text": _document}[kind]
+        self._encode = {"alpaca": _alpaca, "chat": chat.conversation, "text": _document}[kind]
         self._splits = kind == "text"
         self._kept: list[Example] = []
         self._too_long: list[tuple[str, str]] = []  # the source's key, and which row has how many tokens

@@ -110,16 +110,11 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
         remedy = "name another directory" if force else "name another directory; --force replaces a model directory"
         raise request_error("OUTPUT", "a directory that does not exist yet", f"{output}, which does", remedy)
     with publish.exclusive(output.parent):
-        partial = publish.partial_directory(output)
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            partial.mkdir()
-            yield partial
-            publish.publish(partial, output)
+            with publish.written_aside(output) as partial:
+                yield partial
         except OSError as error:
             raise write_failed(output, error) from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:

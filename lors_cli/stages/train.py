@@ -48,14 +48,14 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
     dtype = _dtype(config, section, skeleton)
-    teacher = _teacher(config, section, skeleton)
+    teacher, teacher_skeleton = _teacher(config, section, skeleton)
     needs = Needs.of(
         skeleton,
         section,
         names,
         dtype,
         device,
-        teacher=load.skeleton(teacher, trust_remote_code=config.trust_remote_code) if teacher else None,
+        teacher=teacher_skeleton,
         sharded=setup.sharded(section),
     )
     needs.check(section, dtype, device)
@@ -84,10 +84,10 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     )
 
 
-def _teacher(config: Config, section: Train, skeleton: Any) -> Path | None:
-    """The directory of the model to learn from, checked to have the student's vocabulary."""
+def _teacher(config: Config, section: Train, skeleton: Any) -> tuple[Path | None, Any]:
+    """The directory and the skeleton of the model to learn from, checked to have the student's vocabulary."""
     if section.distill is None:
-        return None
+        return None, None
     name, key = section.distill.teacher, "train.distill.teacher"
     directory = source.resolve(config.model if name == "dense" else name, key)
     teacher = load.skeleton(directory, trust_remote_code=config.trust_remote_code)
@@ -95,7 +95,7 @@ def _teacher(config: Config, section: Train, skeleton: Any) -> Path | None:
     if sizes[0] != sizes[1]:
         expected = f"a model with the student's vocabulary of {sizes[0]} tokens"
         raise request_error(key, expected, f"{name} with {sizes[1]}", "distil from a model of the same family")
-    return directory
+    return directory, teacher
 
 
 def _targets(skeleton: Any, section: Train) -> list[str]:

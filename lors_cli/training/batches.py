@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from lors_cli import processes
 from lors_cli.config.schema import Train
-from lors_cli.data.instructions import Example
+from lors_cli.data.example import Example
 from lors_cli.errors import LorsError, RequestError, request_error
 from lors_cli.training.collate import collate
 
@@ -66,8 +66,12 @@ class Plan:
 
 def micro_batches(samples: list[Example], size: int, padding: int) -> list[dict[str, Tensor]]:
     """The micro-batches of this process, of `size`, out of `samples`, which all processes have."""
-    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
-    return [collate(part, padding) for part in parts[processes.rank() :: processes.count()]]
+    return [collate(part, padding) for part in in_parts(samples, size)[processes.rank() :: processes.count()]]
+
+
+def in_parts(samples: list[Example], size: int) -> list[list[Example]]:
+    """The samples, `size` at a time."""
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
 class Batches(IterableDataset):  # type: ignore[type-arg]

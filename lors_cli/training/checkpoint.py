@@ -38,10 +38,7 @@ def save(
         OSError, LorsError: it cannot be written; nothing is left of it.
 
     """
-    aside = publish.partial_directory(directory)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with publish.written_aside(directory) as aside:
         save_adapters(adapters, aside)
         named, moments = _named(adapters), optimizer.state
         steps = {float(moments[tensor]["step"]) for tensor in named.values()}
@@ -52,14 +49,10 @@ def save(
         state.save_to_json(str(aside / STATE))
         found = {**facts, "optimizer_step": steps.pop(), "scheduler": scheduler.state_dict()}
         manifest.write_json(aside / TRAINING, found)
-        publish.publish(aside, directory)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
-def restore(directory: Path, adapters: Mapping[str, Adapter], optimizer: Any, scheduler: Any) -> None:
-    """Bring optimiser and schedule back to where they were."""
+def restore(directory: Path, adapters: Mapping[str, Adapter], optimizer: Any, scheduler: Any) -> dict[str, Any]:
+    """Bring optimiser and schedule back to where they were; the other facts of the checkpoint."""
     facts = read_facts(directory)
     moments = adapter_file.read_tensors(directory / OPTIMIZER)
     for name, tensor in _named(adapters).items():
@@ -69,6 +62,7 @@ def restore(directory: Path, adapters: Mapping[str, Adapter], optimizer: Any, sc
     scheduler.load_state_dict(facts["scheduler"])
     for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = rate
+    return facts
 
 
 def save_adapters(adapters: Mapping[str, Adapter], directory: Path) -> None:
@@ -92,9 +86,14 @@ def read_facts(directory: Path) -> dict[str, Any]:
     return facts
 
 
+def step_of(directory: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(directory.name.rsplit("-", 1)[1])
+
+
 def numbered(directory: Path) -> dict[int, Path]:
     """The complete checkpoints in `directory` by their steps, the earliest first."""
-    found = {int(path.name.rsplit("-", 1)[1]): path for path in directory.glob("checkpoint-*") if path.is_dir()}
+    found = {step_of(path): path for path in directory.glob("checkpoint-*") if path.is_dir()}
     return dict(sorted(found.items()))
 
 

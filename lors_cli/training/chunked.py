@@ -72,7 +72,12 @@ def chunked_loss(states: Tensor, head: Head, targets: Tensor, teacher: Teacher |
 
 def tokens_per_chunk(vocabulary: int, device: torch.device) -> int:
     """How many tokens' logits are computed together."""
-    return max((CPU_ELEMENTS if device.type == "cpu" else ACCELERATOR_ELEMENTS) // vocabulary, 1)
+    return max(chunk_elements(device) // vocabulary, 1)
+
+
+def chunk_elements(device: torch.device) -> int:
+    """How many numbers the logits of a chunk have, at most, unless a single token has more."""
+    return CPU_ELEMENTS if device.type == "cpu" else ACCELERATOR_ELEMENTS
 
 
 class _ChunkedLoss(torch.autograd.Function):

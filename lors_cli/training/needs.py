@@ -53,14 +53,13 @@ class Needs:
         weights += load.weight_bytes(teacher, dtype) if teacher else 0
         keeps = "merge_cache" in section.adapter.options and section.merge_cache != "off" and not sharded
         tokens = section.samples_per_forward * section.sequence_length
-        chunk = chunked.CPU_ELEMENTS if device.type == "cpu" else chunked.ACCELERATOR_ELEMENTS
         # the logits, their copy in float32 and the copy's gradient
         logits = tokens * skeleton.config.get_text_config().vocab_size
         return cls(
             trained=trained,
             weights=weights // processes.count() if sharded else weights,
             cache=adapted if keeps else 0,
-            loss=(min(logits, chunk) if section.chunked_loss else logits) * 12,
+            loss=(min(logits, chunked.chunk_elements(device)) if section.chunked_loss else logits) * 12,
             process=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
             activations=activations.saved_bytes(skeleton, section, names, dtype),
         )

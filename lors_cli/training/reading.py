@@ -1,6 +1,5 @@
 """The data of a training: samples in training order, rows held out, and how many steps there are."""
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lors_cli.config.schema import Config, Train, TrainingDataset
 from lors_cli.data import instructions
-from lors_cli.data.instructions import Example
+from lors_cli.data.example import Example
 from lors_cli.data.samples import Held, Streamed
 from lors_cli.errors import request_error
 from lors_cli.models import load
 from lors_cli.training.run import Data
-
-log = logging.getLogger(__name__)
 
 EPOCHS = 3  # where a config gives no length
 

@@ -11,11 +11,11 @@ from lors_cli import console, processes
 from lors_cli.adapters import Adapter
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
-from lors_cli.data.instructions import Example
+from lors_cli.data.example import Example
 from lors_cli.errors import LorsError
 from lors_cli.models import load
 from lors_cli.training import checkpoint
-from lors_cli.training.batches import Batches, Plan, Samples
+from lors_cli.training.batches import Batches, Plan, Samples, in_parts
 from lors_cli.training.collate import collate
 from lors_cli.training.loss import LanguageModelLoss
 from lors_cli.training.merging import Merging
@@ -62,14 +62,13 @@ def train(
         KeyboardInterrupt: a scheduler asked for an end; what was done is saved.
 
     """
-    before = int(resume.name.rsplit("-", 1)[1]) if resume else 0
+    before = checkpoint.step_of(resume) if resume else 0
     state = checkpoint.read_facts(resume)["data"] if resume else None
     batches = Batches(data.train, plan, data.padding, before, state)
     merging = Merging(section, attached, model.device, config.seed, sharded=sharded)
     best = scratch(partial) / checkpoint.BEST if section.keep == "best" else None
     with console.progress("train: step", plan.steps, before) as advance, gracefully() as stop:
-        size = plan.per_forward
-        held_out = [data.held_out[start : start + size] for start in range(0, len(data.held_out), size)]
+        held_out = in_parts(data.held_out, plan.per_forward)
         trainer = AdapterTrainer(
             adapters=attached,
             batches=batches,

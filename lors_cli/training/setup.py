@@ -60,7 +60,7 @@ def model_and_adapters(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     teaching: dict[str, Any] = {}
     if section.distill and teacher:
-        dense = read(teacher).requires_grad_(False).eval()
+        dense = read(teacher)
         teaching = {
             "teacher": dense,
             "weight": section.distill.weight,

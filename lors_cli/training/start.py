@@ -16,7 +16,7 @@ from lors_cli.adapters.initialize import (
     initialize_from_inputs,
 )
 from lors_cli.config.schema import Train
-from lors_cli.data.instructions import Example
+from lors_cli.data.example import Example
 from lors_cli.models.linears import by_block
 from lors_cli.training.batches import Plan, micro_batches
 

@@ -56,7 +56,6 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.finite: Tensor | None = None
         self.tokens_before = 0
         self.best: tuple[float, int] | None = None
-        self._loss_shifts_labels = True  # so that its count of items leaves out the first label of each row
         self.remove_callback(PrinterCallback)
         if sharded:  # the model is distributed already; accelerate would wrap it again, in DDP
             self.accelerator.prepare_model = bind(self.accelerator.prepare_model, evaluation_mode=True)
@@ -123,9 +122,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint_directory: str | None) -> None:
         if checkpoint_directory is None:
             return
-        directory = Path(checkpoint_directory)
-        checkpoint.restore(directory, self.adapters, self.optimizer, self.lr_scheduler)
-        facts = checkpoint.read_facts(directory)
+        facts = checkpoint.restore(Path(checkpoint_directory), self.adapters, self.optimizer, self.lr_scheduler)
         self.tokens_before = facts["tokens"]
         self.best = tuple(facts["best"]) if facts["best"] else None
 

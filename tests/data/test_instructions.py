@@ -8,7 +8,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lors_cli.data import chat
-from lors_cli.data.instructions import IGNORED, check, examples
+from lors_cli.data.example import IGNORED
+from lors_cli.data.instructions import check, examples
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
 from tests.conftest import CHAT_TEMPLATE
