@@ -1,6 +1,7 @@
 """What can go wrong, and the exit status each kind ends with.
 
     LorsError              the work failed                       exit 1
+    ├── DivergedError      a training reached NaN or infinity    exit 1
     └── RequestError       the request is wrong, nothing began   exit 2
 
 A ``RequestError`` carries every problem that was found, so that a file with three mistakes is corrected once.
@@ -13,6 +14,10 @@ class LorsError(Exception):
     """The work failed; the message says what happened and what to do."""
 
     exit_status = 1
+
+
+class DivergedError(LorsError):
+    """A training reached values that are not finite, as too high a learning rate does."""
 
 
 @dataclass(frozen=True)

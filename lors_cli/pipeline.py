@@ -54,6 +54,7 @@ def perform(job: Job, *, force: bool = False) -> None:
         if processes.agree(None):
             for path in job.inputs.values():
                 source.complete(path)
+            manifest.forget_peak_memory()
             try:
                 job.work(publish.partial_directory(job.output))
             except Exception as error:
@@ -78,6 +79,7 @@ def _make(job: Job, request: dict[str, Any], partial: Path) -> None:
     """Do the work in the partial directory and publish it."""
     started = time.monotonic()
     log.info("%s: started", job.stage)
+    manifest.forget_peak_memory()
     try:
         facts = job.work(partial)
         content = manifest.build(partial, job.stage, request, time.monotonic() - started, {**facts, **job.origin()})
@@ -227,10 +229,8 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         expected = f"one process: of the stages only {' and '.join(sorted(SHARED))} can be shared"
         raise request_error("command", expected, got, "start `lors train` with torchrun, and the others without")
     processes.start()
-    try:
-        _run(config, stages, force=force, dry_run=dry_run)
-    finally:
-        processes.stop()
+    _run(config, stages, force=force, dry_run=dry_run)
+    processes.stop()
 
 
 def _run(config: Config, stages: list[str], *, force: bool, dry_run: bool) -> None:

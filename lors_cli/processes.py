@@ -4,10 +4,13 @@ The command line asks here who it is, so torch is imported only where processes 
 """
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PATIENCE = timedelta(minutes=30)  # for the others; longer than the first one's digest of a large model takes
 
 
 def count() -> int:
@@ -38,13 +41,13 @@ def start() -> None:
 
         if dist.is_initialized():
             return
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
             torch.cuda.set_device(local_rank())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
 
 
 def stop() -> None:
-    """Leave the group."""
+    """Leave the group, when the work is done; after a failure NCCL would wait here for those that failed."""
     if count() > 1:
         import torch.distributed as dist
 

@@ -7,14 +7,16 @@ Every arm (a method and a start) is trained at each of its rates with the first 
 perplexity of the merged model on one half of the held-out rows is chosen; all seeds are then trained at that rate and
 judged by the other half. "Equal time" repeats that with as many steps as the arm does in the time that lors takes, its
 start included. All models are judged after `lors merge`, so LoRA with its mask (LoRA*). The exact-4 arm is a trial:
-LoRS with the exact masked gradient at every fourth step. Started again, the script goes on; several at once, with
-other --arms and --stage runs, share the work.
+LoRS with the exact masked gradient at every fourth step. Started again, the script goes on. To share the work, time
+the steps first (--stage times), on a machine that does nothing else; then start several with other --arms.
 """
 
 import argparse
 import json
+import math
 import shutil
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from lors_cli.artifacts import manifest
 from lors_cli.config.schema import Config
 from lors_cli.data import windows
 from lors_cli.data.sources import Source
+from lors_cli.errors import DivergedError
 from lors_cli.evaluation.perplexity import perplexity
 from lors_cli.models import load
 from lors_cli.training.merging import Merging
@@ -44,6 +47,7 @@ ARMS: dict[str, tuple[dict[str, Any], list[float]]] = {
 }
 EXTENSIONS = 2  # rates that a search may add at its edge
 ROUNDS, TIMED_STEPS = 3, 4
+NOT_OF_A_RUN = {"folder", "arms", "stage", "json", "seeds", "steps"}  # the others are the same for a whole folder
 Settings = dict[str, Any]
 
 
@@ -80,13 +84,25 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.folder = options, Path(options.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.check_settings()
         rows = list(Source(path=options.held_out, key="--held-out", split=options.held_out_split).texts())
         self.halves = {"select": self.folder / "select.jsonl", "test": self.folder / "test.jsonl"}
         for path, part in zip(self.halves.values(), (rows[::2], rows[1::2]), strict=True):
-            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+            if not path.exists():
+                path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
         self.pruned = Path(options.pruned or self.folder / "pruned")
         if not options.pruned:
             pipeline.run(self.config(self.folder, {}), ["prune"])
+
+    def check_settings(self) -> None:
+        """Refuse a folder whose runs were made with other settings."""
+        settings = {key: value for key, value in vars(self.options).items() if key not in NOT_OF_A_RUN}
+        file = self.folder / "settings.json"
+        before = json.loads(file.read_text()) if file.is_file() else settings
+        if before != settings:
+            other = {key: value for key, value in before.items() if settings.get(key) != value}
+            sys.exit(f"{self.folder} holds runs with {other}; take another folder")
+        manifest.write_json(file, settings)
 
     def config(self, output: Path, train: Settings) -> Config:
         """The config of a run."""
@@ -128,8 +144,12 @@ class Study:
         if not figures.is_file():
             print(f"{arm}, learning rate {rate:g}, seed {seed}, {steps} steps", flush=True)
             ExactAtTimes.step = None
-            pipeline.run(self.config(output, self.settings(arm, rate, seed, steps)), ["train", "merge"])
-            found = self.measure(output / "merged")
+            try:
+                pipeline.run(self.config(output, self.settings(arm, rate, seed, steps)), ["train", "merge"])
+                found = self.measure(output / "merged")
+            except DivergedError as error:  # a result too: this rate is too high
+                print(error, flush=True)
+                found = dict.fromkeys(self.halves, math.inf)
             manifest.write_json(figures, {"arm": arm, "rate": rate, "seed": seed, "steps": steps, **found})
             for file in (output / "merged").glob("*.safetensors"):
                 file.unlink()  # 0.5 GB each
@@ -152,22 +172,29 @@ class Study:
         at_edge = best in (search[0]["rate"], search[-1]["rate"])
         return {"rate": best, "at_edge_of_grid": at_edge, "search": search, "runs": runs, **summary(runs)}
 
-    def times(self, names: list[str]) -> dict[str, dict[str, float]]:
+    def times(self) -> dict[str, dict[str, float]]:
         """Seconds of a step and of everything before the first, medians of rounds in which the arms take turns."""
+        file, names = self.folder / "times.json", ["lors", *(arm for arm in self.options.arms if arm != "lors")]
+        kept: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
+        if set(names) <= kept.keys():
+            return kept
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for number in range(ROUNDS):
             for name in names:
                 output = self.folder / "timing" / f"{number}-{folder_name(name)}"
                 shutil.rmtree(output, ignore_errors=True)  # what was interrupted tells no time
                 ExactAtTimes.step = None
-                pipeline.run(self.config(output, self.settings(name, ARMS[name][1][0], 0, TIMED_STEPS)), ["train"])
+                settings = self.settings(name, ARMS[name][1][0], 0, TIMED_STEPS) | {"save_steps": TIMED_STEPS + 1}
+                pipeline.run(self.config(output, settings), ["train"])
                 adapter = manifest.read(output / "adapter") or {}
                 step = adapter["tokens"] / TIMED_STEPS / adapter["tokens_per_second"]
                 found[name].append((step, adapter["seconds"] - TIMED_STEPS * step))
-        return {
+        medians = {
             name: dict(zip(("step", "before"), map(statistics.median, zip(*times, strict=True)), strict=True))
             for name, times in found.items()
         }
+        manifest.write_json(file, medians)
+        return medians
 
     def in_time(self, name: str, rate: float, times: dict[str, dict[str, float]]) -> dict[str, Any]:
         """The arm with as many steps as fit the time that lors takes, each start counted."""
@@ -185,7 +212,8 @@ def folder_name(arm: str) -> str:
 def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     """Mean and standard deviation over seeds."""
     tests = [run["test"] for run in runs]
-    return {"test": statistics.mean(tests), "deviation": statistics.stdev(tests) if len(tests) > 1 else 0.0}
+    mean = statistics.mean(tests)
+    return {"test": mean, "deviation": statistics.stdev(tests) if len(tests) > 1 and math.isfinite(mean) else math.nan}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -219,23 +247,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--stage", choices=["runs", "all"], default="all", help="runs: without equal time")
+    stages = {"times": "seconds of a step alone", "runs": "without equal time", "all": "both"}
+    described = "; ".join(f"{name}: {what}" for name, what in stages.items())
+    parser.add_argument("--stage", choices=stages, default="all", help=described)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
+    options.arms = options.arms.split(",")
     if options.held_out == "python-topics" and options.held_out_split is None:
         options.held_out_split = "test"
     console.setup(-1)
     register_trial()
     study = Study(options)
+    times = study.times() if options.stage != "runs" else {}
+    if options.stage == "times":
+        return
     found: dict[str, Any] = {"settings": vars(options) | {"json": str(options.json)}, "arms": {}}
     found |= {"pruned": study.measure(study.pruned), "versions": manifest.versions(), "hardware": manifest.hardware()}
-    for name in options.arms.split(","):
+    for name in options.arms:
         found["arms"][name] = study.arm(name)
-    if options.stage == "all" and "lors" in found["arms"]:
-        found["times"] = study.times(list(found["arms"]))
+    if times:
+        found["times"] = times
         for name, row in found["arms"].items():
-            row["in_time"] = study.in_time(name, row["rate"], found["times"])
+            row["in_time"] = study.in_time(name, row["rate"], times)
     print(f"pruned: {found['pruned']['test']:.2f}\n{table(found)}")
     if options.json:
         manifest.write_json(options.json, found)

@@ -178,7 +178,8 @@ def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
         the same model.
 
     Raises:
-        ValueError: the directory holds no adapter, or one that does not fit the model or the adapters it has.
+        ValueError: the directory holds no adapter, or one that does not fit the model or the adapters it has, or the
+            model is sharded.
         LorsError: a file is damaged.
 
     """
@@ -191,6 +192,8 @@ def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
     settings = Settings.of(core)
     if settings is None:
         _check_plain(model)
+    elif any(hasattr(parameter, "full_tensor") for parameter in core.parameters()):  # a DTensor
+        raise ValueError("a model that is whole in this process; load the adapter before fully_shard")
     with _as_value_error():
         content = adapter_file.load(path, "directory")
         dropout = adapter_file.read_dropout(path)

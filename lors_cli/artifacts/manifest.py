@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -76,7 +77,7 @@ def hardware() -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Peak bytes: of this process in host memory (over its whole life), and of CUDA allocations where there are any."""
+    """Peak bytes since `forget_peak_memory`: of this process on the host, and of CUDA allocations."""
     import torch
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -84,6 +85,16 @@ def peak_memory() -> dict[str, int]:
     if torch.cuda.is_available():
         peaks["gpu_bytes"] = torch.cuda.max_memory_allocated()
     return peaks
+
+
+def forget_peak_memory() -> None:
+    """Let the peaks begin anew; where the system does not allow that, the host's is over the whole life."""
+    import torch
+
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def build(

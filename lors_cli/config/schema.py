@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lors_cli import adapters
+from lors_cli import adapters, processes
 from lors_cli.config.fields import Count, Dataset, Dtype, Fraction, PathText, Section, one_of
 from lors_cli.config.prune import Prune
 from lors_cli.data.instructions import FORMATS
@@ -86,7 +86,9 @@ class Train(Section):
     )
     batch_size: Count | None = Field(None, description="samples per optimiser step; 32 if left out")
     batch_tokens: Count | None = Field(None, description="instead of batch_size: tokens per step, in full samples")
-    micro_batch_size: Count | None = Field(None, description="samples per forward pass; batch_size if left out")
+    micro_batch_size: Count | None = Field(
+        None, description="samples per forward pass of a process; its share of the batch if left out"
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-4, description="of AdamW, the peak")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warm-up, to zero")
     warmup: Annotated[float, Field(ge=0)] = Field(0.0, description="steps, or a fraction of all steps if below 1")
@@ -150,8 +152,9 @@ class Train(Section):
 
     @property
     def samples_per_forward(self) -> int:
-        """Samples per forward pass."""
-        return self.micro_batch_size or self.samples_per_step
+        """Samples per forward pass of one process."""
+        step = self.samples_per_step
+        return self.micro_batch_size or (step if step % processes.count() else step // processes.count())
 
     @property
     def resolved_init(self) -> str:

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lors_cli import processes
 from lors_cli.artifacts import tensors
 from lors_cli.errors import LorsError, request_error
 
@@ -164,15 +165,19 @@ def head_width(model: PreTrainedModel) -> int:
     return width
 
 
-def pick_device(name: str, number: int = 0) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """The device that `name` means; "auto" is CUDA where there is one, then MPS, else the CPU.
 
-    Where no device is numbered, it is the `number`-th GPU.
+    Of several processes on a machine each takes the GPU of its number.
 
     Raises:
-        RequestError: there is no such device.
+        RequestError: there is no such device, or all processes would take the same.
 
     """
+    number = processes.local_rank()
+    if ":" in name and processes.count() > 1:
+        remedy = "use device: cuda, and CUDA_VISIBLE_DEVICES to choose among them"
+        raise request_error("device", "auto, cuda or cpu where several processes share the work", repr(name), remedy)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", number)

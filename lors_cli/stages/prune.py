@@ -45,7 +45,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     calibration = section.calibration
     if calibration:
         data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
-    device = load.pick_device(config.device, processes.local_rank())
+    device = load.pick_device(config.device)
     directory = source.resolve(section.input or config.model, key)
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.refuse_experts(skeleton, key)

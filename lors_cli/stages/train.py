@@ -13,7 +13,7 @@ from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import DivergedError, LorsError, request_error
 from lors_cli.models import linears, load, memory, source
 from lors_cli.sparsity import mask, packed
 from lors_cli.stages import common, inspect
@@ -34,7 +34,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     """
     section = common.section(config, "train", config.train)
     reading.check(section)
-    device = load.pick_device(config.device, processes.local_rank())
+    device = load.pick_device(config.device)
     if device.index and processes.count() == 1:  # transformers' Trainer takes the first one that it sees
         remedy = f"set CUDA_VISIBLE_DEVICES={device.index} and device: cuda"
         raise request_error("device", "cuda or cuda:0 for training", config.device, remedy)
@@ -186,7 +186,7 @@ def _train(
         section.method, section.rank, section.alpha, {n: dict(a.tensors()) for n, a in attached.items()}
     )
     if not all(bool(t.isfinite().all()) for named in content.modules.values() for t in named.values()):
-        raise LorsError("the trained adapter is not finite; use a lower train.learning_rate. Nothing was published")
+        raise DivergedError("the trained adapter is not finite; use a lower train.learning_rate. Nothing was published")
     if processes.rank() == 0:
         adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
     found = {**data.facts, "train.dataset": {**data.facts.get("train.dataset", {}), **data.train.facts()}}

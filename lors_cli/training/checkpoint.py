@@ -5,8 +5,9 @@
     training.json               step of the optimiser, schedule, place in the data, tokens seen
     trainer_state.json          transformers' own: step and log
 
-There are no states of random number generators: each step seeds its own. A directory is written aside and renamed, so
-one that has its name is complete.
+Beside them best-<step> holds the adapters of the lowest held-out loss that the latest checkpoint knows of. There are no
+states of random number generators: each step seeds its own. A directory is written aside and renamed, so one that has
+its name is complete.
 """
 
 import json
@@ -22,7 +23,6 @@ from lors_cli.adapters import Adapter
 from lors_cli.artifacts import adapter_file, manifest, publish
 
 CHECKPOINTS = "checkpoints"
-BEST = "best"
 STATE = "trainer_state.json"
 TRAINING = "training.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -65,6 +65,17 @@ def restore(directory: Path, adapters: Mapping[str, Adapter], optimizer: Any, sc
     return facts
 
 
+def best(directory: Path, step: int) -> Path:
+    """Where in `directory` the adapters are that were the best after `step`."""
+    return directory / f"best-{step}"
+
+
+def save_best(directory: Path, adapters: Mapping[str, Adapter]) -> None:
+    """Write the adapters into the new `directory`, whole or not at all."""
+    with publish.written_aside(directory) as aside:
+        save_adapters(adapters, aside)
+
+
 def save_adapters(adapters: Mapping[str, Adapter], directory: Path) -> None:
     """Write the adapters' tensors into `directory`."""
     modules = {module: adapter.tensors() for module, adapter in adapters.items()}
@@ -102,9 +113,10 @@ def last(directory: Path) -> Path | None:
     return next(reversed(numbered(directory).values()), None)
 
 
-def keep_latest(directory: Path, count: int) -> None:
-    """Remove all but the latest `count` checkpoints."""
-    for path in list(numbered(directory).values())[:-count]:
+def keep_latest(directory: Path, count: int, best_step: int | None) -> None:
+    """Remove all but the latest `count` checkpoints, and the best adapters of steps other than `best_step`."""
+    bests = [path for path in directory.glob("best-*") if step_of(path) != best_step]
+    for path in [*list(numbered(directory).values())[:-count], *bests]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -50,16 +50,21 @@ class Needs:
         weights = load.weight_bytes(skeleton, dtype)
         if section.base == "packed":
             weights -= int(adapted * 7 / 16)  # at 50 % of zeros
-        weights += load.weight_bytes(teacher, dtype) if teacher else 0
+        if sharded:
+            weights //= processes.count()
+        if teacher:
+            weights += _teacher_bytes(teacher, dtype, sharded=sharded)
         keeps = "merge_cache" in section.adapter.options and section.merge_cache != "off" and not sharded
         tokens = section.samples_per_forward * section.sequence_length
         # the logits, their copy in float32 and the copy's gradient
         logits = tokens * skeleton.config.get_text_config().vocab_size
         return cls(
             trained=trained,
-            weights=weights // processes.count() if sharded else weights,
+            weights=weights,
             cache=adapted if keeps else 0,
-            loss=(min(logits, chunked.chunk_elements(device)) if section.chunked_loss else logits) * 12,
+            # a teacher's logits are there with the student's
+            loss=(min(logits, chunked.chunk_elements(device)) if section.chunked_loss else logits)
+            * (24 if teacher else 12),
             process=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
             activations=activations.saved_bytes(skeleton, section, names, dtype),
         )
@@ -109,3 +114,13 @@ class Needs:
                 " gradient_checkpointing: true needs less",
                 *(least / 1e9, device, free / 1e9),
             )
+
+
+def _teacher_bytes(teacher: Any, dtype: str, *, sharded: bool) -> int:
+    """The part of a teacher that a process holds: sharded, the whole of what is outside of its blocks."""
+    size = load.weight_bytes(teacher, dtype)
+    if not sharded:
+        return size
+    blocks = sum(parameter.numel() for parameter in linears.find_blocks(teacher)[1].parameters())
+    inside: int = size * blocks // sum(parameter.numel() for parameter in teacher.parameters())
+    return size - inside + inside // processes.count()

@@ -58,7 +58,8 @@ def train(
         facts for the manifest; the adapters are then those to be published.
 
     Raises:
-        LorsError: the loss or a gradient is not finite, or the data ended before the last step.
+        DivergedError: the loss or a gradient is not finite.
+        LorsError: the data ended before the last step.
         KeyboardInterrupt: a scheduler asked for an end; what was done is saved.
 
     """
@@ -66,7 +67,6 @@ def train(
     state = checkpoint.read_facts(resume)["data"] if resume else None
     batches = Batches(data.train, plan, data.padding, before, state)
     merging = Merging(section, attached, model.device, config.seed, sharded=sharded)
-    best = scratch(partial) / checkpoint.BEST if section.keep == "best" else None
     with console.progress("train: step", plan.steps, before) as advance, gracefully() as stop:
         held_out = in_parts(data.held_out, plan.per_forward)
         trainer = AdapterTrainer(
@@ -79,7 +79,7 @@ def train(
             model=model,
             args=_arguments(config, section, plan, partial, held_out=bool(held_out)),
         )
-        trainer.add_callback(Watch(trainer, partial / "training_log.jsonl", best, advance, stop))
+        trainer.add_callback(Watch(trainer, partial / "training_log.jsonl", section.keep == "best", advance, stop))
         outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     done = trainer.state.global_step
     if done < plan.steps:
@@ -92,7 +92,7 @@ def train(
     if trainer.best:
         kept = {"kept_step": trainer.best[1], "eval_loss": trainer.best[0]}
         if processes.rank() == 0:  # it wrote them and will publish them; the others may be ahead of that
-            checkpoint.load_adapters(attached, scratch(partial) / checkpoint.BEST)
+            checkpoint.load_adapters(attached, checkpoint.best(Path(trainer.args.output_dir), trainer.best[1]))
     held_out_losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
     if held_out_losses and not kept:
         kept = {"kept_step": done, "eval_loss": held_out_losses[-1]}
@@ -118,7 +118,7 @@ class _Arguments(TrainingArguments):  # type: ignore[misc]
 
 def _arguments(config: Config, section: Train, plan: Plan, partial: Path, *, held_out: bool) -> TrainingArguments:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(partial / "tensorboard")
-    device = load.pick_device(config.device, processes.local_rank())
+    device = load.pick_device(config.device)
 
     def every(asked: int | None, per_run: int) -> int:
         return asked or min(max(plan.steps // per_run, 1), MOST_STEPS_BETWEEN)

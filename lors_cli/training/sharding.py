@@ -27,7 +27,7 @@ def shard(model: Any, device: torch.device, root: nn.Module | None = None) -> No
     mesh = init_device_mesh(device.type, (processes.count(),))
     whole = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for block in find_blocks(model)[1]:
-        fully_shard(block, mesh=mesh, ignored_params=whole)
+        fully_shard(block, mesh=mesh, ignored_params=whole, reshard_after_forward=True)
     if root is not None:
         fully_shard(root, mesh=mesh, ignored_params=whole)
     # what is not sharded: adapters, and without a root what is outside of the blocks

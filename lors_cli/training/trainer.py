@@ -114,7 +114,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if target.exists():  # a run that was continued and did no step
             return
         checkpoint.save(target, self.adapters, self.optimizer, self.lr_scheduler, self.state, facts)
-        checkpoint.keep_latest(directory, self.keep_checkpoints)
+        checkpoint.keep_latest(directory, self.keep_checkpoints, self.best[1] if self.best else None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint.load_adapters(self.adapters, Path(resume_from_checkpoint))

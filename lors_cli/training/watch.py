@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lors_cli import processes
-from lors_cli.errors import LorsError
+from lors_cli.errors import DivergedError
 from lors_cli.models import memory
 from lors_cli.training import checkpoint, finite
 from lors_cli.training.stopping import Stop
@@ -27,16 +27,22 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     Args:
         trainer: what it accompanies.
         log_file: JSON lines, one for each logged step; of several processes the first writes it.
-        best: where the best adapter is kept, or None.
+        keep_best: whether the adapter of the lowest held-out loss is kept.
         advance: called after each optimiser step with a few words about it.
         stop: whether a scheduler has asked for an end.
 
     """
 
     def __init__(
-        self, trainer: AdapterTrainer, log_file: Path, best: Path | None, advance: Callable[[str], None], stop: Stop
+        self, trainer: AdapterTrainer, log_file: Path, keep_best: bool, advance: Callable[[str], None], stop: Stop
     ) -> None:
-        self.trainer, self.log_file, self.best, self.advance, self.stop = trainer, log_file, best, advance, stop
+        self.trainer, self.log_file, self.keep_best, self.advance, self.stop = (
+            trainer,
+            log_file,
+            keep_best,
+            advance,
+            stop,
+        )
         self.losses: dict[str, float] = {}
         self.started, self.tokens_before = time.monotonic(), 0
 
@@ -67,15 +73,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Stop before values that are not finite reach the adapters.
 
         Raises:
-            LorsError: with the step and the first module that made one.
+            DivergedError: with the step and the first module that made one.
 
         """
         losses, self.trainer.finite = self.trainer.finite, None
-        if (losses is None or bool(losses)) and finite.gradients(self.trainer.adapters):
+        good = (losses is None or bool(losses)) and finite.gradients(self.trainer.adapters)
+        # one process's own loss may be infinite and its gradient finite; all have to stop for it
+        if not processes.add_up(torch.tensor(int(not good))):
             return
         first = finite.first_failure(self.trainer.model, self.trainer.adapters, self.trainer.step_inputs)
         kept = checkpoint.last(Path(args.output_dir))
-        raise LorsError(
+        raise DivergedError(
             f"step {state.global_step + 1}: {first} is NaN or infinite; nothing was published and"
             f" {f'{kept.name} is kept' if kept else 'there was no checkpoint yet'}. Use a lower train.learning_rate, a"
             " warm-up, or train.dtype: float32, and check the data; with other settings start over with --force"
@@ -106,8 +114,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
     ) -> None:
         found = metrics["eval_loss"]
-        if self.best and math.isfinite(found) and (self.trainer.best is None or found < self.trainer.best[0]):
+        if self.keep_best and math.isfinite(found) and (self.trainer.best is None or found < self.trainer.best[0]):
             self.trainer.best = (found, state.global_step)
             if processes.rank() == 0:
-                self.best.mkdir(exist_ok=True)
-                checkpoint.save_adapters(self.trainer.adapters, self.best)
+                checkpoint.save_best(checkpoint.best(Path(args.output_dir), state.global_step), self.trainer.adapters)

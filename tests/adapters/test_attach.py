@@ -170,6 +170,8 @@ def test_a_wrapped_or_sharded_model_saves_the_same(model: Any, tmp_path: Path, a
         fully_shard(block, mesh=init_device_mesh("cpu", (1,)))
     assert all(hasattr(parameter, "full_tensor") for parameter in blocks.parameters())
     save_adapter(model, tmp_path / "sharded")
+    with pytest.raises(ValueError, match="before fully_shard"):
+        load_adapter(model, tmp_path / "sharded")
     assert weights_of(tmp_path / "plain") == weights_of(tmp_path / "wrapped") == weights_of(tmp_path / "sharded")
     step(model, 1)
 

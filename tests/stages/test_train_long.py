@@ -232,6 +232,35 @@ def test_the_adapter_of_the_lowest_held_out_loss_is_kept(
     assert not same(adapter(tmp_path), best)
 
 
+def test_a_best_adapter_that_cannot_be_written_leaves_the_earlier_one(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(
+        train__eval_dataset={"path": "python-topics", "split": "test", "limit": 1},
+        train__eval_steps=2,
+        train__max_steps=8,
+        train__save_steps=2,
+    )
+    lors("prune", config)
+    lors("train", config)
+    unbroken = adapter(tmp_path)
+    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        save = checkpoint.save_adapters
+
+        def full(adapters: Any, directory: Path) -> None:
+            save(adapters, directory)
+            if "best-6" in directory.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(checkpoint, "save_adapters", full)
+        lors("train", config, status=1)
+    places = {path.name for path in (tmp_path / "run/.adapter.partial/work/checkpoints").iterdir()}
+    assert places == {"checkpoint-2", "checkpoint-4", "best-4"}
+    lors("train", config)
+    assert same(adapter(tmp_path), unbroken)
+
+
 def test_a_teacher_is_learnt_from_and_left_alone(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import Result
 
+from lors_cli.errors import RequestError
+from lors_cli.models import load
 from tests.training import processes
 
 Lors = Callable[..., Result]
@@ -139,3 +141,10 @@ def test_processes_that_cannot_share_a_batch_evenly_are_told(
     assert section is not None
     with pytest.raises(RequestError, match="divides the batch of 4 samples among 3 processes"):
         Plan.of(section, 1)
+
+
+def test_a_numbered_gpu_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RequestError, match="CUDA_VISIBLE_DEVICES"):
+        load.pick_device("cuda:0")
+    assert load.pick_device("cpu").type == "cpu"
