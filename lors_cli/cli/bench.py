@@ -1,0 +1,77 @@
+"""The benchmark's command."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from lors_cli import console
+from lors_cli.cli.options import Debug, Force, Quiet, app, reporting
+
+
+@app.command()
+def bench(
+    shape: Annotated[
+        str | None,
+        typer.Option(help="A named shape (llama-3-8b, llama-2-7b, tinyllama-1.1b, smollm2-135m) or a config.json."),
+    ] = None,
+    scopes: Annotated[str, typer.Option(help="What is measured: linear, block, model; several with commas.")] = "",
+    sequence_lengths: Annotated[str, typer.Option(help="Tokens in a sequence, such as 512,1024,2048.")] = "",
+    ranks: Annotated[str, typer.Option(help="Such as 16,32,64.")] = "16",
+    batch_sizes: Annotated[str, typer.Option(help="Sequences in a micro-batch, such as 1,2,4.")] = "1",
+    methods: Annotated[str, typer.Option(help="Names from the table, with commas; all if left out.")] = "",
+    sparsity: Annotated[str, typer.Option(help="Of the random weights: a fraction or N:M.")] = "2:4",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32 on a CPU, else bfloat16; or float16.")] = None,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches in a window, for lors-cached.")] = 8,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute blocks.")] = False,
+    rounds: Annotated[int, typer.Option(help="Timed runs of each method, at least; the median counts.")] = 5,
+    time_limit: Annotated[float, typer.Option(help="Seconds after which nothing new begins.")] = 1200.0,
+    predict: Annotated[bool, typer.Option("--predict", help="Only the roofline's figures; measures nothing.")] = False,
+    hardware: Annotated[str | None, typer.Option(help="With --predict: h100, h200 or a100.")] = None,
+    output_dir: Annotated[str | None, typer.Option(help="For results and plots; runs/bench/... if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    force: Force = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time, peak memory, FLOPs and saved activations of each method, side by side in one run; tables and plots."""
+    with reporting(None, debug=debug, quiet=quiet):
+        from lors_cli.stages.bench import Options, render
+        from lors_cli.stages.bench import bench as measure
+
+        found = measure(
+            Options(
+                shape=shape,
+                scopes=_words(scopes),
+                sequence_lengths=_numbers("--sequence-lengths", sequence_lengths),
+                ranks=_numbers("--ranks", ranks),
+                batch_sizes=_numbers("--batch-sizes", batch_sizes),
+                methods=_words(methods),
+                sparsity=sparsity,
+                device=device,
+                dtype=dtype,
+                accumulation=accumulation,
+                gradient_checkpointing=gradient_checkpointing,
+                rounds=rounds,
+                time_limit=time_limit,
+                predict=predict,
+                hardware=hardware,
+                output_dir=output_dir,
+                force=force,
+            )
+        )
+        console.result(json.dumps(found, indent=2) if as_json else render(found))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(key: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        from lors_cli.errors import request_error
+
+        raise request_error(key, "whole numbers with commas between them", text, "such as 16,64") from None

@@ -1,0 +1,72 @@
+"""The commands that read a config: one for each stage, ``run`` for all, ``sweep`` for many."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lors_cli.cli.options import Config, Debug, DryRun, Force, Overrides, Quiet, Verbose, app, reporting
+
+
+def _stage_command(name: str, stages: Callable[[object], list[str]], summary: str) -> None:
+    """Add the command `name`, which runs the `stages` of a config."""
+
+    def command(
+        config: Config,
+        overrides: Overrides = None,
+        force: Force = False,
+        dry_run: DryRun = False,
+        debug: Debug = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+            from lors_cli import pipeline
+            from lors_cli.config.load import load
+
+            loaded = load(Path(config), overrides or [])
+            pipeline.run(loaded, stages(loaded), force=force, dry_run=dry_run)
+
+    app.command(name, help=summary)(command)
+
+
+def _present(config: object) -> list[str]:
+    """The stages that the config has a section for, in order."""
+    present = [name for name in ("prune", "train", "merge", "eval") if getattr(config, name) is not None]
+    if not present:
+        from lors_cli.errors import request_error
+
+        raise request_error("CONFIG", "at least one of prune:, train:, merge:, eval:", "none", "add a section")
+    return present
+
+
+_stage_command("run", _present, "All stages of the file, in order; finished ones are skipped.")
+_stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
+_stage_command("train", lambda _: ["train"], "Pruned model -> <output_dir>/adapter.")
+_stage_command("merge", lambda _: ["merge"], "Pruned model + adapter -> <output_dir>/merged, the mask kept and proved.")
+_stage_command("eval", lambda _: ["eval"], "Any of these models -> <output_dir>/eval.")
+
+
+@app.command()
+def sweep(
+    config: Config,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine, and overrides for all runs."),
+    ] = None,
+    task: Annotated[
+        int | None, typer.Option(metavar="N", help="Only this run of the grid, counted from 0; for array jobs.")
+    ] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train with every combination of some settings; one table, and the best config as a file."""
+    with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+        from lors_cli import pipeline
+        from lors_cli.stages.sweep import sweep as explore
+
+        explore(Path(config), arguments or [], pipeline.run, task=task, force=force, dry_run=dry_run)
