@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
-from lors_cli import console, processes
-from lors_cli.artifacts import manifest, publish
+from lors_cli import console, offline, processes
+from lors_cli.artifacts import card, manifest, publish
+from lors_cli.artifacts.public import without_places
 from lors_cli.artifacts.tensors import write_failed
+from lors_cli.config.dump import as_yaml
 from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError, Problem, RequestError, request_error
 from lors_cli.models import source
@@ -38,7 +40,7 @@ LESS_MEMORY = {
 }
 # What Gloo, NCCL and the store say when a process does not answer any more.
 LOST = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out", "NCCL", "onnectFullMesh")
-SHARED = {"prune", "train"}  # stages that several processes do together
+SHARED = {"prune", "train", "eval"}  # stages that several processes do together
 REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
 
 
@@ -83,6 +85,8 @@ def _make(job: Job, request: dict[str, Any], partial: Path) -> None:
     try:
         facts = job.work(partial)
         content = manifest.build(partial, job.stage, request, time.monotonic() - started, {**facts, **job.origin()})
+        asked = job.config.model_dump(mode="json", exclude_unset=True)
+        card.write(partial, content, as_yaml(without_places(asked)))
         manifest.write_json(partial / manifest.NAME, content)
         publish.publish(partial, job.output)
     except BaseException as error:
@@ -226,8 +230,10 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
     """
     if processes.count() > 1 and not set(stages) <= SHARED:
         got = f"{processes.count()} processes for {', '.join(stages)}"
-        expected = f"one process: of the stages only {' and '.join(sorted(SHARED))} can be shared"
-        raise request_error("command", expected, got, "start `lors train` with torchrun, and the others without")
+        expected = f"one process: of the stages only {', '.join(sorted(SHARED))} can be shared"
+        raise request_error("command", expected, got, "start those with torchrun, and the others without")
+    if config.eval and config.eval.offline:
+        offline.switch_on()
     processes.start()
     _run(config, stages, force=force, dry_run=dry_run)
     processes.stop()

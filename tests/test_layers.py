@@ -17,7 +17,7 @@ LAYERS = [
     {"artifacts"},
     {"pruning", "adapters"},
     {"kernels"},
-    {"sparsity", "console", "processes"},
+    {"sparsity", "console", "processes", "offline"},
     {"errors"},
 ]
 NUMERICS = {"pruning", "adapters", "kernels", "sparsity"}

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lors_cli import console
 from lors_cli.cli.options import Config, Debug, DryRun, Force, Overrides, Quiet, Verbose, app, reporting
 
 
@@ -45,7 +46,33 @@ _stage_command("run", _present, "All stages of the file, in order; finished ones
 _stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
 _stage_command("train", lambda _: ["train"], "Pruned model -> <output_dir>/adapter.")
 _stage_command("merge", lambda _: ["merge"], "Pruned model + adapter -> <output_dir>/merged, the mask kept and proved.")
-_stage_command("eval", lambda _: ["eval"], "Any of these models -> <output_dir>/eval.")
+
+
+@app.command(name="eval")
+def evaluate(
+    config: Config,
+    overrides: Overrides = None,
+    prefetch: Annotated[
+        bool, typer.Option("--prefetch", help="Only fetch models and data, for a machine without a network.")
+    ] = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Any of these models -> <output_dir>/eval."""
+    with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+        from lors_cli import pipeline
+        from lors_cli.config.load import load
+
+        loaded = load(Path(config), overrides or [])
+        if prefetch:
+            from lors_cli.stages.prefetch import prefetch as fetch
+
+            console.result("\n".join(fetch(loaded)))
+        else:
+            pipeline.run(loaded, ["eval"], force=force, dry_run=dry_run)
 
 
 @app.command()

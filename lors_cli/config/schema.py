@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lors_cli import adapters, processes
+from lors_cli.config.evaluation import Eval
 from lors_cli.config.fields import Count, Dataset, Dtype, Fraction, PathText, Section, one_of
 from lors_cli.config.prune import Prune
 from lors_cli.data.instructions import FORMATS
@@ -174,34 +175,6 @@ class Merge(Section):
     def _check(self) -> "Merge":
         if self.dense and self.apply_mask:
             raise ValueError("dense or apply_mask, not both")
-        return self
-
-
-class Perplexity(Section):
-    """Perplexity on consecutive windows of the joined rows."""
-
-    dataset: Dataset = Field(description="text rows")
-    sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
-    samples: Count | None = Field(None, description="windows, at most; all of the text if left out")
-
-
-class Eval(Section):
-    """any of these models -> <output_dir>/eval"""
-
-    models: Annotated[list[str], Field(min_length=1)] = Field(
-        ["dense", "pruned", "merged"], description="these names, or any model; dense is measured first"
-    )
-    perplexity: Perplexity | None = Field(None, description="left out: not measured")
-    tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir")
-    task_dir: PathText | None = Field(None, description="a directory of lm-eval task YAML files")
-    data_dir: PathText | None = Field(None, description="base of the data_files of those; task_dir if left out")
-    limit: Count | None = Field(None, description="items per task")
-    batch_size: Count | Literal["auto"] = Field("auto", description="of lm-eval; on a CPU auto is 8")
-
-    @model_validator(mode="after")
-    def _check(self) -> "Eval":
-        if self.perplexity is None and not self.tasks:
-            raise ValueError("perplexity or tasks: nothing to measure otherwise")
         return self
 
 

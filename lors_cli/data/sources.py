@@ -17,6 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from lors_cli import offline
 from lors_cli.artifacts import digest
 from lors_cli.data import builtin
 from lors_cli.errors import RequestError, nearest, request_error
@@ -249,7 +250,8 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     """Rows of a hub data set."""
     with hub_errors(source):
         # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
-        yield from load_hub(source, streaming=source.limit is not None and source.data_files is None)
+        streaming = source.limit is not None and source.data_files is None and not offline.is_on()
+        yield from load_hub(source, streaming=streaming)
 
 
 def load_hub(source: Source, *, streaming: bool) -> Any:

@@ -114,14 +114,9 @@ def block_table(modules: dict[str, dict[str, Any]]) -> str:
 
 def log_modules(found: dict[str, Any]) -> None:
     """Say what the linears hold, those of the same place in their blocks together."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    patterns: dict[str, set[str]] = defaultdict(set)
     for name, facts in found["modules"].items():
-        place = name.split(".")[-1]
-        groups[place].append(facts["sparsity"])
-        patterns[place].add(facts["pattern"])
         log.debug("%s: sparsity %.6f, %s", name, facts["sparsity"], facts["pattern"])
-    for place, values in groups.items():
-        kinds = "/".join(sorted(patterns[place]))
+    for place, linears in manifest.by_place(found["modules"]).items():
+        values, kinds = [facts["sparsity"] for facts in linears], "/".join(sorted({f["pattern"] for f in linears}))
         log.info("  %-12s %3d x sparsity %.4f to %.4f, %s", place, len(values), min(values), max(values), kinds)
     log.info("  all linears of the blocks: sparsity %.4f, %s", found["sparsity"], found["pattern"])

@@ -29,11 +29,12 @@ class Job:
     report: Callable[[], None]
     plan: list[str] = field(default_factory=list)
     resumable: bool = False
+    digests: dict[str, str] = field(default_factory=dict)  # of the inputs, once `request` was asked for
 
     def request(self) -> dict[str, Any]:
         """Everything that determines the result; weights that are still on the hub are fetched now."""
-        inputs = {name: verified_digest(source.complete(path)) for name, path in self.inputs.items()}
-        return {"settings": self.plain_settings(), "inputs": inputs}
+        self.digests = {name: verified_digest(source.complete(path)) for name, path in self.inputs.items()}
+        return {"settings": self.plain_settings(), "inputs": self.digests}
 
     def plain_settings(self) -> dict[str, Any]:
         """The settings, as JSON would give them back."""

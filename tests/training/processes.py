@@ -12,15 +12,19 @@ from lors_cli import console, pipeline
 from lors_cli.config.load import load
 
 
-def start(count: int, config: Path, overrides: Sequence[str] = (), log: Path | None = None) -> list[int]:
-    """Fork `count` processes that train; their numbers."""
+def start(
+    count: int, config: Path, overrides: Sequence[str] = (), log: Path | None = None, stage: str = "train"
+) -> list[int]:
+    """Fork `count` processes that share a stage; their numbers."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    return [_fork(rank, count, port, config, overrides, log) for rank in range(count)]
+    return [_fork(rank, count, port, config, overrides, log, stage) for rank in range(count)]
 
 
-def _fork(rank: int, count: int, port: int, config: Path, overrides: Sequence[str], log: Path | None) -> int:
+def _fork(
+    rank: int, count: int, port: int, config: Path, overrides: Sequence[str], log: Path | None, stage: str
+) -> int:
     child = os.fork()
     if child:
         return child
@@ -32,7 +36,7 @@ def _fork(rank: int, count: int, port: int, config: Path, overrides: Sequence[st
             sys.stderr = open(f"{log}.{rank}", "w", buffering=1)  # noqa: SIM115 - ends with the process
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         console.setup(-1 if rank else 0)
-        pipeline.run(load(config, list(overrides)), ["train"])
+        pipeline.run(load(config, list(overrides)), [stage])
         status = 0
     except KeyboardInterrupt:
         status = 130

@@ -1,0 +1,77 @@
+"""The eval section, and the benchmarks that its presets stand for."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lors_cli.config.fields import Count, Dataset, PathText, Section, one_of
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task of lm-eval with the metric and the number of examples in the prompt that a paper reports it with."""
+
+    task: str
+    metric: str
+    shots: int
+
+
+def _accuracies(shots: int, *tasks: str) -> tuple[Benchmark, ...]:
+    return tuple(Benchmark(task, "acc", shots) for task in tasks)
+
+
+PRESETS: dict[str, tuple[Benchmark, ...]] = {
+    # LoRS and SPP, tables 1: the seven tasks of Wanda (Sun et al. 2024), whose numbers are acc, not acc_norm
+    "lors-paper": _accuracies(0, "arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "rte", "winogrande"),
+    # LoRAM, table 1 and section 3.1
+    "loram-csr": _accuracies(1, "arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "winogrande"),
+    "loram-math": (Benchmark("mathqa", "acc", 1), Benchmark("gsm8k", "exact_match,strict-match", 8)),
+    # pass@1 of the greedy answer, and of ten sampled ones at each temperature pass@1 and pass@10
+    "humaneval": (
+        Benchmark("humaneval_greedy", "pass@1", 0),
+        *(Benchmark(f"humaneval_{temperature}", "pass@10", 0) for temperature in ("t02", "t06", "t08")),
+    ),
+    "mmlu": _accuracies(5, "mmlu"),
+}
+
+
+class Perplexity(Section):
+    """Perplexity on consecutive windows of the joined rows."""
+
+    dataset: Dataset = Field(description="text rows")
+    sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
+    samples: Count | None = Field(None, description="windows, at most; all of the text if left out")
+
+
+class Eval(Section):
+    """any of these models -> <output_dir>/eval"""
+
+    models: Annotated[list[str], Field(min_length=1)] = Field(
+        ["dense", "pruned", "merged"], description="these names, or any model; dense is measured first"
+    )
+    perplexity: Perplexity | None = Field(None, description="left out: not measured")
+    preset: Annotated[str, one_of("preset", list(PRESETS))] | None = Field(
+        None, description="a paper's benchmarks: " + ", ".join(PRESETS)
+    )
+    tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir; beside those of a preset")
+    shots: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="examples in the prompts of tasks; each task's own number if left out"
+    )
+    task_dir: PathText | None = Field(
+        None, description="a directory of lm-eval task YAML files; NAME_local in it stands for NAME of a preset"
+    )
+    data_dir: PathText | None = Field(None, description="base of the data_files of those; task_dir if left out")
+    limit: Count | None = Field(None, description="items per task")
+    batch_size: Count | Literal["auto"] = Field("auto", description="of lm-eval; auto finds what the memory allows")
+    backend: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what runs the tasks; vllm has to be installed. Perplexity is transformers' always"
+    )
+    offline: bool = Field(False, description="never ask a network; what is missing is named before the work")
+    allow_code_execution: bool = Field(False, description="run the programs that models write, as humaneval does")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Eval":
+        if self.perplexity is None and not self.tasks and not self.preset:
+            raise ValueError("perplexity, preset or tasks: nothing to measure otherwise")
+        return self

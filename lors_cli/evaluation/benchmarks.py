@@ -1,0 +1,173 @@
+"""lm-eval's tasks: found, checked and built with their data, before a model is loaded."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lm_eval.tasks import TaskManager
+
+from lors_cli import offline
+from lors_cli.artifacts import digest
+from lors_cli.config.evaluation import PRESETS, Benchmark, Eval
+from lors_cli.errors import Problem, RequestError, nearest, request_error
+
+BUILT_IN_TASKS = Path(__file__).parent / "tasks"
+LOCAL_FORMATS = ("json", "csv", "parquet", "text")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task, a group or a tag that was asked for: lm-eval's objects, and the paper's setting if it has one."""
+
+    name: str
+    objects: list[Any]
+    benchmark: Benchmark | None
+
+
+@dataclass
+class Benchmarks:
+    """Everything that a config asks of lm-eval.
+
+    Attributes:
+        asked: in the order of the config, a preset's first.
+        manager: lm-eval's index, in which they were found.
+        digests: of the local files behind them, by task and file name.
+
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    manager: TaskManager | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+def load(section: Eval) -> Benchmarks:
+    """Build the tasks of an eval section with their data.
+
+    Raises:
+        RequestError: a directory, tasks or their data are missing, or a task is wrong; all of them are named.
+
+    """
+    directories = [Path(path) if path else None for path in (section.task_dir, section.data_dir)]
+    for key, path in zip(("eval.task_dir", "eval.data_dir"), directories, strict=True):
+        if path and not path.is_dir():
+            raise request_error(key, "an existing directory", path, "correct the path")
+    if not section.preset and not section.tasks:
+        return Benchmarks()
+    return _Loader(section, *directories).load()
+
+
+class _Loader:
+    def __init__(self, section: Eval, task_dir: Path | None, data_dir: Path | None) -> None:
+        self._section, self._task_dir, self._data_dir = section, task_dir, data_dir
+        self._paths = [str(path.resolve()) for path in (BUILT_IN_TASKS, task_dir) if path]
+        # lm-eval's own thousands of tasks take seconds to index, so only where one of them is asked for
+        self._manager = TaskManager(include_path=self._paths, include_defaults=False)
+        self._local = set(self._manager.all_tasks)
+        self._found = Benchmarks()
+
+    def load(self) -> Benchmarks:
+        preset = PRESETS[self._section.preset] if self._section.preset else ()
+        wanted: dict[str, Benchmark | None] = {self._stand_in(one.task): one for one in preset}
+        for name in self._section.tasks:
+            wanted.setdefault(name, None)
+        if wanted.keys() - self._local:
+            self._manager = TaskManager(include_path=self._paths)
+        problems: list[Problem] = []
+        for name, benchmark in wanted.items():
+            try:
+                self._found.asked.append(Asked(name, self._build(name, benchmark), benchmark))
+            except RequestError as error:
+                problems += error.problems
+        if problems:
+            raise RequestError(*problems)
+        self._found.manager = self._manager
+        return self._found
+
+    def _stand_in(self, task: str) -> str:
+        """The local task that stands for a preset's, if there is one."""
+        return next((name for name in (task, f"{task}_local") if name in self._local), task)
+
+    def _build(self, name: str, benchmark: Benchmark | None) -> list[Any]:
+        entry = self._manager.task_index.get(name)
+        if entry is None:
+            hint = nearest(name, self._manager.all_tasks)
+            raise request_error(
+                "eval.tasks", "the name of an lm-eval task", repr(name), f"{hint}; or set eval.task_dir"
+            )
+        base = self._base(entry)
+        files = _data_files(name, entry.cfg or {}, base)
+        local_yaml = [entry.yaml_path] if entry.yaml_path and name in self._local else []
+        self._found.digests.update({f"{name}: {path.name}": digest.of_file(path) for path in [*local_yaml, *files]})
+        try:
+            with _working_in(base):  # where lm-eval looks for relative data files
+                loaded = self._manager.load([name])
+        except Exception as error:  # data sets that are absent or gated, and faulty task files, raise many types
+            raise self._explained(name, entry, error) from None
+        shots = benchmark.shots if benchmark else self._section.shots
+        for task in loaded["tasks"].values():
+            if getattr(task, "UNSAFE_CODE", False) and not self._section.allow_code_execution:
+                raise request_error(
+                    "eval.allow_code_execution",
+                    f"true for {name}, which runs the programs that the model writes",
+                    "false",
+                    "set it where that can do no harm, such as in a container",
+                )
+            if shots is not None:
+                task.set_config(key="num_fewshot", value=shots)
+        group = loaded.get("groups", {}).get(name)
+        return [group] if group else list(loaded["tasks"].values())
+
+    def _base(self, entry: Any) -> Path:
+        """What the data files of a task are relative to."""
+        path = entry.yaml_path
+        if path and BUILT_IN_TASKS in path.parents:
+            return BUILT_IN_TASKS
+        if path and self._task_dir and self._task_dir.resolve() in path.resolve().parents:
+            return (self._data_dir or self._task_dir).resolve()
+        return Path.cwd()
+
+    def _explained(self, name: str, entry: Any, error: Exception) -> RequestError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if not isinstance(error, ConnectionError | OSError):
+            where = f" ({entry.yaml_path})" if entry.yaml_path else ""
+            got = f"{type(error).__name__}: {reason}"
+            return request_error("eval.tasks", f"the task {name!r}{where} to be right", got, "correct its file")
+        if isinstance(error, ConnectionError):
+            offline.switch_on()  # asking for each of the others would take as long as for the first
+        data_set = (entry.cfg or {}).get("dataset_path")
+        return request_error(
+            "eval.tasks",
+            f"the data set of {name}{f', {data_set},' if data_set else ''} in the cache or on the hub",
+            reason,
+            "on a machine with a network: lors eval CONFIG --prefetch, with the same HF_HOME or a copy of it; or name"
+            " local copies with eval.task_dir",
+        )
+
+
+def _data_files(name: str, config: dict[str, Any], base: Path) -> list[Path]:
+    """The local data files of a task, each checked to exist."""
+    if config.get("dataset_path") not in LOCAL_FORMATS:
+        return []
+    files = (config.get("dataset_kwargs") or {}).get("data_files", [])
+    groups = list(files.values()) if isinstance(files, dict) else [files]
+    named = [f for group in groups for f in (group if isinstance(group, list) else [group])]
+    plain = [file for file in named if "://" not in file and "*" not in file]
+    for file in plain:
+        if not (base / file).is_file():
+            raise request_error(
+                "eval.data_dir", f"the data file {file} of task {name}", f"no such file in {base}", "set eval.data_dir"
+            )
+    return [base / file for file in plain]
+
+
+@contextmanager
+def _working_in(directory: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(before)

@@ -1,0 +1,56 @@
+"""The results of one evaluation as a Markdown table."""
+
+from typing import Any
+
+from lors_cli import console
+from lors_cli.evaluation.metrics import headline, stderr_of
+
+
+def average(entries: dict[str, dict[str, Any]]) -> float | None:
+    """The mean over a preset's benchmarks; None where there are fewer than two."""
+    values = [entry[entry["metric"]] for entry in entries.values() if "benchmark" in entry]
+    return sum(values) / len(values) if len(values) > 1 else None
+
+
+def cell(entry: dict[str, Any]) -> str:
+    """The metric of a task that the table shows, with its standard error."""
+    metric = headline(entry)
+    if metric is None or metric not in entry:
+        return "-"
+    error = stderr_of(entry, metric)
+    return f"{metric.partition(',')[0]} {entry[metric]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def render(results: dict[str, Any]) -> str:
+    """A row for each model, and what the numbers depend on. Of a group of tasks the whole is shown."""
+    models, settings = results["models"], results["settings"]
+    first = next(iter(models.values()))
+    tasks = [task for task, entry in first["tasks"].items() if "group" not in entry]
+    asked = settings.get("perplexity")
+    averaged = "average" in first
+    header = ["model", "sparsity", *(["perplexity"] if asked else []), *tasks, *(["average"] if averaged else [])]
+    rows = [
+        [
+            name,
+            f"{found['sparsity']:.4f}",
+            *([f"{found['perplexity']['value']:.2f}"] if asked else []),
+            *(cell(found["tasks"][task]) for task in tasks),
+            *([f"{found['average']:.4f}"] if averaged else []),
+        ]
+        for name, found in models.items()
+    ]
+    lines = [console.markdown_table(header, rows), ""]
+    if asked:
+        lines.append(
+            f"Perplexity: {asked['dataset']['path']}, windows of {asked['sequence_length']} tokens,"
+            f" {first['perplexity']['tokens']} predicted, no BOS. dtype: {settings['dtype']}."
+        )
+    if tasks:
+        counts = ", ".join(_conditions(task, first["tasks"][task]) for task in tasks)
+        by = f"lm-eval {results['versions'].get('lm_eval', '?')}, {settings['backend']}"
+        lines.append(f"Tasks: {by}; {counts}.")
+    return "\n".join(lines) + "\n"
+
+
+def _conditions(task: str, entry: dict[str, Any]) -> str:
+    return f"{task} {entry['n']} items, {entry['shots'] or 0} shots"
