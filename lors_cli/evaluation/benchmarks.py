@@ -20,11 +20,11 @@ LOCAL_FORMATS = ("json", "csv", "parquet", "text")
 
 @dataclass(frozen=True)
 class Asked:
-    """A task, a group or a tag that was asked for: lm-eval's objects, and the paper's setting if it has one."""
+    """A task, a group or a tag that was asked for, in lm-eval's objects; by their names, the benchmarks in it."""
 
     name: str
     objects: list[Any]
-    benchmark: Benchmark | None
+    benchmarks: dict[str, Benchmark]
 
 
 @dataclass
@@ -69,16 +69,15 @@ class _Loader:
         self._found = Benchmarks()
 
     def load(self) -> Benchmarks:
-        preset = PRESETS[self._section.preset] if self._section.preset else ()
-        wanted: dict[str, Benchmark | None] = {self._stand_in(one.task): one for one in preset}
+        wanted = self._preset()
         for name in self._section.tasks:
-            wanted.setdefault(name, None)
+            wanted.setdefault(name, {})
         if wanted.keys() - self._local:
             self._manager = TaskManager(include_path=self._paths)
         problems: list[Problem] = []
-        for name, benchmark in wanted.items():
+        for name, benchmarks in wanted.items():
             try:
-                self._found.asked.append(Asked(name, self._build(name, benchmark), benchmark))
+                self._found.asked.append(Asked(name, self._build(name, benchmarks), benchmarks))
             except RequestError as error:
                 problems += error.problems
         if problems:
@@ -86,11 +85,18 @@ class _Loader:
         self._found.manager = self._manager
         return self._found
 
-    def _stand_in(self, task: str) -> str:
-        """The local task that stands for a preset's, if there is one."""
-        return next((name for name in (task, f"{task}_local") if name in self._local), task)
+    def _preset(self) -> dict[str, dict[str, Benchmark]]:
+        """The preset's benchmarks, by the task or group that is to be asked for; local ones stand for lm-eval's."""
+        if self._section.preset is None:
+            return {}
+        benchmarks = PRESETS[self._section.preset]
+        if (whole := f"{self._section.preset}_local") in self._local:
+            return {whole: {one.task: one for one in benchmarks} | {whole: benchmarks[0]}}
+        names = {one: (one.task, f"{one.task}_local") for one in benchmarks}
+        found = {one: next((name for name in both if name in self._local), one.task) for one, both in names.items()}
+        return {name: {name: one} for one, name in found.items()}
 
-    def _build(self, name: str, benchmark: Benchmark | None) -> list[Any]:
+    def _build(self, name: str, benchmarks: dict[str, Benchmark]) -> list[Any]:
         entry = self._manager.task_index.get(name)
         if entry is None:
             hint = nearest(name, self._manager.all_tasks)
@@ -106,8 +112,9 @@ class _Loader:
                 loaded = self._manager.load([name])
         except Exception as error:  # data sets that are absent or gated, and faulty task files, raise many types
             raise self._explained(name, entry, error) from None
-        shots = benchmark.shots if benchmark else self._section.shots
         for task in loaded["tasks"].values():
+            benchmark = benchmarks.get(task.task_name) or benchmarks.get(name)
+            shots = benchmark.shots if benchmark else self._section.shots
             if getattr(task, "UNSAFE_CODE", False) and not self._section.allow_code_execution:
                 raise request_error(
                     "eval.allow_code_execution",

@@ -1,6 +1,7 @@
 """lm-eval's harness: a model in memory, or vLLM's, answers the tasks; metrics and items come back."""
 
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lors_cli import processes
 from lors_cli.errors import LorsError
+from lors_cli.evaluation import code_execution
 from lors_cli.evaluation.benchmarks import Asked
 from lors_cli.evaluation.metrics import headline
 
@@ -98,19 +100,20 @@ class Harness:
             and the items of each task; both empty for all processes but the first.
 
         Raises:
-            LorsError: lm-eval failed.
+            LorsError: lm-eval failed, or a benchmark's task does not give its metric.
 
         """
         try:
-            outcome = lm_eval.simple_evaluate(
-                model=self._model,
-                tasks=asked.objects,
-                task_manager=self._manager,
-                limit=self._limit,
-                log_samples=True,
-                confirm_run_unsafe_code=self._run_code,
-            )
-        except torch.OutOfMemoryError:
+            with code_execution.permitted() if self._run_code else nullcontext():
+                outcome = lm_eval.simple_evaluate(
+                    model=self._model,
+                    tasks=asked.objects,
+                    task_manager=self._manager,
+                    limit=self._limit,
+                    log_samples=True,
+                    confirm_run_unsafe_code=self._run_code,
+                )
+        except (torch.OutOfMemoryError, LorsError):
             raise
         except (RuntimeError, ValueError, KeyError, TypeError, OSError, AssertionError) as error:
             raise LorsError(f"{asked.name}: lm-eval failed: {str(error) or type(error).__name__}") from error
@@ -122,7 +125,6 @@ class Harness:
 
 
 def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
-    parents = {child: group for group, children in outcome.get("group_subtasks", {}).items() for child in children}
     found = {}
     for name, values in {**outcome.get("groups", {}), **outcome["results"]}.items():
         # lm-eval's "acc,none" is "acc"; a filter other than none stays in the name
@@ -135,11 +137,18 @@ def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
         if entry["n"] is None:  # a group
             entry["n"] = values.get("sample_len")
         entry["metric"] = headline(entry)
-        if name in parents:
-            entry["group"] = parents[name]
-        if asked.benchmark and name == asked.name:
-            entry |= {"benchmark": asked.benchmark.task, "metric": asked.benchmark.metric}
+        benchmark = asked.benchmarks.get(name)
+        if benchmark and entry["metric"]:
+            if benchmark.metric not in entry:
+                raise LorsError(f"{name} gives no {benchmark.metric}, which is the metric of {benchmark.task}")
+            entry |= {"benchmark": benchmark.task, "metric": benchmark.metric}
         found[name] = entry
+    for group, children in outcome.get("group_subtasks", {}).items():
+        if found[group]["metric"] is None:  # it only holds its tasks together
+            del found[group]
+            continue
+        for child in found.keys() & set(children):
+            found[child]["group"] = group
     return found
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from typer.testing import Result
 
 from lors_cli import offline
@@ -56,7 +55,7 @@ def task_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "tasks"
     directory.mkdir()
     for name, content in {"words": CHOICE, "letters": GENERATION, **{f"{n}_local": CHOICE for n in PRESET}}.items():
-        (directory / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **content}))
+        (directory / f"{name}.yaml").write_text(json.dumps({"task": name, **content}))
     rows = [{"question": f"{i} and {i * i % 7}:", "choices": [" red", " blue sky"], "answer": i % 2} for i in range(23)]
     for name, part in {"items": rows[:13], "train": rows[13:]}.items():
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
@@ -143,13 +142,35 @@ def test_presets_have_the_papers_shots(
     names: list[str],
 ) -> None:
     for name in ("piqa", "mathqa"):
-        (task_dir / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **CHOICE}))
-    (task_dir / "gsm8k_local.yaml").write_text(yaml.safe_dump({"task": "gsm8k_local", **GENERATION, "num_fewshot": 5}))
+        (task_dir / f"{name}.yaml").write_text(json.dumps({"task": name, **CHOICE}))
+    (task_dir / "gsm8k_local.yaml").write_text(json.dumps({"task": "gsm8k_local", **GENERATION, "num_fewshot": 5}))
     lors("eval", write_config(eval={"preset": preset, "task_dir": str(task_dir), "limit": 3, "models": ["dense"]}))
     found = {entry["benchmark"]: entry for entry in results(tmp_path)["models"]["dense"]["tasks"].values()}
     assert set(names) <= set(found)
     assert {entry["shots"] for entry in found.values()} == shots
     assert all(entry["metric"] in entry for entry in found.values())
+
+
+def test_humaneval_in_a_local_group(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], task_dir: Path, tmp_path: Path
+) -> None:
+    names = [f"humaneval_{kind}" for kind in ("greedy", "t02", "t06", "t08")]
+    files = {"data_files": {"test": "problems.jsonl"}}
+    group = {"group": "humaneval_local", "dataset_path": "json", "dataset_kwargs": files, "task": names}
+    (task_dir / "humaneval_local.yaml").write_text(json.dumps(group))
+    problem = {"task_id": "a/0", "prompt": "def one():\n", "canonical_solution": "    return 1\n", "entry_point": "one"}
+    (task_dir / "problems.jsonl").write_text(json.dumps({**problem, "test": "def check(f):\n    assert f() == 1\n"}))
+    model = make_model(tmp_path / "model", max_position_embeddings=1200)
+    config = write_config(
+        model=str(model), eval={"preset": "humaneval", "task_dir": str(task_dir), "models": ["dense"]}
+    )
+    assert "eval.allow_code_execution" in lors("eval", config, status=2).stderr
+    lors("eval", config, "eval.allow_code_execution=true")
+    found = results(tmp_path)["models"]["dense"]["tasks"]
+    assert {name: entry["metric"] for name, entry in found.items()} == dict(
+        zip(names, ["pass@1", *["pass@10"] * 3], strict=True)
+    )
+    assert all(entry["benchmark"] == name for name, entry in found.items())
 
 
 def test_items_add_up_to_the_results(lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path) -> None:
@@ -228,7 +249,7 @@ def test_offline_everything_that_is_missing_is_named_at_once(
 ) -> None:
     for name in ("rte", "boolq"):
         (task_dir / f"{name}_local.yaml").unlink()
-    (task_dir / "broken.yaml").write_text(yaml.safe_dump({"task": "broken", **CHOICE, "output_type": "riddle"}))
+    (task_dir / "broken.yaml").write_text(json.dumps({"task": "broken", **CHOICE, "output_type": "riddle"}))
     config = write_config(
         eval={
             "preset": "lors-paper",
