@@ -1,25 +1,22 @@
 """A config as text that `load` reads back to the same."""
 
-from io import StringIO
+import json
+from collections.abc import Iterator
 from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 
 def as_yaml(content: dict[str, Any]) -> str:
-    """Plain data as a YAML 1.2 document."""
-    stream = StringIO()
-    yaml = YAML()
-    yaml.width = 1000
-    yaml.dump(_quoted(content), stream)
-    return stream.getvalue()
+    """Plain data as a YAML 1.2 document: sections are indented, and every leaf is written as JSON, which YAML contains.
+
+    So texts are in quotes, and readers of YAML 1.1 do not take 2:4 for a number.
+    """
+    return "".join(f"{line}\n" for line in _lines(content, ""))
 
 
-def _quoted(value: Any) -> Any:
-    """The value with its texts in quotes: readers of YAML 1.1 would take 2:4 for a number."""
-    if isinstance(value, dict):
-        return {key: _quoted(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_quoted(one) for one in value]
-    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
+def _lines(section: dict[str, Any], indent: str) -> Iterator[str]:
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"

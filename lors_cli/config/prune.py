@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lors_cli import pruning
-from lors_cli.config.fields import Count, Dataset, PathText, Section, Sparsity, one_of
+from lors_cli.config.fields import Count, Dataset, Fraction, PathText, Section, Sparsity, one_of
 from lors_cli.data.calibration import FORMATS
+from lors_cli.pruning import structured
 
 
 class CalibrationDataset(Dataset):
@@ -78,6 +79,15 @@ class Prune(Section):
     variant: bool = Field(False, description="wanda: rows differ in sparsity, by one share of their scores' sums")
     exponent: Annotated[float, Field(ge=0)] = Field(0.5, description="ria: a, what the input norms are raised to")
     permute: bool = Field(False, description="ria, N:M: reorder inputs where that folds into the linears before")
+    ratio: Fraction | None = Field(None, description="structured: of groups and channels that go, in each block")
+    keep_first: Annotated[int, Field(ge=0)] = Field(4, description="structured: blocks at the start that stay whole")
+    keep_last: Annotated[int, Field(ge=0)] = Field(2, description="structured: blocks at the end that stay whole")
+    importance: Annotated[str, one_of("form", list(structured.FORMS))] = Field(
+        "element", description="structured_taylor: element adds up |w g|; vector takes |sum of w g| of rows and columns"
+    )
+    aggregation: Annotated[str, one_of("aggregation", list(structured.AGGREGATIONS))] = Field(
+        "sum", description="structured_taylor: how the linears of a group are joined: sum, prod, max or last"
+    )
     mask: PathText | None = Field(None, description="from_mask: a .safetensors file of masks, or a sparse model")
     states: Literal["auto", "device", "host", "disk"] = Field(
         "auto", description="where the calibration states are kept; auto: the first of these with room"
@@ -90,6 +100,8 @@ class Prune(Section):
         if reader and self.calibration is None:
             raise ValueError(f"calibration: {{dataset: ...}}, because {reader} looks at activations")
         self._check_options(method)
+        if method.structured:
+            return self._check_structured()
         fraction = self.sparsity is not None and self.sparsity.m is None
         if (self.mask is None) == (method.statistic == "mask"):
             raise ValueError("mask: PATH together with method: from_mask, and only then")
@@ -101,6 +113,14 @@ class Prune(Section):
             raise ValueError("permute: false with a fraction: an order of inputs matters to N:M only")
         if self.profile:
             self._check_profile(fraction)
+        return self
+
+    def _check_structured(self) -> "Prune":
+        if self.ratio is None:
+            raise ValueError("ratio: a fraction of groups and channels that go")
+        for option in ("sparsity", "profile", "repair", "mask", "overrides"):
+            if getattr(self, option):
+                raise ValueError(f"no {option}: {self.method} leaves no zeros, its blocks get smaller")
         return self
 
     def _check_options(self, method: pruning.Method) -> None:

@@ -58,6 +58,7 @@ class Train(Section):
     init: Literal["gradient", "gradient_svd", "eva", "random"] | None = Field(
         None, description="of lora_A; gradient for lors, random for the others if left out"
     )
+    init_steps: Count = Field(1, description="how many optimiser steps' samples a start from data looks at")
     base: Literal["dense", "packed"] = Field(
         "dense", description="lors: how frozen weights are kept in memory; packed: without their zeros"
     )
@@ -163,6 +164,13 @@ class Train(Section):
         return self.init or ("gradient" if self.method == "lors" else "random")
 
 
+class Recover(Section):
+    """adapter of a pruned model -> <output_dir>/recovered, an adapter of the original (LoRAM)"""
+
+    input: str | None = Field(None, description="the pruned model; that of train if left out")
+    adapter: str | None = Field(None, description="its adapter; that of train if left out")
+
+
 class Merge(Section):
     """pruned model + adapter -> <output_dir>/merged"""
 
@@ -189,5 +197,6 @@ class Config(Section):
     trust_remote_code: bool = Field(False, description="run code that a model directory brings")
     prune: Prune | None = None
     train: Train | None = None
+    recover: Recover | None = None
     merge: Merge | None = None
     eval: Eval | None = None

@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lors_cli import processes
 from lors_cli.artifacts import tensors
 from lors_cli.errors import LorsError, request_error
+from lors_cli.models import structure
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,8 @@ def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = 
                 config, dtype=found, trust_remote_code=trust_remote_code
             )
         model.tie_weights()
+        if smaller := structure.read(directory):
+            structure.shrink(model, smaller)
     except (ValueError, OSError, KeyError, ImportError) as error:
         raise request_error(
             "model",
@@ -107,6 +117,8 @@ def load_model(
 
     """
     tensors.shards(directory)
+    if structure.read(directory):
+        return _load_smaller(directory, dtype, device, trust_remote_code=trust_remote_code)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -123,6 +135,23 @@ def load_model(
         raise LorsError(f"{directory} lacks or misshapes {len(wrong)} tensors, among them {sorted(wrong)[0]}")
     model.eval()
     loaded: PreTrainedModel = model.to(device)
+    return loaded
+
+
+def _load_smaller(directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool) -> PreTrainedModel:
+    """A model that is smaller than its config says, whose shapes transformers would not accept."""
+    model = skeleton(directory, dtype, trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(directory, model, "model")
+    names = layout(model)
+    content = {name: checkpoint.tensor(name).to(device, like.dtype) for name, like in names.items()}
+    missing, _ = model.load_state_dict(content, strict=False, assign=True)
+    model.tie_weights()
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    left = [name for name in missing if name in names]
+    if left or any(parameter.is_meta for parameter in model.parameters()):
+        raise LorsError(f"{directory} lacks {len(left)} tensors, among them {left[:1]}")
+    loaded: PreTrainedModel = model.requires_grad_(True).to(device)
     return loaded
 
 

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts.lineage import CARD
 from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
 from lors_cli.errors import LorsError, request_error
 
@@ -27,14 +28,15 @@ BUILT_IN_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448
 HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*"]
 HUB_WEIGHTS = ["*.safetensors"]
 
-# Local snapshots whose weights were not asked for yet, by their directory: the hub id.
+# Local directories whose weights were not asked for yet: the hub id, or nothing.
 _incomplete: dict[Path, str] = {}
 
 
-def resolve(model: str, key: str = "model") -> Path:
+def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
     """The local directory of `model`, converted if need be; of a hub model all but the weights, which `complete` gets.
 
-    So a request is checked before gigabytes are fetched for it.
+    So a request is checked before gigabytes are fetched for it. Without `weights` a local directory may lack them until
+    `complete` asks: its config says enough for a plan.
 
     Raises:
         RequestError: there is no such model, or it has no safetensors weights.
@@ -51,6 +53,9 @@ def resolve(model: str, key: str = "model") -> Path:
     if not path.is_dir() and not model.startswith(("/", ".", "~")):
         path = _snapshot(model, key, HUB_FILES)
         _incomplete[path] = model
+        return path
+    if not weights and (path / "config.json").is_file() and not any(path.glob("*.safetensors")):
+        _incomplete[path] = ""
         return path
     require_model(path, key)
     return path
@@ -69,10 +74,12 @@ def complete(path: Path) -> Path:
 
     """
     if path in _incomplete:
-        model = _incomplete[path]
-        log.info("model %s: fetching the weights from the hub, unless they are in its cache", model)
-        _snapshot(model, "model", [*HUB_FILES, *HUB_WEIGHTS], revision=path.name)
+        if model := _incomplete[path]:
+            log.info("model %s: fetching the weights from the hub, unless they are in its cache", model)
+            _snapshot(model, "model", [*HUB_FILES, *HUB_WEIGHTS], revision=path.name)
         require_model(path, "model")
+        if model:
+            _fetch_card(model, path.name)
         del _incomplete[path]
     return path
 
@@ -123,6 +130,16 @@ def _snapshot(model: str, key: str, patterns: list[str], revision: str | None = 
             "correct the name; for a gated model log in with `hf auth login`; without a network, download it elsewhere"
             f" (`hf download {model}`) and give the local directory",
         ) from None
+
+
+def _fetch_card(model: str, revision: str) -> None:
+    """Get the model's card, for the cards of what is made from it. A run does without, as caches of old do."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(model, CARD, revision=revision)
+    except Exception as error:  # the hub client raises many types
+        log.debug("model %s: no card, so its licence is not passed on: %s", model, error)
 
 
 def _built_in() -> Path:

@@ -1,8 +1,9 @@
 """Pruning methods: tensors in, tensors out.
 
-Every method is ``prune(weight, statistic, pattern, **options) -> weight``; its row in ``METHODS`` names the statistic
-that calibration gathers for it (see `statistics`) and the options that a config may set. What all linears with the
-same input share is computed once by ``prepare(statistic, **options)`` where a method has that.
+Every method that leaves zeros is ``prune(weight, statistic, pattern, **options) -> weight``; its row in ``METHODS``
+names the statistic that calibration gathers for it (see `statistics`) and the options that a config may set. What all
+linears with the same input share is computed once by ``prepare(statistic, **options)`` where a method has that. A
+structured method chooses the parts of a block that stay.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lors_cli.pruning import external, magnitude, ria, sparsegpt, wanda
+from lors_cli.pruning import external, magnitude, ria, sparsegpt, structured, wanda
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Method:
     """One row of the registry.
 
     A method with a `score` can permute the inputs of a linear for N:M. One with `stacks` prunes to N:M row by row, so
-    that the linears of one input can be pruned as one.
+    that the linears of one input can be pruned as one. A `structured` one chooses the parts of a block that stay.
     """
 
-    prune: Callable[..., Tensor]
+    prune: Callable[..., Any]
     statistic: str | None
     equation: str
     paper: str
@@ -31,6 +32,7 @@ class Method:
     prepare_options: tuple[str, ...] = ()
     score: Callable[..., Tensor] | None = None
     stacks: bool = False
+    structured: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -75,5 +77,21 @@ METHODS = {
         statistic="mask",
         equation="kept where prune.mask is true or nonzero: a mask file, or a sparse model",
         paper="masks learnt elsewhere, such as MaskLLM (Fang et al. 2024, arXiv 2409.17481)",
+    ),
+    "structured_random": Method(
+        prune=structured.random_kept,
+        statistic=None,
+        equation="whole attention groups and MLP channels of the middle blocks go, drawn at random",
+        paper="LoRAM-Rand, Zhang et al. 2025, ICLR, arXiv 2502.13533",
+        options=("ratio", "keep_first", "keep_last"),
+        structured=True,
+    ),
+    "structured_taylor": Method(
+        prune=structured.best_kept,
+        statistic="gradient",
+        equation="the same with the least importance |w dL/dw|, joined over the linears of a group or channel",
+        paper="LLM-Pruner, Ma et al. 2023, arXiv 2305.11627, as LoRAM-Stru uses it",
+        options=("ratio", "keep_first", "keep_last", "importance", "aggregation"),
+        structured=True,
     ),
 }

@@ -3,4 +3,4 @@
 They are imported when they run: the libraries of one stage would cost another seconds.
 """
 
-STAGES = {"prune": "prune", "train": "train", "merge": "merge", "eval": "evaluate"}
+STAGES = {"prune": "prune", "train": "train", "recover": "recover", "merge": "merge", "eval": "evaluate"}

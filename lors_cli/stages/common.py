@@ -5,12 +5,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lors_cli import console
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lors_cli import console, processes, pruning
 from lors_cli.artifacts import manifest, tensors
 from lors_cli.config.fields import Section
+from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config
+from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import source
+from lors_cli.models import load, source, structure
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +87,37 @@ def structure_directory(config: Config, directory: Path, earlier: list[str]) -> 
     if directory == output / "pruned" and "prune" in earlier:
         return source.resolve((config.prune.input if config.prune else None) or config.model)
     return directory
+
+
+def calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:
+    """The windows of prune.calibration in the tokens of the model in `directory`, (windows, length).
+
+    Raises:
+        RequestError: the text is too short, or there are fewer windows than processes.
+
+    """
+    load.warn_of_length(skeleton, calibration.sequence_length, "prune.calibration.sequence_length")
+    tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
+    tokens = calibration_windows(
+        calibration.dataset.source("prune.calibration.dataset"),
+        calibration.dataset.format,
+        tokenizer,
+        calibration.sequence_length,
+        calibration.samples,
+        sampling=calibration.sampling,
+        seed=config.seed,
+    )
+    if len(tokens) < processes.count():
+        wanted = f"at least {processes.count()}, a window for every process"
+        raise request_error("prune.calibration.samples", wanted, len(tokens), "start fewer processes")
+    return tokens
+
+
+def is_structured(config: Config, pruned: Path, earlier: list[str]) -> bool:
+    """Whether the pruned model is smaller than the original, or will be, if a stage of this run makes it."""
+    if "prune" in earlier and config.prune and pruned == Path(config.output_dir) / "pruned":
+        return pruning.METHODS[config.prune.method].structured
+    return structure.read(pruned) is not None
 
 
 def mask_checkpoint(path: Path) -> tensors.Checkpoint:

@@ -18,7 +18,7 @@ from lors_cli.artifacts import adapter_file, manifest, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import linears, load
+from lors_cli.models import linears, load, source
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
 from lors_cli.stages import common, inspect
@@ -35,21 +35,28 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = config.merge or Merge()
-    pruned = common.pruned_directory(config, "merge", section.input, earlier)
+    recovered = config.recover is not None and not section.input and not section.adapter
     key = "merge.adapter"
-    adapter = Path(section.adapter) if section.adapter else common.previous(config, "adapter", "train", key, earlier)
-    structure = common.structure_directory(config, pruned, earlier)
-    found = linears.all_linears(load.skeleton(structure, trust_remote_code=config.trust_remote_code))
-    shapes = {name: (linear.out_features, linear.in_features) for name, linear in found.items()}
-    if "train" in earlier and not section.adapter:
+    if recovered:  # into the original, which has no mask to keep
+        pruned, section = source.resolve(config.model), section.model_copy(update={"dense": True})
+        adapter = common.previous(config, "recovered", "recover", key, earlier)
+    else:
+        pruned = common.pruned_directory(config, "merge", section.input, earlier)
+        own = Path(section.adapter) if section.adapter else None
+        adapter = own or common.previous(config, "adapter", "train", key, earlier)
+        if common.is_structured(config, pruned, earlier):  # nor has a smaller model
+            section = section.model_copy(update={"dense": not section.apply_mask})
+    if recovered and "recover" in earlier:
+        method = "lora"
+    elif "train" in earlier and not section.adapter and not recovered:
         train = common.section(config, "train", config.train)
         method = train.method
         if pruned != common.pruned_directory(config, "train", train.input, earlier):
             raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
     else:
         method = adapter_file.read_config(adapter, key)["method"]
-        if "prune" not in earlier:
-            _check_belongs(adapter, pruned, shapes, key)
+        if "prune" not in earlier or recovered:
+            _check_belongs(adapter, pruned, _shapes(config, pruned), key)
     _check_zeros_kept(section, method)
 
     output = Path(config.output_dir) / "merged"
@@ -59,7 +66,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         inputs={"pruned": pruned, "adapter": adapter},
         settings={"dense": section.dense, "apply_mask": section.apply_mask},
         config=config,
-        work=lambda partial: _merge(pruned, adapter, partial, section, shapes),
+        work=lambda partial: _merge(config, pruned, adapter, partial, section),
         report=lambda: console.result(str(output)),
         plan=[f"{method} adapter {adapter} into {pruned}, one shard in memory at a time"],
     )
@@ -72,7 +79,8 @@ def _check_belongs(adapter: Path, pruned: Path, shapes: dict[str, tuple[int, int
         f"an adapter trained for {pruned}",
         "set merge.input to the model that the adapter was trained for",
     )
-    recorded = (manifest.read(adapter) or {}).get("request", {}).get("inputs", {}).get("pruned")
+    made = manifest.read(adapter) or {}
+    recorded = made.get("request", {}).get("inputs", {}).get("model" if made.get("stage") == "recover" else "pruned")
     if recorded and recorded != verified_digest(pruned):
         raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
     for module, named in content.modules.items():
@@ -102,9 +110,14 @@ def _check_zeros_kept(section: Merge, method: str) -> None:
         )
 
 
-def _merge(
-    pruned: Path, adapter: Path, partial: Path, section: Merge, shapes: dict[str, tuple[int, int]]
-) -> dict[str, Any]:
+def _shapes(config: Config, directory: Path) -> dict[str, tuple[int, int]]:
+    """The shape of each linear of the blocks."""
+    found = linears.all_linears(load.skeleton(directory, trust_remote_code=config.trust_remote_code))
+    return {name: (linear.out_features, linear.in_features) for name, linear in found.items()}
+
+
+def _merge(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> dict[str, Any]:
+    shapes = _shapes(config, pruned)
     _check_belongs(adapter, pruned, shapes, "merge.adapter")  # again, because an earlier stage may have made them
     names = set(shapes)
     content = adapter_file.load(adapter, "merge.adapter")

@@ -11,21 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from lors_cli import console, processes
+from lors_cli import console, processes, pruning
 from lors_cli.artifacts import digest, publish, tensors
 from lors_cli.blockwise import estimate
 from lors_cli.blockwise.engine import Pruning
 from lors_cli.blockwise.recipe import Recipe, build
 from lors_cli.blockwise.solve import Facts
-from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError
 from lors_cli.models import linears, load, source
 from lors_cli.sparsity import mask
-from lors_cli.stages import common, inspect
+from lors_cli.stages import common, inspect, prune_structured
 from lors_cli.stages.job import Job
 
 log = logging.getLogger(__name__)
@@ -41,6 +39,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = common.section(config, "prune", config.prune)
+    if pruning.METHODS[section.method].structured:
+        return prune_structured.prepare(config, section)
     key = "prune.input" if section.input else "model"
     calibration = section.calibration
     if calibration:
@@ -55,7 +55,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     recipe = build(section, linears.all_linears(skeleton), common.mask_checkpoint(mask_path) if mask_path else None)
     if not (recipe.statistics or section.profile):
         calibration = None
-    tokens = _calibration_tokens(config, calibration, directory, skeleton) if calibration else None
+    tokens = common.calibration_tokens(config, calibration, directory, skeleton) if calibration else None
     token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     output = Path(config.output_dir) / "pruned"
     partial = publish.partial_directory(output)
@@ -104,24 +104,6 @@ def _summary(recipe: Recipe, windows: tuple[int, int] | None, device: torch.devi
     targets = Counter(str(pattern or section.mask) for pattern in recipe.targets.values())
     counts = ", ".join(f"{number} linears to {target}" for target, number in targets.items())
     return "; ".join([f"{section.method} on {device}: {counts}", *extras])
-
-
-def _calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:
-    load.warn_of_length(skeleton, calibration.sequence_length, "prune.calibration.sequence_length")
-    tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
-    tokens = data.calibration_windows(
-        calibration.dataset.source("prune.calibration.dataset"),
-        calibration.dataset.format,
-        tokenizer,
-        calibration.sequence_length,
-        calibration.samples,
-        sampling=calibration.sampling,
-        seed=config.seed,
-    )
-    if len(tokens) < processes.count():
-        wanted = f"at least {processes.count()}, a window for every process"
-        raise request_error("prune.calibration.samples", wanted, len(tokens), "start fewer processes")
-    return tokens
 
 
 def _calibration_facts(tokens: Tensor, token_digest: str | None, made: Facts) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
 from lors_cli.errors import DivergedError, LorsError, request_error
-from lors_cli.models import linears, load, memory, source
+from lors_cli.models import linears, load, memory, source, structure
 from lors_cli.sparsity import mask, packed
 from lors_cli.stages import common, inspect
 from lors_cli.stages.job import Job
@@ -43,8 +43,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
             remedy = f"pip install '{logger}', or leave it out"
             raise request_error("train.report_to", "loggers that are installed", logger, remedy)
     directory = common.pruned_directory(config, "train", section.input, earlier)
-    structure = common.structure_directory(config, directory, earlier)
-    skeleton = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
+    shaped = common.structure_directory(config, directory, earlier)
+    skeleton = load.skeleton(shaped, trust_remote_code=config.trust_remote_code)
     load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
     dtype = _dtype(config, section, skeleton)
@@ -59,7 +59,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         sharded=setup.sharded(section),
     )
     needs.check(section, dtype, device)
-    data, steps = reading.read(config, section, structure)
+    data, steps = reading.read(config, section, shaped)
     plan = Plan.of(section, steps)
     output = Path(config.output_dir) / "adapter"
 
@@ -157,10 +157,11 @@ def _train(
     dtype = _dtype(config, section, skeleton)
     if (section.dtype or config.dtype) == "float16":
         log.warning("float16 would need loss scaling; training runs in float32, which holds its values exactly")
-    if section.target_modules is None or section.base == "packed":
+    structured = structure.read(directory) is not None  # it has no zeros, and all of its linears learn
+    if (section.target_modules is None and not structured) or section.base == "packed":
         measured = inspect.inspect_model(directory, trust_remote_code=config.trust_remote_code)["modules"]
         sparsities = {name: measured[name]["sparsity"] for name in names}
-        names = names if section.target_modules else _pruned_linears(directory, sparsities)
+        names = names if section.target_modules or structured else _pruned_linears(directory, sparsities)
         if section.base == "packed":
             _check_packable({name: sparsities[name] for name in names}, load.DTYPES[dtype])
     for key, facts in data.facts.items():
@@ -174,11 +175,13 @@ def _train(
     if resume:
         log.info("train: resuming from %s", resume.name)
     else:
-        first = list(islice(data.train.starting_at(0), plan.per_step))
-        if len(first) < plan.per_step:
-            got = f"{len(first)} samples for a step of {plan.per_step}"
+        steps = 1 if section.resolved_init == "random" else section.init_steps
+        first = list(islice(data.train.starting_at(0), plan.per_step * steps))
+        if len(first) < plan.per_step * steps:
+            got = f"{len(first)} samples for {steps} of {plan.per_step}"
             raise LorsError(
-                f"the data end before the first step: {got}; lower train.batch_size or set train.repeat: true"
+                f"the data end before the steps that the start needs: {got}; lower train.batch_size or init_steps, or"
+                " set train.repeat: true"
             )
         start.initialize(model, attached, section, first, plan, data.padding, device)
     facts = run.train(config, section, model, attached, data, plan, partial, resume, sharded=sharded)

@@ -39,4 +39,4 @@ def test_papers_configs_hold_for_each_method(path: Path, method: str) -> None:
     assert config.eval is not None
     assert config.train.method in adapters.METHODS
     assert (config.train.rank, config.train.samples_per_step) == (16, 32)
-    assert len(config.eval.tasks) == 7
+    assert config.eval.preset == "lors-paper"

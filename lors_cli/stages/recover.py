@@ -1,0 +1,119 @@
+"""``lors recover``: the adapter of a pruned model -> <output_dir>/recovered, an ordinary PEFT adapter of the original.
+
+LoRAM, Zhang et al. 2025, arXiv 2502.13533: trained on the small model, used on the large one. Of a structured model the
+columns of lora_A and the rows of lora_B go back to where they were in the original, with zeros where parts were
+removed, so the update of what was removed is zero. Where pruning left zeros in place the shapes are the original's, and
+the adapter is taken as it is: its product also updates the weights that the small model had as zeros.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lors_cli import console
+from lors_cli.artifacts import adapter_file, manifest
+from lors_cli.config.schema import Config
+from lors_cli.errors import RequestError, request_error
+from lors_cli.models import linears, load, source, structure
+from lors_cli.models.structure import Structure
+from lors_cli.stages import common
+from lors_cli.stages.job import Job
+
+log = logging.getLogger(__name__)
+
+
+def prepare(config: Config, earlier: list[str]) -> Job:
+    """Check that adapter, pruned model and original belong together, as far as they are there.
+
+    Raises:
+        RequestError: they do not.
+
+    """
+    section = common.section(config, "recover", config.recover)
+    original = source.resolve(config.model)
+    pruned = common.pruned_directory(config, "recover", section.input, earlier)
+    key = "recover.adapter"
+    adapter = Path(section.adapter) if section.adapter else common.previous(config, "adapter", "train", key, earlier)
+    if "train" in earlier and not section.adapter:
+        method = common.section(config, "train", config.train).method
+    else:
+        method = adapter_file.read_config(adapter, key)["method"]
+    if method != "lora":
+        remedy = "train with method: lora; what the other methods learn belongs to the zeros of the pruned model"
+        raise request_error(key, "a lora adapter", method, remedy)
+    output = Path(config.output_dir) / "recovered"
+    job = Job(
+        stage="recover",
+        output=output,
+        inputs={"model": original, "pruned": pruned, "adapter": adapter},
+        settings={},
+        config=config,
+        work=lambda partial: _recover(config, original, pruned, adapter, job.digests, partial),
+        report=lambda: console.result(str(output)),
+        plan=[f"adapter {adapter} of {pruned} for {original}"],
+    )
+    return job
+
+
+def _recover(
+    config: Config, original: Path, pruned: Path, adapter: Path, digests: dict[str, str], partial: Path
+) -> dict[str, Any]:
+    content = adapter_file.load(adapter, "recover.adapter")
+    trained_for = (manifest.read(adapter) or {}).get("request", {}).get("inputs", {}).get("pruned")
+    if trained_for and trained_for != digests["pruned"]:
+        raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
+    found = structure.read(pruned)
+    made_from = (
+        found.original if found else (manifest.read(pruned) or {}).get("request", {}).get("inputs", {}).get("model")
+    )
+    if made_from and made_from != digests["model"]:
+        raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
+    skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)
+    shapes = {name: (one.out_features, one.in_features) for name, one in linears.all_linears(skeleton).items()}
+    if found:
+        content.modules = {
+            module: _scattered(found, module, named, shapes.get(module)) for module, named in content.modules.items()
+        }
+    for module, named in content.modules.items():
+        rows, columns = shapes.get(module, (0, 0))
+        if named["lora_A"].shape[1] != columns or named["lora_B"].shape[0] != rows:
+            raise _other(
+                "recover.adapter", f"an adapter that fits {original}", f"{adapter}, which does not fit {module}"
+            )
+    base = config.model if config.model != source.BUILT_IN else str(original)
+    adapter_file.save(partial, content, base=base, dropout=adapter_file.read_dropout(adapter))
+    count = sum(tensor.numel() for named in content.modules.values() for tensor in named.values())
+    kind = "structured" if found else "same shapes"
+    log.info("recover: %d linears, %d parameters (%s)", len(content.modules), count, kind)
+    return {
+        **{key: getattr(content, key) for key in ("method", "rank", "alpha")},
+        "linears": len(content.modules),
+        "parameters": count,
+        "structured": found is not None,
+    }
+
+
+def _other(key: str, expected: str, got: str) -> RequestError:
+    return request_error(key, expected, got, "name the model, the pruned model and the adapter of one experiment")
+
+
+def _scattered(
+    found: Structure, module: str, named: dict[str, Tensor], shape: tuple[int, int] | None
+) -> dict[str, Tensor]:
+    """The tensors of a linear at their places in the original."""
+    if shape is None:
+        return named
+    rows, columns = found.rows(module), found.columns(module)
+    lora_A, lora_B = named["lora_A"], named["lora_B"]
+    for kept, size in ((columns, lora_A.shape[1]), (rows, lora_B.shape[0])):
+        if kept is not None and len(kept) != size:
+            got = f"{module} with {size} of {len(kept)} kept rows or columns"
+            raise _other("recover.adapter", "an adapter of this pruned model", got)
+    if columns is not None:
+        lora_A = torch.zeros(len(lora_A), shape[1], dtype=lora_A.dtype).index_copy_(1, columns, lora_A)
+    if rows is not None:
+        lora_B = torch.zeros(shape[0], lora_B.shape[1], dtype=lora_B.dtype).index_copy_(0, rows, lora_B)
+    return {**named, "lora_A": lora_A, "lora_B": lora_B}
