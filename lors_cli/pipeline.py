@@ -161,7 +161,7 @@ def _finished(job: Job, request: dict[str, Any]) -> bool:
 
 def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path) -> list[Problem]:
     """What differs between the request that made (or was making) `place` and the present one."""
-    before, now = _flat(old), _flat(new)
+    before, now = manifest.flat(old), manifest.flat(new)
     made = "was made" if place == job.output else "was being made when its run was interrupted"
     return [
         Problem(
@@ -173,12 +173,6 @@ def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for name, sub in value.items() for k, v in _flat(sub, f"{prefix}.{name}".strip(".")).items()}
-    return {prefix: value}
 
 
 def _partial(job: Job) -> Path:

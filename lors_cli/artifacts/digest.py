@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,13 @@ def _hash_stream(file: Any) -> str:
 
 def of_directory(directory: Path) -> str:
     """The digest of the model or adapter in `directory`: of the names and contents of the files in `CONTENT`."""
-    files = sorted({path for pattern in CONTENT for path in directory.glob(pattern) if path.name != "lors.json"})
-    return of_value({path.name: of_file(path) for path in files})
+    return of_files({path.name: path for path in directory.glob("*")})
+
+
+def of_files(files: dict[str, Path]) -> str:
+    """The digest that a directory of these files, by name, has."""
+    content = [name for name in files if any(fnmatchcase(name, pattern) for pattern in CONTENT) and name != "lors.json"]
+    return of_value({name: of_file(files[name]) for name in content})
 
 
 def of_value(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import __version__
-from lors_cli.artifacts import digest, tensors
+from lors_cli.artifacts import digest
 from lors_cli.errors import LorsError
 
 NAME = "lors.json"
@@ -42,15 +42,42 @@ def write_json(path: Path, value: Any) -> None:
         LorsError: the write failed.
 
     """
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        LorsError: the write failed.
+
+    """
     aside = path.with_name(path.name + ".new")
     try:
-        with aside.open("w") as file:
-            file.write(json.dumps(value, indent=2) + "\n")
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        raise tensors.write_failed(path, error) from None
+        from lors_cli.artifacts.tensors import write_failed  # torch takes seconds to import
+
+        raise write_failed(path, error) from None
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dictionaries by their dotted keys."""
+    if isinstance(value, dict) and value:
+        return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}.{name}".strip(".")).items()}
+    return {prefix: value}
+
+
+def by_place(modules: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The facts about linears, those of the same place in their blocks together."""
+    places: dict[str, list[dict[str, Any]]] = {}
+    for name, facts in modules.items():
+        places.setdefault(name.rsplit(".", 1)[-1], []).append(facts)
+    return places
 
 
 def versions() -> dict[str, str]:

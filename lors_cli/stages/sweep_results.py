@@ -2,17 +2,13 @@
 
 import json
 import math
-import os
 import statistics
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
 from lors_cli import console
 from lors_cli.artifacts import manifest
+from lors_cli.config.dump import as_yaml
 from lors_cli.config.schema import Config
 from lors_cli.stages.sweep_grid import HELD_OUT, SEED, Grid, Run
 
@@ -66,10 +62,12 @@ def write(grid: Grid, outcomes: list[dict[str, Any]]) -> str:
     if best is None:
         written.unlink(missing_ok=True)  # that of an earlier grid
     else:
-        _write(written, best_yaml(grid.runs[best].config, written, f"{grid.criterion} {outcomes[best]['value']:.6g}"))
+        manifest.write_text(
+            written, best_yaml(grid.runs[best].config, written, f"{grid.criterion} {outcomes[best]['value']:.6g}")
+        )
         lines[-1] += f" `lors run {written}` goes on with it."
     shown = "\n\n".join(lines)
-    _write(grid.directory / TABLE, shown + "\n")
+    manifest.write_text(grid.directory / TABLE, shown + "\n")
     return shown
 
 
@@ -140,27 +138,7 @@ def best_yaml(config: Config, path: Path, words: str) -> str:
     content = config.model_dump(mode="json")
     if config.prune:  # it takes an option that its method does not have for a mistake, whatever the value
         content["prune"] = config.prune.model_dump(mode="json", exclude_unset=True)
-    stream = StringIO()
-    yaml = YAML()
-    yaml.width = 1000
-    yaml.dump(_quoted(content), stream)
-    return f"# lors run {path}\n# The best run of a sweep: {words}.\n{stream.getvalue()}"
-
-
-def _quoted(value: Any) -> Any:
-    """The value with its texts in quotes: readers of YAML 1.1 would take 2:4 for a number."""
-    if isinstance(value, dict):
-        return {key: _quoted(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_quoted(one) for one in value]
-    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    return f"# lors run {path}\n# The best run of a sweep: {words}.\n{as_yaml(content)}"
 
 
 def _cells(values: dict[str, Any]) -> list[str]:

@@ -25,7 +25,9 @@ WriteConfig = Callable[..., Path]
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "lors.json"}
+    """All that the model is; manifest and card also say where it was made, and on what."""
+    others = ("lors.json", "README.md")
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in others}
 
 
 def masks(directory: Path) -> dict[str, Tensor]:

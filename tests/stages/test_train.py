@@ -54,6 +54,7 @@ def test_every_method_learns_from_every_format(
     assert manifest["steps"] == 6
     assert manifest["linears"] == 14
     assert sorted(p.name for p in (tmp_path / "run/adapter").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "lors.json",
