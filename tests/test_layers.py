@@ -11,6 +11,7 @@ LAYERS = [
     {"cli"},
     {"pipeline"},
     {"stages"},
+    {"reporting"},
     {"training", "evaluation", "blockwise", "benchmark"},
     {"config", "models"},
     {"data"},

@@ -69,8 +69,9 @@ def test_the_gradients_of_each_block_are_those_of_the_whole_model(dense: Path) -
     def visit(index: int, block: Any) -> None:
         seen.append(index)
         for name, linear in block_linears(block).items():
-            close = torch.allclose(linear.weight.grad, wanted[f"model.layers.{index}.{name}.weight"], rtol=1e-9, atol=0)
-            assert close, name
+            gradient = linear.weight.grad
+            assert gradient is not None
+            assert torch.allclose(gradient, wanted[f"model.layers.{index}.{name}.weight"], rtol=1e-9, atol=0), name
         others = [b for number, b in enumerate(find_blocks(model)[1]) if number != index]
         assert all(p.grad is None for b in others for p in b.parameters())
 

@@ -1,0 +1,46 @@
+"""The report's command."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lors_cli import console
+from lors_cli.cli.options import Debug, Quiet, app, reporting
+
+
+@app.command()
+def report(
+    run_directories: Annotated[
+        list[str], typer.Argument(metavar="RUN_DIR...", help="Run directories, and folders that hold some.")
+    ],
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", help="terminal, markdown, csv, latex, json or html; by --output if left out."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A file; or a directory, for every format.")
+    ] = None,
+    over_seeds: Annotated[
+        bool, typer.Option("--over-seeds", help="One line, mean ± deviation, for runs that differ by the seed alone.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse to leave out a run that cannot be used.")] = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Results of one or many runs -> one table, with tests of the differences, and plots."""
+    with reporting(None, debug=debug, quiet=quiet):
+        from lors_cli.stages.report import report as make
+
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        shown = make(
+            [Path(path).expanduser() for path in run_directories],
+            kind=kind,
+            output=Path(output).expanduser() if output else None,
+            over_seeds=over_seeds,
+            strict=strict,
+            width=width,
+        )
+        console.result(shown)
