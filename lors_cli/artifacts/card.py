@@ -40,7 +40,7 @@ def describes(directory: Path) -> bool:
 
 def render(content: dict[str, Any], config: str) -> str:
     """The card of the directory whose manifest is `content`, made by a run of `config`."""
-    made = _Adapter(content) if content["stage"] == "train" else _Model(content)
+    made = _Adapter(content) if content["stage"] in ("train", "recover") else _Model(content)
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     parts = [
         f"# {made.title()}",
@@ -68,6 +68,22 @@ class _Made:
         self.steps = lineage.steps(content)
         self.base = lineage.base(content)
         self.name = self.base.name.rpartition("/")[2]
+        self.reduction = 1.0  # of the model's parameters, by structured pruning
+        for step in self.steps:
+            self.reduction = 1.0 if step["stage"] == "recover" else step.get("reduction", self.reduction)
+
+    def load_model(self, name: str) -> tuple[list[str], str]:
+        """The lines of Python that load a model like this one: what they import, and what they do."""
+        if self.reduction == 1:
+            load = f'model = AutoModelForCausalLM.from_pretrained("{name}")'
+            return ["from transformers import AutoModelForCausalLM"], load
+        imported = [
+            "from pathlib import Path",
+            "from torch import device",
+            "from lors_cli.models.load import load_model",
+        ]
+        # plain transformers refuses it: its blocks are smaller than the config says
+        return imported, f'model = load_model(Path("{name}"), "auto", device("cpu"))'
 
     def origin(self) -> str:
         """The base, with a link where there is one."""
@@ -81,9 +97,6 @@ class _Model(_Made):
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
         self.sparse = content.get("pattern") not in (None, "dense")
-        self.reduction = 1.0  # of the parameters, by structured pruning
-        for step in self.steps:
-            self.reduction = 1.0 if step["stage"] == "recover" else step.get("reduction", self.reduction)
 
     def kind(self) -> str:
         """Such as "50% sparse (2:4)"."""
@@ -122,38 +135,32 @@ class _Model(_Made):
 
     def loading(self) -> list[str]:
         """The lines of Python that load it."""
-        if self.reduction != 1:
-            return [
-                "from pathlib import Path",
-                "from torch import device",
-                "from lors_cli.models.load import load_model",
-                "",
-                "# plain transformers refuses it: its blocks are smaller than the config says",
-                f'model = load_model(Path("{HERE}"), "auto", device("cpu"))',
-            ]
-        load = f'model = AutoModelForCausalLM.from_pretrained("{HERE}")'
-        return ["from transformers import AutoModelForCausalLM", "", load]
+        imported, load = self.load_model(HERE)
+        return [*imported, "", load]
 
 
 class _Adapter(_Made):
-    """An adapter, which belongs to a sparse model."""
+    """An adapter, which belongs to one model."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
-        self.method = content["request"]["settings"]["method"]
-        self.for_peft = adapters.METHODS[self.method].peft_type == "LORA"
+        recovered = content["stage"] == "recover"
+        self.owner = "model" if recovered else "pruned"
+        self.of_base = recovered or len(self.steps) == 1
+        self.method = content["method"] if recovered else content["request"]["settings"]["method"]
+        self.for_peft = adapters.METHODS[self.method].peft_type == "LORA" and self.reduction == 1
 
     def metadata(self) -> ModelCardData:
         """For the hub."""
-        direct = self.base.hub_id if len(self.steps) == 1 else None  # otherwise it is a pruned model's, not the base's
+        base = self.base.hub_id if self.of_base else None
         return ModelCardData(
-            base_model=direct,
-            base_model_relation="adapter" if direct else None,
+            base_model=base,
+            base_model_relation="adapter" if base else None,
             # the hub shows how this library loads a repository; PEFT refuses what it would apply without the mask
             library_name="peft" if self.for_peft else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, "adapter", self.method],
-            datasets=_hub_datasets(self.steps[-1:]) or None,
+            datasets=_hub_datasets([step for step in self.steps if step["stage"] == "train"]) or None,
             **self.base.metadata,
         )
 
@@ -163,22 +170,23 @@ class _Adapter(_Made):
 
     def introduction(self) -> str:
         """What it is."""
-        pruned = Path(self.content["input_paths"]["pruned"]).name
+        path, digest = (part[self.owner] for part in (self.content["input_paths"], self.content["request"]["inputs"]))
+        model = self.origin() if self.of_base else f"`{Path(path).name}`, which comes from {self.origin()}"
         return (
-            f"An adapter for the linears of the model `{pruned}`, which comes from {self.origin()}, made by"
-            f" `{PROJECT} train`. It belongs to that model alone, whose digest is"
-            f" `{self.content['request']['inputs']['pruned']}`."
+            f"An adapter for the linears of {model}, made by `{PROJECT} {self.content['stage']}`. It belongs to that"
+            f" model alone, whose digest is `{digest}`."
         )
 
     def loading(self) -> list[str]:
         """The lines of Python that load it."""
-        model = 'model = AutoModelForCausalLM.from_pretrained("THE_MODEL")'
+        imported, model = self.load_model((self.base.hub_id if self.of_base else None) or "THE_MODEL")
         if self.for_peft:
-            imported, load = "from peft import PeftModel", f'model = PeftModel.from_pretrained(model, "{HERE}")'
+            imported += ["from peft import PeftModel"]
+            load = f'model = PeftModel.from_pretrained(model, "{HERE}")'
         else:
-            imported = "from lors_cli.adapters import load_adapter"
-            load = f'load_adapter(model, "{HERE}")  # PEFT refuses it: without the mask it is another model'
-        return ["from transformers import AutoModelForCausalLM", imported, "", model, load]
+            imported += ["from lors_cli.adapters import load_adapter"]
+            load = f'load_adapter(model, "{HERE}")'
+        return [*imported, "", model, load]
 
 
 def _sparsity(content: dict[str, Any]) -> str:
@@ -215,10 +223,13 @@ def _step(step: dict[str, Any]) -> str:
         )
     if step["stage"] == "merge":
         if settings["dense"]:
-            return f"Merged densely, as asked: {step['returned_zeros']:,} zeros came back."
+            returned = step["returned_zeros"]
+            return (
+                f"Merged; {returned:,} zeros came back, as asked." if returned else "Merged; there was no mask to keep."
+            )
         masked = "; the update was masked at the merge" if settings["apply_mask"] else ""
         return f"Merged{masked}. In the saved files every zero of the pruned model is zero, and its pattern holds."
-    return f"`{PROJECT} {step['stage']}`."
+    return "Recovered: the adapter is that of the original model (LoRAM, Zhang et al. 2025, arXiv 2502.13533)."
 
 
 def _used(step: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:

@@ -14,7 +14,7 @@ from lors_cli.cli.options import Debug, Quiet, app, reporting
 @app.command()
 def report(
     run_directories: Annotated[
-        list[str], typer.Argument(metavar="RUN_DIR...", help="Run directories, and folders that hold some.")
+        list[str], typer.Argument(metavar="RUN_DIR", help="Run directories, and folders that hold some.")
     ],
     kind: Annotated[
         str | None,

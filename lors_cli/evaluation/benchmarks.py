@@ -92,7 +92,7 @@ class _Loader:
         benchmarks = PRESETS[self._section.preset]
         if (whole := f"{self._section.preset}_local") in self._local:
             return {whole: {one.task: one for one in benchmarks} | {whole: benchmarks[0]}}
-        names = {one: (one.task, f"{one.task}_local") for one in benchmarks}
+        names = {one: (f"{one.task}_local", one.task) for one in benchmarks}
         found = {one: next((name for name in both if name in self._local), one.task) for one, both in names.items()}
         return {name: {name: one} for one, name in found.items()}
 

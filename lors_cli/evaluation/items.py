@@ -12,6 +12,7 @@ from lors_cli.artifacts.publish import flush
 
 FOLDER = "items"
 PERPLEXITY = "perplexity"
+NAME = re.compile(rb'"doc_id": \d+, "doc": "[^"]*", "prompt": "[^"]*"')
 
 
 def folder(model: str, position: int) -> str:
@@ -35,7 +36,30 @@ def write(path: Path, items: Iterable[dict[str, Any]]) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
     """The items in `path`."""
     with gzip.open(path, "rb") as file:
-        lines = file.read().splitlines()
-    # parsed in one go, which takes half the time: a report reads hundreds of thousands
-    found: list[dict[str, Any]] = json.loads(b"[" + b",".join(lines) + b"]")
+        return _parsed(file.read())
+
+
+def answers(path: Path, metric: str) -> tuple[bytes, list[float]]:
+    """What identifies the items of a task in `path`, one after another, and their values of a metric.
+
+    Raises:
+        KeyError, TypeError, ValueError: an item has no single number of that name.
+
+    """
+    with gzip.open(path, "rb") as file:
+        text = file.read()
+    # Lines that `write` made are read by two expressions in a third of the time of a parser: a report of many runs
+    # reads millions. Whatever else a line may hold, it is parsed.
+    names = NAME.findall(text)
+    values = re.findall(re.escape(json.dumps(metric)).encode() + rb": (-?[0-9][-+0-9.eE]*)[,}]", text)
+    if len(names) == len(values) == text.count(b"\n"):
+        return b"\n".join(names), list(map(float, values))
+    found = _parsed(text)
+    named = (json.dumps({key: item[key] for key in ("doc_id", "doc", "prompt")})[1:-1] for item in found)
+    return "\n".join(named).encode(), [float(item[metric]) for item in found]
+
+
+def _parsed(text: bytes) -> list[dict[str, Any]]:
+    """JSON lines, parsed in one go, which takes half the time."""
+    found: list[dict[str, Any]] = json.loads(b"[" + b",".join(text.splitlines()) + b"]")
     return found

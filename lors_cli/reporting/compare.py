@@ -3,7 +3,8 @@
 import hashlib
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -170,31 +171,31 @@ def _answers(directory: Path, tasks: tuple[str, ...], metric: str) -> _Items:
     identity = hashlib.sha256()
     values: list[float] = []
     for task in tasks:
-        found = _lines(directory / f"{task}.jsonl.gz")
-        try:
-            values += [float(item[metric]) for item in found]
-            identity.update("".join(f"{item['doc_id']} {item['doc']} {item['prompt']}\n" for item in found).encode())
-        except (KeyError, TypeError, ValueError):
-            raise _UnusableError(f"its items have no single value of {metric}") from None
+        with _explained(directory / f"{task}.jsonl.gz") as path:
+            names, found = items.answers(path, metric)
+        identity.update(names + b"\n")
+        values += found
     return _Items(identity.hexdigest(), np.array(values))
 
 
 def _windows(path: Path, value: float) -> _Items:
-    found = _lines(path)
-    try:
+    with _explained(path):
+        found = items.read(path)
         losses = np.array([float(item["loss"]) for item in found])
         tokens = np.array([float(item["tokens"]) for item in found])
-    except (KeyError, TypeError, ValueError):
-        raise _UnusableError("its windows have no losses") from None
     if len(losses) == 0 or not np.isclose(np.log(value), losses.sum() / tokens.sum(), rtol=1e-6, atol=1e-9):
         raise _UnusableError("its windows do not add up to its result: a file was edited")
     return _Items(hashlib.sha256(tokens.tobytes()).hexdigest(), losses, tokens)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+@contextmanager
+def _explained(path: Path) -> Iterator[Path]:
+    """Turn what can go wrong in reading items into words."""
     try:
-        return items.read(path)
+        yield path
     except FileNotFoundError:
         raise _UnusableError(f"its items are gone ({path.name})") from None
+    except (KeyError, TypeError):
+        raise _UnusableError(f"its items do not hold what was measured ({path.name})") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _UnusableError(f"its items cannot be read ({path.name}: {error})") from None

@@ -115,32 +115,42 @@ def test_lora_is_shown_as_what_it_is(lors: Lors, write_config: WriteConfig, from
     assert (metadata["library_name"], metadata["base_model_relation"]) == ("peft", "adapter")
     assert metadata["base_model"] == "owner/tiny-model"
     assert "PeftModel.from_pretrained" in text
-    example(tmp_path / "run/adapter", THE_MODEL=str(from_hub))
+    example(tmp_path / "run/adapter", **{"owner/tiny-model": str(from_hub)})
     metadata, text = read(tmp_path / "run/merged")
     assert metadata["tags"] == ["lors", "lora"]
     assert "tiny-model, dense, tuned" in text
-    assert "Merged densely, as asked" in text
+    assert "Merged; there was no mask to keep." in text
 
 
-def test_a_smaller_model_is_not_said_to_load_elsewhere(
-    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+def test_smaller_models_and_recovered_adapters_load_as_the_card_says(
+    lors: Lors, write_config: WriteConfig, from_hub: Path, tmp_path: Path
 ) -> None:
-    model = make_model(tmp_path / "whole", num_hidden_layers=3)
-    lors(
-        "prune",
-        write_config(
-            model=str(model),
-            prune={"method": "structured_random", "ratio": 0.5, "keep_first": 1, "keep_last": 1},
-        ),
-    )
-    metadata, text = read(tmp_path / "run/pruned")
-    assert metadata["library_name"] == "lors"
+    pruning = {"method": "structured_random", "ratio": 0.5, "keep_first": 1, "keep_last": 0}
+    config = write_config(model=str(from_hub), prune=pruning, train__method="lora", recover={}, eval=...)
+    lors("run", config)
+    run = tmp_path / "run"
+    metadata, text = read(run / "pruned")
+    assert metadata["library_name"] == "lors"  # plain transformers refuses it
     assert metadata["tags"] == ["lors", "pruned", "structured_random"]
     assert "times smaller, made by `lors prune`" in text
     assert "a ratio of 0.5, from " in text
     assert "## Sparsity" not in text
-    whole = AutoModelForCausalLM.from_pretrained(model)
-    assert example(tmp_path / "run/pruned")["model"].num_parameters() < whole.num_parameters()
+    whole = AutoModelForCausalLM.from_pretrained(from_hub)
+    assert example(run / "pruned")["model"].num_parameters() < whole.num_parameters()
+
+    assert read(run / "adapter")[0]["library_name"] == "lors"
+    example(run / "adapter", THE_MODEL=str(run / "pruned"))
+
+    metadata, text = read(run / "recovered")
+    assert (metadata["library_name"], metadata["base_model_relation"]) == ("peft", "adapter")
+    assert metadata["base_model"] == "owner/tiny-model"
+    assert "3. Recovered:" in text
+    example(run / "recovered", **{"owner/tiny-model": str(from_hub)})
+
+    metadata, text = read(run / "merged")
+    assert (metadata["library_name"], metadata["base_model_relation"]) == ("transformers", "finetune")
+    assert "# tiny-model, dense, tuned" in text
+    assert example(run / "merged")["model"].num_parameters() == whole.num_parameters()
 
 
 def test_a_killed_run_ends_with_the_same_card(
@@ -183,7 +193,7 @@ def test_a_base_with_a_strange_card_is_a_base(dense: Path, tmp_path: Path) -> No
     assert Base.at(tmp_path / "model").metadata == {"language": "en"}
 
 
-def test_the_datasets_of_the_hub_are_named_and_stages_to_come_too() -> None:
+def test_the_datasets_of_the_hub_are_named() -> None:
     shared = {"versions": {"python": "3"}, "input_paths": {}, "digest": "d"}
     dataset = {"path": "owner/texts", "name": "small", "limit": None}
     trained = {
@@ -210,8 +220,6 @@ def test_the_datasets_of_the_hub_are_named_and_stages_to_come_too() -> None:
     rendered = ModelCard(card.render(trained, "model: x"))
     assert rendered.data.to_dict()["datasets"] == ["owner/texts"]
     assert "* training: owner/texts, name small" in rendered.text
-    recovered = {"stage": "recover", "request": {"settings": {}, "inputs": {}}, **shared}
-    assert "1. `lors recover`." in card.render(recovered, "model: x")
 
 
 def test_the_card_of_a_hub_model_is_fetched_if_there_is_one(from_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,14 @@ def test_perplexities_of_two_files_as_scipy_has_it(tmp_path: Path) -> None:
     assert found.different == (by_hand.low > 0 or by_hand.high < 0)
 
 
+def test_items_are_read_alike_however_their_lines_are_written(tmp_path: Path) -> None:
+    one, other = two(tmp_path, FIRST, FIRST)
+    rows = lines(other, "arc_easy")
+    moved = [{"acc": row.pop("acc") == 1.0, "more": '"acc": 7', **row} for row in rows]
+    items.write(other.directory / "eval/items/merged/arc_easy.jsonl.gz", moved)
+    assert compared(one, other)["arc_easy"].numbers == {"p": 1.0, "only_this": 0, "only_best": 0, "items": len(FIRST)}
+
+
 def test_other_documents_or_prompts_are_not_compared(tmp_path: Path) -> None:
     one, other = two(tmp_path)
     changed = lines(other, "arc_easy")
@@ -102,7 +110,9 @@ def test_items_that_do_not_add_up_to_the_result_are_not_used(tmp_path: Path) -> 
         assert "do not add up" in found.reason
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no gzip", gzip.compress(b"{}\n")[:-9], gzip.compress(b"{}\n")])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no gzip", gzip.compress(b"{}\n", mtime=0)[:-9], gzip.compress(b"{}\n", mtime=0)]
+)
 def test_items_that_are_gone_or_damaged_are_named(tmp_path: Path, content: bytes | None) -> None:
     one, other = two(tmp_path)
     path = other.directory / "eval/items/merged/arc_easy.jsonl.gz"
