@@ -17,7 +17,7 @@ from lors_cli.data import builtin
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
 
-CALIBRATED = [name for name in pruning.METHODS if name != "from_mask"]
+CALIBRATED = [name for name, row in pruning.METHODS.items() if name != "from_mask" and not row.structured]
 PATTERNS = [0.5, 0.75, "2:4", "4:8", "1:4", "3:4"]
 
 

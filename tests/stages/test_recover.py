@@ -55,6 +55,19 @@ def check_recovered(dense: Path, run: Path) -> None:
                 assert not named[tensor].index_select(along, gone.nonzero().squeeze(1)).any()
 
 
+def test_a_model_with_bf16_weights_two_shards_and_an_untied_head(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "m", dtype=torch.bfloat16, shard="60KB", tie_word_embeddings=False)
+    assert len(list(model.glob("model-*.safetensors"))) >= 2
+    lors("run", write_config(model=str(model), dtype="auto", prune=TAYLOR, **LORA))
+    run = tmp_path / "run"
+    small = load.load_model(run / "pruned", "auto", torch.device("cpu"))
+    assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), run / "recovered")
+    assert AutoModelForCausalLM.from_pretrained(run / "merged").dtype == torch.bfloat16
+
+
 def test_with_nothing_removed_it_is_lora_bit_for_bit(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     same = {"train__method": "lora", "train__target_modules": ["*"]}
     whole = write_config(train__input=json.loads(write_config().read_text())["model"], prune=..., **same)
