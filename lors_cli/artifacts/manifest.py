@@ -35,6 +35,12 @@ def read(directory: Path) -> dict[str, Any] | None:
     return content
 
 
+def input_digest(directory: Path, name: str) -> str | None:
+    """The digest of the input `name` that `directory` was made from; None where that is not recorded."""
+    found: str | None = (read(directory) or {}).get("request", {}).get("inputs", {}).get(name)
+    return found
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all.
 
@@ -46,6 +52,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file of text, whole or not at all; errors as in `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all.
 
     Raises:
@@ -54,8 +65,8 @@ def write_text(path: Path, text: str) -> None:
     """
     aside = path.with_name(path.name + ".new")
     try:
-        with aside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with aside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

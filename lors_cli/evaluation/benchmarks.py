@@ -54,8 +54,6 @@ def load(section: Eval) -> Benchmarks:
     for key, path in zip(("eval.task_dir", "eval.data_dir"), directories, strict=True):
         if path and not path.is_dir():
             raise request_error(key, "an existing directory", path, "correct the path")
-    if not section.preset and not section.tasks:
-        return Benchmarks()
     return _Loader(section, *directories).load()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts.publish import flush
+from lors_cli.artifacts import manifest
 
 FOLDER = "items"
 PERPLEXITY = "perplexity"
@@ -22,15 +22,17 @@ def folder(model: str, position: int) -> str:
 
 
 def write(path: Path, items: Iterable[dict[str, Any]]) -> None:
-    """Write `items` into the gzipped JSON lines `path`, whole or not at all."""
+    """Write `items` into the gzipped JSON lines `path`, whole or not at all.
+
+    Raises:
+        LorsError: the write failed.
+
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.BytesIO()
     with gzip.GzipFile(fileobj=text, mode="wb", mtime=0) as file:
         file.write("".join(json.dumps(item) + "\n" for item in items).encode())
-    aside = path.with_name(path.name + ".new")
-    aside.write_bytes(text.getvalue())
-    flush(aside)
-    aside.rename(path)
+    manifest.write_bytes(path, text.getvalue())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -44,6 +44,11 @@ def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
     return linears
 
 
+def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """The rows and columns of each linear of the blocks, by its name in the model; errors as in `all_linears`."""
+    return {name: (linear.out_features, linear.in_features) for name, linear in all_linears(model).items()}
+
+
 def by_block(names: list[str]) -> dict[str, list[str]]:
     """Names of linears, grouped by the block that they are in: by what comes up to the first number."""
     blocks: dict[str, list[str]] = {}

@@ -49,8 +49,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     for name, path in models.items():
         structure = common.structure_directory(config, path, earlier)
         skeletons[name] = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
-        load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
-        token_windows(config, section, structure)
+        if token_windows(config, section, structure) is None:  # otherwise it has read the tokenizer
+            load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
         if section.perplexity:
             load.warn_of_length(skeletons[name], section.perplexity.sequence_length, "eval.perplexity.sequence_length")
     output = Path(config.output_dir) / "eval"

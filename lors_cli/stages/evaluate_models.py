@@ -104,8 +104,10 @@ class Evaluation:
             items.write(self.partial / found["items"] / f"{name}.jsonl.gz", values)
 
     def _perplexity(self, name: str, model: Any, path: Path, found: dict[str, Any]) -> None:
+        if "perplexity" in found:
+            return
         tokens = token_windows(self.config, self.section, path)
-        if tokens is None or "perplexity" in found:
+        if tokens is None:
             return
         losses, length = window_losses(model, tokens), tokens.shape[1]
         found["perplexity"] = {**of_losses(losses, length), "token_digest": digest.of_value(tokens.tolist())}

@@ -56,7 +56,9 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     else:
         method = adapter_file.read_config(adapter, key)["method"]
         if "prune" not in earlier or recovered:
-            _check_belongs(adapter, pruned, _shapes(config, pruned), key)
+            _check_belongs(
+                adapter, pruned, linears.shapes(load.skeleton(pruned, trust_remote_code=config.trust_remote_code)), key
+            )
     _check_zeros_kept(section, method)
 
     output = Path(config.output_dir) / "merged"
@@ -79,8 +81,8 @@ def _check_belongs(adapter: Path, pruned: Path, shapes: dict[str, tuple[int, int
         f"an adapter trained for {pruned}",
         "set merge.input to the model that the adapter was trained for",
     )
-    made = manifest.read(adapter) or {}
-    recorded = made.get("request", {}).get("inputs", {}).get("model" if made.get("stage") == "recover" else "pruned")
+    recovered = (manifest.read(adapter) or {}).get("stage") == "recover"
+    recorded = manifest.input_digest(adapter, "model" if recovered else "pruned")
     if recorded and recorded != verified_digest(pruned):
         raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
     for module, named in content.modules.items():
@@ -110,14 +112,8 @@ def _check_zeros_kept(section: Merge, method: str) -> None:
         )
 
 
-def _shapes(config: Config, directory: Path) -> dict[str, tuple[int, int]]:
-    """The shape of each linear of the blocks."""
-    found = linears.all_linears(load.skeleton(directory, trust_remote_code=config.trust_remote_code))
-    return {name: (linear.out_features, linear.in_features) for name, linear in found.items()}
-
-
 def _merge(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> dict[str, Any]:
-    shapes = _shapes(config, pruned)
+    shapes = linears.shapes(load.skeleton(pruned, trust_remote_code=config.trust_remote_code))
     _check_belongs(adapter, pruned, shapes, "merge.adapter")  # again, because an earlier stage may have made them
     names = set(shapes)
     content = adapter_file.load(adapter, "merge.adapter")

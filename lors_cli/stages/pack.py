@@ -86,7 +86,7 @@ def unpack(directory: Path, output: Path, *, force: bool = False) -> None:
         _copy_others(directory, partial, {path.name for path in files} | {manifest.NAME, ORIGIN})
         if (directory / ORIGIN).is_file():
             shutil.copyfile(directory / ORIGIN, partial / manifest.NAME)
-        recorded = (manifest.read(directory) or {}).get("request", {}).get("inputs", {}).get("model")
+        recorded = manifest.input_digest(directory, "model")
         if digest.of_directory(partial) != recorded:
             raise LorsError(
                 f"{directory} is damaged: a file is missing or was changed since it was packed; copy it again"

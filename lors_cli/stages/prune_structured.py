@@ -6,6 +6,7 @@ memory.
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lors_cli.models import linears, load, source, structure
 from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure
 from lors_cli.pruning import structured
 from lors_cli.stages import common, inspect
-from lors_cli.stages.job import Job, verified_digest
+from lors_cli.stages.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def prepare(config: Config, section: Prune) -> Job:
         if processes.rank() > 0:
             return {}  # there is too little to share
         kept = _choose(config, section, sizes, plan, directory, tokens, device)
-        found = Structure(sizes, kept, verified_digest(directory), plan.before)
+        found = Structure(sizes, kept, job.digests["model"], plan.before)
         _write(directory, partial, found, skeleton.dtype)
         facts = inspect.inspect_model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", plan.summary())
@@ -65,7 +66,7 @@ def prepare(config: Config, section: Prune) -> Job:
         return {**measured, "parameters": {"before": plan.before, "after": plan.after}, "reduction": plan.reduction}
 
     calibration = section.calibration
-    return Job(
+    job = Job(
         stage="prune",
         output=output,
         inputs={"model": directory},
@@ -79,14 +80,19 @@ def prepare(config: Config, section: Prune) -> Job:
         plan=[f"{section.method}: {plan.summary()}"],
         report=lambda: console.result(str(output)),
     )
+    return job
 
 
+@dataclass(frozen=True)
 class _Plan:
-    """How many parts each block keeps, and the parameters before and after."""
+    """Which of how many blocks are pruned, how many parts each keeps, and the parameters before and after."""
 
-    def __init__(self, whole: range, count: int, groups: int, channels: int, before: int, after: int) -> None:
-        self.middle, self.blocks, self.groups, self.channels = whole, count, groups, channels
-        self.before, self.after = before, after
+    middle: range
+    blocks: int
+    groups: int
+    channels: int
+    before: int
+    after: int
 
     @classmethod
     def of(cls, section: Prune, skeleton: PreTrainedModel, sizes: Sizes) -> "_Plan":
@@ -97,7 +103,8 @@ class _Plan:
 
         """
         ratio = section.ratio or 0.0
-        count = len(linears.find_blocks(skeleton)[1])
+        prefix, blocks = linears.find_blocks(skeleton)
+        count = len(blocks)
         middle = range(section.keep_first, count - section.keep_last)
         if not middle:
             got = f"{section.keep_first} and {section.keep_last} of {count} blocks kept whole"
@@ -106,10 +113,10 @@ class _Plan:
         channels = sizes.channels - structured.removed(sizes.channels, ratio)
         before = sum(parameter.numel() for parameter in skeleton.parameters())
         sample = Structure(sizes, [Kept(list(range(groups)), list(range(channels)))], "", 0)
-        prefix, blocks = linears.find_blocks(skeleton)
-        gone = 0
-        for name, parameter in blocks[middle.start].named_parameters():
-            gone += parameter.numel() - sample.cut(f"{prefix}.0.{name}", parameter).numel()
+        gone = sum(
+            parameter.numel() - sample.cut(f"{prefix}.0.{name}", parameter).numel()
+            for name, parameter in blocks[middle.start].named_parameters()
+        )
         return cls(middle, count, groups, channels, before, before - gone * len(middle))
 
     @property

@@ -62,17 +62,14 @@ def _recover(
     config: Config, original: Path, pruned: Path, adapter: Path, digests: dict[str, str], partial: Path
 ) -> dict[str, Any]:
     content = adapter_file.load(adapter, "recover.adapter")
-    trained_for = (manifest.read(adapter) or {}).get("request", {}).get("inputs", {}).get("pruned")
+    trained_for = manifest.input_digest(adapter, "pruned")
     if trained_for and trained_for != digests["pruned"]:
         raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
     found = structure.read(pruned)
-    made_from = (
-        found.original if found else (manifest.read(pruned) or {}).get("request", {}).get("inputs", {}).get("model")
-    )
+    made_from = found.original if found else manifest.input_digest(pruned, "model")
     if made_from and made_from != digests["model"]:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
-    skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)
-    shapes = {name: (one.out_features, one.in_features) for name, one in linears.all_linears(skeleton).items()}
+    shapes = linears.shapes(load.skeleton(original, trust_remote_code=config.trust_remote_code))
     if found:
         content.modules = {
             module: _scattered(found, module, named, shapes.get(module)) for module, named in content.modules.items()

@@ -100,9 +100,9 @@ def _teacher(config: Config, section: Train, skeleton: Any) -> tuple[Path | None
 
 def _targets(skeleton: Any, section: Train) -> list[str]:
     """The linears that may be adapted, each checked to be large enough for the rank."""
-    found = linears.all_linears(skeleton)
-    names = linears.select(list(found), section.target_modules, "train.target_modules")
-    sizes = {name: (found[name].out_features, found[name].in_features) for name in names}
+    shapes = linears.shapes(skeleton)
+    names = linears.select(list(shapes), section.target_modules, "train.target_modules")
+    sizes = {name: shapes[name] for name in names}
     for name in sorted(names, key=lambda name: min(sizes[name])):  # the tightest is named first
         if reason := _misfit(section, sizes[name], section.rank):
             largest = min(min(size) for size in sizes.values())

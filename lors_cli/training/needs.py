@@ -43,8 +43,8 @@ class Needs:
         sharded: bool = False,
     ) -> "Needs":
         """Those of adapting the linears `names` of the (skeleton) model, learning from a (skeleton) teacher if any."""
-        found = linears.all_linears(skeleton)
-        sizes = [(found[name].out_features, found[name].in_features) for name in names]
+        found = linears.shapes(skeleton)
+        sizes = [found[name] for name in names]
         trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
         adapted = sum(map(math.prod, sizes)) * load.DTYPES[dtype].itemsize
         weights = load.weight_bytes(skeleton, dtype)

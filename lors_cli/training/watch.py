@@ -36,13 +36,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self, trainer: AdapterTrainer, log_file: Path, keep_best: bool, advance: Callable[[str], None], stop: Stop
     ) -> None:
-        self.trainer, self.log_file, self.keep_best, self.advance, self.stop = (
-            trainer,
-            log_file,
-            keep_best,
-            advance,
-            stop,
-        )
+        self.trainer, self.log_file, self.keep_best = trainer, log_file, keep_best
+        self.advance, self.stop = advance, stop
         self.losses: dict[str, float] = {}
         self.started, self.tokens_before = time.monotonic(), 0
 
