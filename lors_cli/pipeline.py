@@ -33,14 +33,15 @@ log = logging.getLogger(__name__)
 # The settings that decide how much memory a stage needs.
 LESS_MEMORY = {
     "prune": "prune.calibration.samples or sequence_length, or set prune.states: disk",
+    "align": "align.micro_batch_size or sequence_length, or set align.gradient_checkpointing: true",
     "train": "train.micro_batch_size or sequence_length, or set train.merge_cache: off, gradient_checkpointing: true"
-    " or base: packed",
+    " or base: packed (lora: nf4)",
     "merge": "what else runs on the machine (a merge holds one shard of the model)",
     "eval": "eval.batch_size or eval.perplexity.sequence_length",
 }
 # What Gloo, NCCL and the store say when a process does not answer any more.
 LOST = ("onnection closed", "onnection reset", "onnection refused", "roken pipe", "imed out", "NCCL", "onnectFullMesh")
-SHARED = {"prune", "train", "eval"}  # stages that several processes do together
+SHARED = {"prune", "align", "train", "eval"}  # stages that several processes do together
 REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
 
 

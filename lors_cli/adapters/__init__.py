@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 
 from lors_cli.adapters.base import Adapter, LowRankAdapter
+from lors_cli.adapters.full import Full
 from lors_cli.adapters.lora import LoRA
 from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.lors_listing import LoRSListing
@@ -20,6 +21,7 @@ __all__ = [
     "SPP",
     "SQFT",
     "Adapter",
+    "Full",
     "LoRA",
     "LoRS",
     "LowRankAdapter",
@@ -57,6 +59,11 @@ class Method:
         """Whether the update is a low-rank product, so that lora_A can start from data."""
         return issubclass(self.adapter, LowRankAdapter)
 
+    @property
+    def has_rank(self) -> bool:
+        """Whether a rank decides on the size of the update."""
+        return self.adapter.shapes(2, 2, 1) != self.adapter.shapes(2, 2, 2)
+
 
 METHODS = {
     "lors": Method(
@@ -86,5 +93,12 @@ METHODS = {
         equation="Y = X W^T + s (X A^T) B^T; merged densely, or masked only at the merge (LoRA*)",
         paper="Hu et al. 2021, arXiv 2106.09685",
         peft_type="LORA",
+    ),
+    "full": Method(
+        formulations={"masked": Full},
+        keeps_zeros=True,
+        equation="W' = W + D * M, D (R, C) trained as a whole: no low-rank product, the upper baseline",
+        paper="masked fine-tuning of every weight",
+        peft_type="FULL",
     ),
 }

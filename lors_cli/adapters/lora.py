@@ -14,6 +14,7 @@ class LoRA(LowRankAdapter):
     """The low-rank update as its own path beside the frozen linear."""
 
     options = frozenset({"dropout"})
+    bases = ("dense", "nf4")
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""

@@ -42,7 +42,8 @@ class LoRS(LowRankAdapter):
 
     """
 
-    options = frozenset({"base", "merge_cache", "merge_rounding"})
+    options = frozenset({"merge_cache", "merge_rounding"})
+    bases = ("dense", "packed")
     rounding_seed: Tensor | None
     slot: merge_cache.Slot | None = None  # where the merged weight is kept between uses
 

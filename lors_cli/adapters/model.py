@@ -72,12 +72,14 @@ def attach(
     kind = _formulation(method, formulation)
     for option, argument, value in (
         ("dropout", "dropout", dropout),
-        ("base", "packed", packed),
         ("adapter_checkpointing", "checkpoint", checkpoint),
         ("merge_rounding", "stochastic", stochastic),
     ):
         if value and option not in kind.options:
             raise ValueError(f"{argument}={value!r}: {method} ({kind.__name__}) has no such option; leave it out")
+    base = "packed" if packed else "dense"
+    if base not in kind.bases:
+        raise ValueError(f"packed=True: {method} ({kind.__name__}) has no such option; leave it out")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
@@ -85,7 +87,7 @@ def attach(
     names = _targets(model, kind, rank, target_modules, packed=packed)
     options = {"stochastic": True} if stochastic else {}
     attached = replace_linears(
-        model, names, kind, packed=packed, rank=rank, alpha=alpha, dropout=dropout, checkpoint=checkpoint, **options
+        model, names, kind, base=base, rank=rank, alpha=alpha, dropout=dropout, checkpoint=checkpoint, **options
     )
     Settings(method, rank, alpha, dropout).keep_in(model)
     if stochastic:
@@ -200,7 +202,7 @@ def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
     kind = (content.method, content.rank, content.alpha)
     if settings and kind != (settings.method, settings.rank, settings.alpha):
         raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {kind} in {path}")
-    modules: Mapping[str, Any] = find(model)[2] if settings else linears.all_linears(core)
+    modules: Mapping[str, Any] = find(model)[2] if settings else linears.all_linears(core, asked=content.modules)
     wrong = misfits(content.method, content.rank, content.modules, modules)
     if settings:
         wrong += [f"it has nothing for {name}" for name in modules if name not in content.modules]
@@ -237,7 +239,7 @@ def _targets(
     _check_plain(model)
     if isinstance(target_modules, str) or target_modules == []:
         raise ValueError(f"target_modules: a list of names or globs (['*'] for all), got {target_modules!r}")
-    found = linears.all_linears(model)
+    found = linears.all_linears(model, asked=target_modules or ())
     with _as_value_error():
         names = linears.select(list(found), target_modules, "target_modules")
     if target_modules is None or packed:

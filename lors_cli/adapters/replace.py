@@ -5,11 +5,14 @@ from typing import Any
 from torch import nn
 
 from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.packed_linear import PackedLinear
+
+BASES: dict[str, Any] = {"packed": PackedLinear, "nf4": nf4_linear}
 
 
 def replace_linears(
-    model: nn.Module, names: list[str], adapter: type[Adapter], *, packed: bool = False, **options: Any
+    model: nn.Module, names: list[str], adapter: type[Adapter], *, base: str = "dense", **options: Any
 ) -> dict[str, Adapter]:
     """Replace each linear of `names` in `model` by an `adapter` around it.
 
@@ -17,7 +20,8 @@ def replace_linears(
         model: its linears give their weights up one by one, so that packing needs little memory more.
         names: of linears in it.
         adapter: a formulation of a method.
-        packed: keep the weights without their zeros; for adapters that have the option "base".
+        base: the form of the frozen weights, one of the adapter's `bases`: as they are ("dense"), without their zeros
+            ("packed"), or in 4 bits ("nf4").
         options: of the adapter: rank, alpha, ...
 
     Returns:
@@ -30,8 +34,8 @@ def replace_linears(
         linear = model.get_submodule(name)
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"{name} is a {type(linear).__name__}, not a linear")
-        if packed and "base" not in adapter.options:
-            raise ValueError(f"an adapter that multiplies with packed weights, got {adapter.__name__}")
-        attached[name] = adapter(PackedLinear(linear) if packed else linear, **options)  # type: ignore[arg-type]
+        if base not in adapter.bases:
+            raise ValueError(f"an adapter that multiplies with {base} weights, got {adapter.__name__}")
+        attached[name] = adapter(BASES[base](linear) if base in BASES else linear, **options)
         model.set_submodule(name, attached[name])
     return attached

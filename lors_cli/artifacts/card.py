@@ -97,6 +97,7 @@ class _Model(_Made):
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
         self.sparse = content.get("pattern") not in (None, "dense")
+        self.trained = any(step["stage"] in ("align", "train", "merge") for step in self.steps)
 
     def kind(self) -> str:
         """Such as "50% sparse (2:4)"."""
@@ -111,10 +112,9 @@ class _Model(_Made):
         patterns = [self.content["pattern"]] if self.sparse and ":" in self.content["pattern"] else []
         # the hub's relations are adapter, finetune, merge (of several models) and quantized: a model that was only
         # pruned has none of them
-        trained = any(step["stage"] in ("train", "merge") for step in self.steps)
         return ModelCardData(
             base_model=self.base.hub_id,
-            base_model_relation="finetune" if self.base.hub_id and trained else None,
+            base_model_relation="finetune" if self.base.hub_id and self.trained else None,
             library_name="transformers" if self.reduction == 1 else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, *kinds, *methods, *patterns],
@@ -124,8 +124,7 @@ class _Model(_Made):
 
     def title(self) -> str:
         """The heading."""
-        tuned = any(step["stage"] in ("train", "merge") for step in self.steps)
-        return f"{self.name}, {self.kind()}{', tuned' if tuned else ''}"
+        return f"{self.name}, {self.kind()}{', tuned' if self.trained else ''}"
 
     def introduction(self) -> str:
         """What it is."""
@@ -213,12 +212,13 @@ def _step(step: dict[str, Any]) -> str:
             before, after = step["parameters"]["before"], step["parameters"]["after"]
             goal = f"a ratio of {settings['ratio']:g}, from {before:,} to {after:,} parameters"
         return f"Pruned with {settings['method']} to {goal}{extras}: `{row.equation}` ({row.paper})."
-    if step["stage"] == "train":
+    if step["stage"] in ("align", "train"):
         method = adapters.METHODS[settings["method"]]
+        rank = f", rank {settings['rank']}, alpha {settings['alpha']:g}, init {step['init']}" if method.has_rank else ""
+        verb = "Aligned" if step["stage"] == "align" else "Trained"
         return (
-            f"Trained with {settings['method']}, rank {settings['rank']}, alpha {settings['alpha']:g}, init"
-            f" {step['init']}, learning rate {settings['learning_rate']:g}: {step['steps']} steps, {step['tokens']:,}"
-            f" tokens, {step['trainable_parameters']:,} parameters in {step['linears']} linears."
+            f"{verb} with {settings['method']}{rank}, learning rate {settings['learning_rate']:g}: {step['steps']} steps,"
+            f" {step['tokens']:,} tokens, {step['trainable_parameters']:,} parameters in {step['linears']} linears."
             f" `{method.equation}` ({method.paper})."
         )
     if step["stage"] == "merge":

@@ -137,7 +137,7 @@ class Subject:
             kind = METHODS[variant.method].formulations[variant.formulation or ""]
             options = {"rank": setting.rank, "alpha": setting.rank, **variant.options}
             self.adapters = replace_linears(
-                self.model, names(base, setting.scope), kind, packed=variant.packed, **options
+                self.model, names(base, setting.scope), kind, base="packed" if variant.packed else "dense", **options
             )
             with torch.no_grad():
                 for adapter in self.adapters.values():

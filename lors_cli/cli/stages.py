@@ -8,6 +8,7 @@ import typer
 
 from lors_cli import console
 from lors_cli.cli.options import Config, Debug, DryRun, Force, Overrides, Quiet, Verbose, app, reporting
+from lors_cli.stages import STAGES
 
 
 def _stage_command(name: str, stages: Callable[[object], list[str]], summary: str) -> None:
@@ -34,18 +35,18 @@ def _stage_command(name: str, stages: Callable[[object], list[str]], summary: st
 
 def _present(config: object) -> list[str]:
     """The stages that the config has a section for, in order."""
-    present = [name for name in ("prune", "train", "recover", "merge", "eval") if getattr(config, name) is not None]
+    present = [name for name in STAGES if getattr(config, name) is not None]
     if not present:
         from lors_cli.errors import request_error
 
-        raise request_error(
-            "CONFIG", "at least one of prune:, train:, recover:, merge:, eval:", "none", "add a section"
-        )
+        expected = f"at least one of {', '.join(f'{name}:' for name in STAGES)}"
+        raise request_error("CONFIG", expected, "none", "add a section")
     return present
 
 
 _stage_command("run", _present, "All stages of the file, in order; finished ones are skipped.")
 _stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
+_stage_command("align", lambda _: ["align"], "Pruned model -> <output_dir>/aligned, trained on general text.")
 _stage_command("train", lambda _: ["train"], "Pruned model -> <output_dir>/adapter.")
 _stage_command(
     "recover", lambda _: ["recover"], "Adapter of a pruned model -> <output_dir>/recovered, for the original."

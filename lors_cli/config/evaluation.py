@@ -48,7 +48,8 @@ class Eval(Section):
     """any of these models -> <output_dir>/eval"""
 
     models: Annotated[list[str], Field(min_length=1)] = Field(
-        ["dense", "pruned", "merged"], description="these names, or any model; dense is measured first"
+        ["dense", "pruned", "merged"],
+        description="dense (the first), pruned, aligned, tuned (pruned, with its adapter), merged, or any model",
     )
     perplexity: Perplexity | None = Field(None, description="left out: not measured")
     preset: Annotated[str, one_of("preset", list(PRESETS))] | None = Field(

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lors_cli.config.fields import Dataset
-from lors_cli.config.schema import Config, TrainingDataset
+from lors_cli.config.schema import Config, Train, TrainingDataset
 
 HEAD = """# Every key of a config file
 
@@ -31,8 +31,12 @@ def _tables(prefix: str, model: type[BaseModel]) -> Iterator[str]:
     yield f"## {prefix.rstrip('.') or 'Top level'}\n"
     if prefix and model.__doc__:
         yield f"{model.__doc__}\n"
+    fields = model.model_fields
+    if issubclass(model, Train) and model is not Train:
+        yield "The keys of `train`, apart from:\n"
+        fields = {name: fields[name] for name in model.__annotations__}
     yield "| key | type | default | meaning |\n|---|---|---|---|"
-    for name, field in model.model_fields.items():
+    for name, field in fields.items():
         nested = _nested(field)
         if nested and not issubclass(nested, Dataset):
             subsections.append((f"{prefix}{name}.", nested))

@@ -35,7 +35,6 @@ class Distill(Section):
 OPTIONS = {
     "dropout": (0.0, "computes with a merged weight and has no path to drop"),
     "adapter_checkpointing": (False, "saves nothing that it could recompute"),
-    "base": ("dense", "needs the weight as a matrix"),
     "merge_cache": ("off", "keeps no merged weight"),
     "merge_rounding": ("nearest", "does not round a merged weight of its own"),
 }
@@ -44,7 +43,7 @@ OPTIONS = {
 class Train(Section):
     """pruned model -> <output_dir>/adapter"""
 
-    input: str | None = Field(None, description="a pruned model; <output_dir>/pruned if left out")
+    input: str | None = Field(None, description="a pruned model; what the stage before made if left out")
     method: Annotated[str, one_of("adapter method", list(adapters.METHODS))] = Field(
         description=", ".join(adapters.METHODS)
     )
@@ -59,8 +58,9 @@ class Train(Section):
         None, description="of lora_A; gradient for lors, random for the others if left out"
     )
     init_steps: Count = Field(1, description="how many optimiser steps' samples a start from data looks at")
-    base: Literal["dense", "packed"] = Field(
-        "dense", description="lors: how frozen weights are kept in memory; packed: without their zeros"
+    base: Literal["dense", "packed", "nf4"] = Field(
+        "dense",
+        description="of frozen weights in memory; lors: packed, without their zeros; lora: nf4, in 4 bits (QLoRA)",
     )
     merge_cache: Literal["auto", "off", "full"] = Field(
         "auto", description="lors: keep merged weights within an optimiser step; auto: those that fit free memory"
@@ -125,6 +125,9 @@ class Train(Section):
         for option, (none, reason) in OPTIONS.items():
             if getattr(self, option) not in (none, "auto") and option not in self.adapter.options:
                 raise ValueError(f"{option}: {none}, because {self.method} ({self.adapter.__name__}) {reason}")
+        if self.base not in self.adapter.bases:
+            having = ", ".join(name for name, row in adapters.METHODS.items() if self.base in row.adapter.bases)
+            raise ValueError(f"base: {' or '.join(self.adapter.bases)} with {self.method}; {self.base} is for {having}")
         if self.resolved_init != "random" and not method.low_rank:
             raise ValueError(f"init: random, because {self.method} is no low-rank product")
         if sum(map(bool, (self.epochs, self.max_steps, self.max_tokens))) > 1:
@@ -164,6 +167,14 @@ class Train(Section):
         return self.init or ("gradient" if self.method == "lors" else "random")
 
 
+class Align(Train):
+    """pruned model -> <output_dir>/aligned: continual pre-training before the adapters, merged at once (LoRAM)"""
+
+    method: Annotated[str, one_of("adapter method", list(adapters.METHODS))] = Field(
+        "full", description="full: every weight of the linears; or low-rank: lors, sqft, for structured models lora"
+    )
+
+
 class Recover(Section):
     """adapter of a pruned model -> <output_dir>/recovered, an adapter of the original (LoRAM)"""
 
@@ -190,12 +201,13 @@ class Config(Section):
     """One experiment."""
 
     model: str = Field(description="hub id, local HF directory, .gguf file, or the built-in smollm2-135m")
-    output_dir: PathText = Field(description="the directories pruned, adapter, merged and eval appear in it")
+    output_dir: PathText = Field(description="the stages' directories, from pruned to eval, appear in it")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of sampling, initialisation, dropout and order")
     dtype: Dtype = Field("auto", description="of the weights, in work and on disk; auto: as they are stored")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     trust_remote_code: bool = Field(False, description="run code that a model directory brings")
     prune: Prune | None = None
+    align: Align | None = None
     train: Train | None = None
     recover: Recover | None = None
     merge: Merge | None = None

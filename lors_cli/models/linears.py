@@ -1,6 +1,8 @@
 """The decoder blocks of a causal language model and the linears in them, found by structure, not by name."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -26,8 +28,14 @@ def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
 
 
-def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linears of all blocks, by their name in the model. Embeddings and the head are not among them.
+def head(model: Any) -> dict[str, nn.Linear]:
+    """The linear that makes logits, by its name in the model; empty if there is none."""
+    found = model.get_output_embeddings()
+    return {name: module for name, module in model.named_modules() if module is found and isinstance(found, nn.Linear)}
+
+
+def all_linears(model: nn.Module, *, asked: Iterable[str] = ()) -> dict[str, nn.Linear]:
+    """The linears of all blocks, by their name in the model; and the head, if its name is among those `asked` for.
 
     Raises:
         LorsError: the blocks hold none.
@@ -41,12 +49,12 @@ def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
     }
     if not linears:
         raise LorsError(f"the blocks of {type(model).__name__} hold no nn.Linear: this architecture is not supported")
-    return linears
+    return linears | {name: linear for name, linear in head(model).items() if name in asked}
 
 
-def shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """The rows and columns of each linear of the blocks, by its name in the model; errors as in `all_linears`."""
-    return {name: (linear.out_features, linear.in_features) for name, linear in all_linears(model).items()}
+def shapes(model: nn.Module, *, asked: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
+    """The rows and columns of the linears that `all_linears` finds, by their names; errors as there."""
+    return {name: (linear.out_features, linear.in_features) for name, linear in all_linears(model, asked=asked).items()}
 
 
 def by_block(names: list[str]) -> dict[str, list[str]]:

@@ -189,3 +189,10 @@ def shrink(model: Any, structure: Structure) -> None:
             for kind, tensor in tensors.items():
                 setattr(smaller, kind, nn.Parameter(tensor, requires_grad=False))
             block.set_submodule(place, smaller)
+    model.lors_structure = structure
+
+
+def of(model: Any) -> Structure | None:
+    """The structure that `shrink` gave a model, None for a whole one."""
+    found: Structure | None = getattr(model, "lors_structure", None)
+    return found

@@ -3,4 +3,11 @@
 They are imported when they run: the libraries of one stage would cost another seconds.
 """
 
-STAGES = {"prune": "prune", "train": "train", "recover": "recover", "merge": "merge", "eval": "evaluate"}
+STAGES = {
+    "prune": "prune",
+    "align": "align",
+    "train": "train",
+    "recover": "recover",
+    "merge": "merge",
+    "eval": "evaluate",
+}

@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 # Where inputs come from (they count by their content), where things are kept, how a run is watched, what only decides
 # whether it can go on, and how a sum is split up: a run may go on on more processes or with smaller micro-batches.
 NOT_OF_THE_RESULT = {
-    *("input", "mask", "states", "base", "merge_cache", "report_to", "logging_steps", "save_steps", "keep_checkpoints"),
+    *("input", "mask", "states", "merge_cache", "report_to", "logging_steps", "save_steps", "keep_checkpoints"),
     *("repeat", "parallel", "micro_batch_size", "gradient_checkpointing", "chunked_loss"),
 }
+EXACT_BASES = ("dense", "packed")  # forms of the frozen weights that are the same numbers
 
 T = TypeVar("T", bound=Section)
 
@@ -43,11 +44,14 @@ def section(config: Config, name: str, found: T | None) -> T:
 
 def settings(config: Config, part: Section) -> dict[str, Any]:
     """The settings that determine a stage's result, apart from its inputs."""
-    return {"seed": config.seed, "dtype": config.dtype, **part.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)}
+    found = part.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
+    if found.get("base") in EXACT_BASES:
+        del found["base"]
+    return {"seed": config.seed, "dtype": config.dtype, **found}
 
 
 def pruned_directory(config: Config, name: str, own: str | None, earlier: list[str]) -> Path:
-    """The pruned model that a stage reads: its own input, else train's, else what prune wrote or will write.
+    """The pruned model that a stage reads: its own input, else train's, else what align or prune wrote or will write.
 
     Raises:
         RequestError: it is missing and no stage of this run makes it.
@@ -55,8 +59,12 @@ def pruned_directory(config: Config, name: str, own: str | None, earlier: list[s
     """
     if own:
         return source.resolve(own, f"{name}.input")
-    if name != "train" and config.train and config.train.input:
+    if name in ("recover", "merge") and config.train and config.train.input:
         return source.resolve(config.train.input, "train.input")
+    if config.align and name in ("train", "recover", "merge"):
+        return previous(config, "aligned", "align", f"{name}.input", earlier)
+    if name == "eval" and (found := (config.align or config.train)) and found.input:
+        return source.resolve(found.input, f"{'align' if config.align else 'train'}.input")
     return previous(config, "pruned", "prune", "eval.models" if name == "eval" else f"{name}.input", earlier)
 
 
@@ -84,6 +92,8 @@ def structure_directory(config: Config, directory: Path, earlier: list[str]) -> 
     output = Path(config.output_dir)
     if directory == output / "merged" and "merge" in earlier:
         directory = pruned_directory(config, "merge", config.merge.input if config.merge else None, earlier)
+    if directory == output / "aligned" and "align" in earlier:
+        directory = pruned_directory(config, "align", config.align.input if config.align else None, earlier)
     if directory == output / "pruned" and "prune" in earlier:
         return source.resolve((config.prune.input if config.prune else None) or config.model)
     return directory
@@ -115,6 +125,8 @@ def calibration_tokens(config: Config, calibration: Calibration, directory: Path
 
 def is_structured(config: Config, pruned: Path, earlier: list[str]) -> bool:
     """Whether the pruned model is smaller than the original, or will be, if a stage of this run makes it."""
+    if pruned == Path(config.output_dir) / "aligned" and "align" in earlier:
+        pruned = pruned_directory(config, "align", config.align.input if config.align else None, earlier)
     if "prune" in earlier and config.prune and pruned == Path(config.output_dir) / "pruned":
         return pruning.METHODS[config.prune.method].structured
     return structure.read(pruned) is not None

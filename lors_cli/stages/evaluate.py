@@ -16,6 +16,8 @@ from lors_cli.stages.job import Job
 
 log = logging.getLogger(__name__)
 
+# Which directory a name in eval.models stands for, and the stage that makes it.
+MADE_BY = {"aligned": ("aligned", "align"), "tuned": ("adapter", "train"), "merged": ("merged", "merge")}
 # How it is measured, which may change before an interrupted evaluation goes on.
 NOT_OF_THE_RESULT = ("batch_size", "offline", "allow_code_execution")
 
@@ -45,9 +47,10 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     if problems:
         raise RequestError(*problems)
     device = load.pick_device(config.device)
+    weights = {"tuned": _tuned_weights(config, earlier)} if "tuned" in models else {}
     skeletons = {}
     for name, path in models.items():
-        structure = common.structure_directory(config, path, earlier)
+        structure = common.structure_directory(config, weights.setdefault(name, path), earlier)
         skeletons[name] = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
         if token_windows(config, section, structure) is None:  # otherwise it has read the tokenizer
             load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
@@ -63,7 +66,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         inputs=models,
         settings={**settings, "perplexity_source": data, "task_files": asked.digests if asked else {}},
         config=config,
-        work=lambda partial: Evaluation(config, section, models, asked, device, partial).run(job.digests),
+        work=lambda partial: Evaluation(config, section, models, weights, asked, device, partial).run(job.digests),
         report=lambda: console.result((output / "results.md").read_text().strip()),
         plan=[
             f"{', '.join(models)}, one at a time",
@@ -75,8 +78,16 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     return job
 
 
+def _tuned_weights(config: Config, earlier: list[str]) -> Path:
+    """The model that the adapter of eval.models' "tuned" was trained on."""
+    return common.pruned_directory(config, "train", config.train.input if config.train else None, earlier)
+
+
 def _check_backend(section: Eval) -> None:
     if section.backend == "vllm":
+        if "tuned" in section.models:
+            remedy = "merge it, or backend: transformers"
+            raise request_error("eval.models", "whole models for vllm", "tuned", remedy)
         if importlib.util.find_spec("vllm") is None:
             remedy = "pip install 'lm-eval[vllm]', or backend: transformers"
             raise request_error("eval.backend", "a backend that is installed", "vllm", remedy)
@@ -113,6 +124,7 @@ def directory(config: Config, name: str, earlier: list[str]) -> Path:
         return source.resolve(config.model)
     if name == "pruned":
         return common.pruned_directory(config, "eval", None, earlier)
-    if name == "merged":
-        return common.previous(config, "merged", "merge", "eval.models", earlier)
+    if name in MADE_BY:
+        place, stage = MADE_BY[name]
+        return common.previous(config, place, stage, "eval.models", earlier)
     return source.resolve(name, "eval.models")

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 
 from lors_cli import console, processes
+from lors_cli.adapters import load_adapter
 from lors_cli.artifacts import digest, manifest
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
 from lors_cli.data import windows
+from lors_cli.errors import request_error
 from lors_cli.evaluation import items, table
 from lors_cli.evaluation.perplexity import of_losses, window_losses
 from lors_cli.models import load
 from lors_cli.stages import inspect
+from lors_cli.stages.job import verified_digest
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +50,20 @@ class Evaluation:
         config: Config,
         section: Eval,
         models: dict[str, Path],
+        weights: dict[str, Path],
         benchmarks: Any,
         device: torch.device,
         partial: Path,
     ) -> None:
-        self.config, self.section, self.models, self.benchmarks = config, section, models, benchmarks
+        self.config, self.section, self.benchmarks = config, section, benchmarks
+        self.models, self.weights = models, weights
         self.device, self.partial, self.progress = device, partial, scratch(partial) / PROGRESS
         found = json.loads(self.progress.read_text()) if self.progress.is_file() else {}
         self.done: dict[str, Any] = processes.agree(found)
 
     def run(self, digests: dict[str, str]) -> dict[str, Any]:
         """Measure what is missing and write the results; facts for the manifest."""
-        for position, (name, path) in enumerate(self.models.items()):
+        for position, (name, path) in enumerate(self.weights.items()):
             found = self.done.setdefault(name, {"items": items.folder(name, position), "asked_tasks": {}})
             if found.get("complete"):
                 log.info("eval: %s was measured before the interruption", name)
@@ -68,6 +73,8 @@ class Evaluation:
             model = None
             if self._left(found, "transformers"):
                 model = load.load_model(path, self.config.dtype, self.device, trust_remote_code=trust)
+                if self.models[name] != path:
+                    _attach(model, path, self.models[name])
             self._perplexity(name, model, path, found)
             if self.section.backend == "vllm":
                 del model
@@ -166,7 +173,7 @@ class Evaluation:
         if config.dtype == "auto":
             kinds = {
                 name: load.skeleton(path, trust_remote_code=config.trust_remote_code).config.dtype
-                for name, path in self.models.items()
+                for name, path in self.weights.items()
             }
             recorded["dtype"] = {name: str(kind).removeprefix("torch.") for name, kind in kinds.items()}
         if section.perplexity:
@@ -177,3 +184,17 @@ class Evaluation:
             }
         asked = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "backend"})
         return {**recorded, **asked}
+
+
+def _attach(model: Any, path: Path, adapter: Path) -> None:
+    """Give the model in `path` its adapter, as it was in training.
+
+    Raises:
+        RequestError: the adapter was trained for another model.
+
+    """
+    trained_for = manifest.input_digest(adapter, "pruned")
+    if trained_for and trained_for != verified_digest(path):
+        got = f"{adapter}, trained for another model than {path}"
+        raise request_error("eval.models", "an adapter and its model", got, "set train.input to its model")
+    load_adapter(model, adapter).eval()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lors_cli import console
 from lors_cli.adapters import METHODS, Adapter
@@ -18,7 +19,7 @@ from lors_cli.artifacts import adapter_file, manifest, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import linears, load, source
+from lors_cli.models import linears, load, source, untie
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
 from lors_cli.stages import common, inspect
@@ -56,9 +57,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     else:
         method = adapter_file.read_config(adapter, key)["method"]
         if "prune" not in earlier or recovered:
-            _check_belongs(
-                adapter, pruned, linears.shapes(load.skeleton(pruned, trust_remote_code=config.trust_remote_code)), key
-            )
+            _check_belongs(adapter, pruned, load.skeleton(pruned, trust_remote_code=config.trust_remote_code), key)
     _check_zeros_kept(section, method)
 
     output = Path(config.output_dir) / "merged"
@@ -68,15 +67,16 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         inputs={"pruned": pruned, "adapter": adapter},
         settings={"dense": section.dense, "apply_mask": section.apply_mask},
         config=config,
-        work=lambda partial: _merge(config, pruned, adapter, partial, section),
+        work=lambda partial: write(config, pruned, adapter, partial, section),
         report=lambda: console.result(str(output)),
         plan=[f"{method} adapter {adapter} into {pruned}, one shard in memory at a time"],
     )
 
 
-def _check_belongs(adapter: Path, pruned: Path, shapes: dict[str, tuple[int, int]], key: str) -> None:
+def _check_belongs(adapter: Path, pruned: Path, skeleton: PreTrainedModel, key: str) -> None:
     """Check that the adapter was trained for the model in `pruned`: by its recorded digest, and by its shapes."""
     content = adapter_file.load(adapter, key)
+    shapes = linears.shapes(skeleton, asked=content.modules)
     expected, remedy = (
         f"an adapter trained for {pruned}",
         "set merge.input to the model that the adapter was trained for",
@@ -112,34 +112,51 @@ def _check_zeros_kept(section: Merge, method: str) -> None:
         )
 
 
-def _merge(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> dict[str, Any]:
-    shapes = linears.shapes(load.skeleton(pruned, trust_remote_code=config.trust_remote_code))
-    _check_belongs(adapter, pruned, shapes, "merge.adapter")  # again, because an earlier stage may have made them
-    names = set(shapes)
+def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> dict[str, Any]:
+    """Merge the adapter into the model, shard by shard, into `partial`, and prove it there; facts for the manifest.
+
+    Raises:
+        RequestError: they do not belong together.
+        LorsError: a file is damaged, a merged weight is not finite, or a zero was lost.
+
+    """
+    skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
+    _check_belongs(adapter, pruned, skeleton, "merge.adapter")  # again, because an earlier stage may have made them
+    names = set(linears.shapes(skeleton))
     content = adapter_file.load(adapter, "merge.adapter")
     todo = set(content.modules)
+    untied = untie.tensors_to_copy(pruned, skeleton, todo)
     shards = tensors.shards(pruned)
     with console.progress("merge: shard", len(shards)) as advance:
         for shard in shards:
-            tensors.write(dict(_merged_tensors(shard, content, section, names, todo)), partial / shard.name)
+            tensors.write(dict(_merged_tensors(shard, content, section, names, todo, untied)), partial / shard.name)
             advance(shard.name)
     if todo:
         raise LorsError(f"{pruned} has no tensor for {len(todo)} adapted linears, among them {min(todo)}.weight")
     if (pruned / tensors.INDEX).is_file():
         (partial / tensors.INDEX).write_bytes((pruned / tensors.INDEX).read_bytes())
     tensors.copy_companions(pruned, partial)
+    if untied is not None:
+        untie.record(partial, untied)
     facts = _prove(pruned, partial, names, expect_kept=not section.dense)
     return {"method": content.method, "rank": content.rank, "alpha": content.alpha, **facts}
 
 
 @torch.no_grad()
 def _merged_tensors(
-    shard: Path, content: AdapterFile, section: Merge, names: set[str], todo: set[str]
+    shard: Path,
+    content: AdapterFile,
+    section: Merge,
+    names: set[str],
+    todo: set[str],
+    untied: dict[str, str] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one shard after merging; modules that were merged are taken off `todo`."""
     with tensors.open_shard(shard) as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            tensor, module = file.get_tensor(key), key.removesuffix(".weight")
+        stored_names = list(file.keys())
+        copies = [(copy, stored) for stored, copy in (untied or {}).items() if stored in stored_names]
+        for key, stored in [*zip(stored_names, stored_names, strict=True), *copies]:
+            tensor, module = file.get_tensor(stored), key.removesuffix(".weight")
             if module in content.modules:
                 merged = _bind(content, module, tensor).merged_weight(tensor)
                 if not mask.finite(merged):

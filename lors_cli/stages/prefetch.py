@@ -30,8 +30,8 @@ def prefetch(config: Config) -> list[str]:
     lines: list[str] = []
     problems: list[Problem] = []
     for name in dict.fromkeys(["dense", *section.models]):
-        path = Path(config.output_dir) / name
-        if name in ("pruned", "merged") and not (path / manifest.NAME).is_file():
+        path = Path(config.output_dir) / evaluate.MADE_BY.get(name, (name,))[0]
+        if (name == "pruned" or name in evaluate.MADE_BY) and not (path / manifest.NAME).is_file():
             lines.append(f"{name}: made by the config's own stages")
             continue
         try:

@@ -83,6 +83,12 @@ def prepare(config: Config, section: Prune) -> Job:
     return job
 
 
+def shrink_as_planned(section: Prune, skeleton: PreTrainedModel) -> None:
+    """Give a (skeleton) original the shapes that `section` will leave; errors as in `prepare`."""
+    sizes = structure.sizes(skeleton, "model")
+    structure.shrink(skeleton, _Plan.of(section, skeleton, sizes).structure(sizes))
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Which of how many blocks are pruned, how many parts each keeps, and the parameters before and after."""
@@ -118,6 +124,13 @@ class _Plan:
             for name, parameter in blocks[middle.start].named_parameters()
         )
         return cls(middle, count, groups, channels, before, before - gone * len(middle))
+
+    def structure(self, sizes: Sizes) -> Structure:
+        """A structure of the planned sizes; which parts are kept is not known yet."""
+        whole = Kept(list(range(sizes.groups)), list(range(sizes.channels)))
+        smaller = Kept(whole.groups[: self.groups], whole.channels[: self.channels])
+        blocks = [smaller if index in self.middle else whole for index in range(self.blocks)]
+        return Structure(sizes, blocks, original="", parameters=self.before)
 
     @property
     def reduction(self) -> float:

@@ -66,10 +66,12 @@ def _recover(
     if trained_for and trained_for != digests["pruned"]:
         raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
     found = structure.read(pruned)
-    made_from = found.original if found else manifest.input_digest(pruned, "model")
+    aligned_from = (manifest.read(pruned) or {}).get("original")
+    made_from = found.original if found else aligned_from or manifest.input_digest(pruned, "model")
     if made_from and made_from != digests["model"]:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
-    shapes = linears.shapes(load.skeleton(original, trust_remote_code=config.trust_remote_code))
+    skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)
+    shapes = linears.shapes(skeleton, asked=content.modules)
     if found:
         content.modules = {
             module: _scattered(found, module, named, shapes.get(module)) for module, named in content.modules.items()

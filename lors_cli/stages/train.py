@@ -16,7 +16,7 @@ from lors_cli.config.schema import Config, Train
 from lors_cli.errors import DivergedError, LorsError, request_error
 from lors_cli.models import linears, load, memory, source, structure
 from lors_cli.sparsity import mask, packed
-from lors_cli.stages import common, inspect
+from lors_cli.stages import common, inspect, prune_structured
 from lors_cli.stages.job import Job
 from lors_cli.training import checkpoint, reading, run, setup, start
 from lors_cli.training.batches import Plan
@@ -33,6 +33,11 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = common.section(config, "train", config.train)
+    return job(config, section, common.pruned_directory(config, "train", section.input, earlier), earlier)
+
+
+def job(config: Config, section: Train, directory: Path, earlier: list[str]) -> Job:
+    """The training of `section` on the model in `directory`; errors as in `prepare`."""
     reading.check(section)
     device = load.pick_device(config.device)
     if device.index and processes.count() == 1:  # transformers' Trainer takes the first one that it sees
@@ -42,9 +47,10 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         if importlib.util.find_spec(logger) is None:
             remedy = f"pip install '{logger}', or leave it out"
             raise request_error("train.report_to", "loggers that are installed", logger, remedy)
-    directory = common.pruned_directory(config, "train", section.input, earlier)
     shaped = common.structure_directory(config, directory, earlier)
     skeleton = load.skeleton(shaped, trust_remote_code=config.trust_remote_code)
+    if shaped != directory and common.is_structured(config, directory, earlier):
+        prune_structured.shrink_as_planned(common.section(config, "prune", config.prune), skeleton)
     load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
     dtype = _dtype(config, section, skeleton)
@@ -100,7 +106,7 @@ def _teacher(config: Config, section: Train, skeleton: Any) -> tuple[Path | None
 
 def _targets(skeleton: Any, section: Train) -> list[str]:
     """The linears that may be adapted, each checked to be large enough for the rank."""
-    shapes = linears.shapes(skeleton)
+    shapes = linears.shapes(skeleton, asked=section.target_modules or ())
     names = linears.select(list(shapes), section.target_modules, "train.target_modules")
     sizes = {name: shapes[name] for name in names}
     for name in sorted(names, key=lambda name: min(sizes[name])):  # the tightest is named first
@@ -160,7 +166,7 @@ def _train(
     structured = structure.read(directory) is not None  # it has no zeros, and all of its linears learn
     if (section.target_modules is None and not structured) or section.base == "packed":
         measured = inspect.inspect_model(directory, trust_remote_code=config.trust_remote_code)["modules"]
-        sparsities = {name: measured[name]["sparsity"] for name in names}
+        sparsities = {name: measured[name]["sparsity"] if name in measured else 0.0 for name in names}
         names = names if section.target_modules or structured else _pruned_linears(directory, sparsities)
         if section.base == "packed":
             _check_packable({name: sparsities[name] for name in names}, load.DTYPES[dtype])

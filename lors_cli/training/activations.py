@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.config.schema import Train
-from lors_cli.models import load
+from lors_cli.models import load, structure
 from lors_cli.models.linears import find_blocks
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ def saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str) -> 
     try:
         with FakeTensorMode():
             model = type(skeleton)._from_config(skeleton.config, dtype=load.DTYPES[dtype])
+            if smaller := structure.of(skeleton):
+                structure.shrink(model, smaller)
             replace_linears(model, names, section.adapter, rank=section.rank, alpha=section.alpha)
             model.train()
             whole = _saved_by_forward(model, size)

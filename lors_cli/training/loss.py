@@ -114,8 +114,8 @@ class LanguageModelLoss(nn.Module):
             self._chunked = not changed
             if changed:
                 log.warning(
-                    "train.chunked_loss: not for %s, whose logits are not simply its head's product (a soft cap or a"
-                    " scale, say); all logits of a micro-batch are computed at once",
+                    "train.chunked_loss: not for %s, whose logits are not simply its head's product (a soft cap, a"
+                    " scale, or a head that learns); all logits of a micro-batch are computed at once",
                     " and ".join(changed),
                 )
         return self._chunked

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from lors_cli import processes
+from lors_cli.adapters.nf4_linear import BACKEND, BYTES_PER_WEIGHT, is_installed
 from lors_cli.config.schema import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, memory
@@ -43,19 +44,25 @@ class Needs:
         sharded: bool = False,
     ) -> "Needs":
         """Those of adapting the linears `names` of the (skeleton) model, learning from a (skeleton) teacher if any."""
-        found = linears.shapes(skeleton)
+        found = linears.shapes(skeleton, asked=names)
         sizes = [found[name] for name in names]
         trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
         adapted = sum(map(math.prod, sizes)) * load.DTYPES[dtype].itemsize
         weights = load.weight_bytes(skeleton, dtype)
         if section.base == "packed":
             weights -= int(adapted * 7 / 16)  # at 50 % of zeros
+        if section.base == "nf4":  # all linears of the blocks
+            weights -= int(
+                sum(map(math.prod, linears.shapes(skeleton).values()))
+                * (load.DTYPES[dtype].itemsize - BYTES_PER_WEIGHT)
+            )
         if sharded:
             weights //= processes.count()
         if teacher:
             weights += _teacher_bytes(teacher, dtype, sharded=sharded)
         keeps = "merge_cache" in section.adapter.options and section.merge_cache != "off" and not sharded
         tokens = section.samples_per_forward * section.sequence_length
+        head = linears.head(skeleton).keys() & set(names)
         # the logits, their copy in float32 and the copy's gradient
         logits = tokens * skeleton.config.get_text_config().vocab_size
         return cls(
@@ -63,7 +70,8 @@ class Needs:
             weights=weights,
             cache=adapted if keeps else 0,
             # a teacher's logits are there with the student's
-            loss=(min(logits, chunked.chunk_elements(device)) if section.chunked_loss else logits)
+            # a head that learns makes all logits at once
+            loss=(min(logits, chunked.chunk_elements(device)) if section.chunked_loss and not head else logits)
             * (24 if teacher else 12),
             process=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
             activations=activations.saved_bytes(skeleton, section, names, dtype),
@@ -96,6 +104,8 @@ class Needs:
 
         """
         load.check_dtype(dtype, device, "train.dtype")
+        if section.base == "nf4":
+            _check_nf4(section, device)
         if dtype != "bfloat16" and section.merge_rounding == "stochastic":
             got = f"stochastic with {dtype}"
             raise request_error("train.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out")
@@ -114,6 +124,17 @@ class Needs:
                 " gradient_checkpointing: true needs less",
                 *(least / 1e9, device, free / 1e9),
             )
+
+
+def _check_nf4(section: Train, device: torch.device) -> None:
+    if not is_installed():
+        remedy = f"pip install {BACKEND}, or base: dense"
+        raise request_error("train.base", "what is installed", f"nf4 without {BACKEND}", remedy)
+    if device.type not in ("cpu", "cuda"):
+        raise request_error("train.base", f"dense on {device.type}", "nf4, for cuda and cpu only", "leave it out")
+    if section.parallel == "fsdp":
+        got = "nf4 with parallel: fsdp"
+        raise request_error("train.base", "weights that processes can hold parts of", got, "use ddp, or base: dense")
 
 
 def _teacher_bytes(teacher: Any, dtype: str, *, sharded: bool) -> int:

@@ -9,9 +9,11 @@ from transformers import set_seed
 
 from lors_cli import processes
 from lors_cli.adapters import Adapter
+from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.config.schema import Config, Train
 from lors_cli.models import load
+from lors_cli.models.linears import all_linears
 from lors_cli.training.loss import LanguageModelLoss
 from lors_cli.training.sharding import shard
 
@@ -51,11 +53,15 @@ def model_and_adapters(
         model,
         names,
         section.adapter,
-        packed=section.base == "packed",
+        base=section.base,
         rank=section.rank,
         alpha=section.alpha,
         **options,
     )
+    if section.base == "nf4":  # those that no adapter sits on as well
+        for name, linear in all_linears(model).items():
+            if name.removesuffix(".linear") not in attached:
+                model.set_submodule(name, nf4_linear(linear))
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     teaching: dict[str, Any] = {}

@@ -25,6 +25,7 @@ COUNTS: dict[tuple[str, str, Any], tuple[int, int, int]] = {
     ("spp", "listing", "reentrant"): (2 * GEMM, 4 * GEMM, 0),
     ("spp", "columns", False): (2 * GEMM, 2 * GEMM, 2 * R * N),
     ("spp", "merged", False): (GEMM, 2 * GEMM, 0),
+    ("full", "masked", False): (GEMM, 2 * GEMM, 3 * R * C),
     ("lors", "listing", False): (GEMM + MERGE, GEMM + MERGE + 2 * OUT + 2 * IN, 0),
     ("lors", "fused", False): (GEMM + MERGE, GEMM + MERGE + 2 * OUT + 2 * IN, 0),
 }

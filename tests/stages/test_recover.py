@@ -68,6 +68,27 @@ def test_a_model_with_bf16_weights_two_shards_and_an_untied_head(
     assert AutoModelForCausalLM.from_pretrained(run / "merged").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(("tied", "shard"), [(True, "5GB"), (True, "60KB"), (False, "60KB")])
+def test_the_head_is_adapted_where_asked(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path, tied: bool, shard: str
+) -> None:
+    model = make_model(tmp_path / "m", shard=shard, tie_word_embeddings=tied)
+    lors("run", write_config(model=str(model), prune=RANDOM, train__target_modules=["*", "lm_head"], **LORA))
+    run = tmp_path / "run"
+    content = adapter_file.load(run / "recovered", "")
+    assert content.modules["lm_head"]["lora_B"].any()
+    recovered = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), run / "recovered")
+    merged, info = AutoModelForCausalLM.from_pretrained(run / "merged", output_loading_info=True)
+    assert not any(info.values())
+    with torch.no_grad():
+        assert torch.allclose(recovered(IDS).logits, merged(IDS).logits, atol=1e-5)
+    dense = AutoModelForCausalLM.from_pretrained(model)
+    embeddings = [one.get_input_embeddings().weight for one in (dense, merged)]
+    assert torch.equal(*embeddings)
+    assert not torch.equal(embeddings[1], merged.lm_head.weight)
+    assert "lm_head" in lors("inspect", run / "recovered").stdout
+
+
 def test_with_nothing_removed_it_is_lora_bit_for_bit(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     same = {"train__method": "lora", "train__target_modules": ["*"]}
     whole = write_config(train__input=json.loads(write_config().read_text())["model"], prune=..., **same)

@@ -1,0 +1,135 @@
+"""Continual pre-training of a pruned model, before the adapters."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from typer.testing import Result
+
+from lors_cli.adapters import load_adapter
+from lors_cli.artifacts import tensors
+from lors_cli.models import load, structure
+from tests.models.test_structure import RANDOM
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+ALIGN = {
+    "dataset": {"path": "python-topics", "limit": 3},
+    "sequence_length": 32,
+    "batch_size": 4,
+    "learning_rate": 3e-3,
+    "max_steps": 12,
+}
+LORA = {"train__method": "lora", "recover": {}}
+
+
+def manifest_of(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "lors.json").read_text())
+    return found
+
+
+def test_a_smaller_model_is_aligned_trained_on_and_its_adapter_recovered(
+    lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path
+) -> None:
+    config = write_config(prune=RANDOM, align=ALIGN, **LORA)
+    plan = lors("run", config, "--dry-run").stdout
+    assert "align: full, " in plan
+    lors("run", config, "eval.models=[dense,pruned,tuned,merged]")
+    run = tmp_path / "run"
+    aligned = manifest_of(run / "aligned")
+    assert aligned["stage"] == "align"
+    assert structure.read(run / "aligned") == structure.read(run / "pruned")
+    before, after = (
+        load.load_model(run / name, "float32", torch.device("cpu")).state_dict() for name in ("pruned", "aligned")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj." in name}
+    # the adapter belongs to the aligned model, and goes back to the original
+    assert manifest_of(run / "adapter")["request"]["inputs"]["pruned"] == aligned["digest"]
+    recovered = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(dense), run / "recovered")
+    merged = AutoModelForCausalLM.from_pretrained(run / "merged")
+    ids = torch.arange(20)[None]
+    assert torch.allclose(recovered(ids).logits, merged(ids).logits, atol=1e-5)
+    measured = json.loads((run / "eval/results.json").read_text())["models"]
+    assert set(measured) == {"dense", "pruned", "tuned", "merged"}
+    small = load.load_model(run / "aligned", "float32", torch.device("cpu"))
+    load_adapter(small, run / "adapter")
+    assert measured["tuned"]["path"] == str(run / "adapter")
+    assert measured["tuned"]["digest"] == manifest_of(run / "adapter")["digest"]
+
+
+@pytest.mark.parametrize("method", ["full", "lors"])
+def test_the_zeros_of_a_sparse_model_stay(lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str) -> None:
+    low_rank = {"method": method, "rank": 4} if method != "full" else {}
+    lors("run", write_config(align={**ALIGN, **low_rank}, eval__models=["dense", "pruned", "aligned", "merged"]))
+    run = tmp_path / "run"
+    for name, weight in tensors.read(run / "aligned"):
+        if "_proj" in name:
+            pruned = tensors.Checkpoint(run / "pruned").tensor(name)
+            assert torch.equal(pruned != 0, weight != 0)
+            assert not torch.equal(pruned, weight)
+    assert manifest_of(run / "aligned")["pattern"] == "2:4"
+    assert manifest_of(run / "merged")["request"]["inputs"]["pruned"] == manifest_of(run / "aligned")["digest"]
+    results = json.loads((run / "eval/results.json").read_text())["models"]
+    values = [results[name]["perplexity"]["value"] for name in ("pruned", "aligned")]
+    assert values[0] != values[1]
+    if method == "full":  # a low rank learns too little in so few steps
+        assert values[1] < values[0]
+
+
+def test_lora_may_not_fill_zeros_and_errors_name_the_section(lors: Lors, write_config: WriteConfig) -> None:
+    said = lors("align", write_config(align={**ALIGN, "method": "lora"}), "--dry-run", status=2).stderr
+    assert "run `lors prune` first" in said
+    config = write_config(align={**ALIGN, "method": "lora"})
+    assert "a method that keeps zeros" in lors("run", config, "--dry-run", status=2).stderr
+    config = write_config(align={**ALIGN, "method": "sqft", "rank": 10_000})
+    assert "align.rank" in lors("run", config, "--dry-run", status=2).stderr
+
+
+def test_an_interrupted_alignment_goes_on(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_config(align=ALIGN, output_dir=str(tmp_path / "whole"))
+    lors("prune", whole)
+    lors("align", whole)
+    config = write_config(align=ALIGN)
+    lors("prune", config)
+
+    def fail(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # between the training and the merge
+        patched.setattr("lors_cli.stages.merge.write", fail)
+        lors("align", config, status=130)
+    assert "resuming from checkpoint-12" in lors("align", config).stderr
+    for first, second in zip(*(tensors.read(tmp_path / name / "aligned") for name in ("whole", "run")), strict=True):
+        assert torch.equal(first[1], second[1])
+
+
+def test_a_base_in_four_bits(
+    lors: Lors,
+    write_config: WriteConfig,
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model(tmp_path / "m", hidden_size=64, intermediate_size=128)
+    settings = {"model": str(model), "prune": RANDOM, "train__target_modules": ["q_proj", "down_proj"], **LORA}
+    config = write_config(train__base="nf4", **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("lors_cli.training.needs.is_installed", lambda: False)
+        assert "pip install bitsandbytes" in lors("run", config, "--dry-run", status=2).stderr
+    pytest.importorskip("bitsandbytes")
+    lors("run", config)
+    lors("run", config, "train.base=dense", f"output_dir={tmp_path / 'dense'}")
+    losses = [manifest_of(tmp_path / run / "adapter")["last_loss"] for run in ("dense", "run")]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert "nf4 is for lora" in lors("train", config, "train.method=lors", "--force", status=2).stderr
+    # four bits change the result, so it is another run
+    assert "train: base" in lors("train", config, "train.base=dense", status=2).stderr
