@@ -14,6 +14,16 @@ from lors_cli.cli.options import Debug, Force, Quiet, app, reporting
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A model or adapter directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw heatmaps: a model's sparsity; an adapter's norms by head and block.")
+    ] = False,
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="With --plots: where they go; plots beside PATH if left out.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="With --plots: the adapter's model, if not where the adapter says."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """What is in a model or adapter directory: zeros and pattern per module, dtypes, sizes, provenance."""
@@ -22,6 +32,10 @@ def inspect(
         from lors_cli.stages.inspect import render
 
         facts = look(Path(path))
+        if plots:
+            from lors_cli.stages.inspect_plots import draw
+
+            facts |= draw(facts, base=base, output=Path(output).expanduser() if output else None)
         console.result(json.dumps(facts, indent=2) if as_json else render(facts))
 
 

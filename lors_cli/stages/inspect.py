@@ -43,11 +43,11 @@ def inspect(path: Path) -> dict[str, Any]:
 def inspect_model(
     directory: Path, check: Callable[[str, Tensor], None] | None = None, *, trust_remote_code: bool = False
 ) -> dict[str, Any]:
-    """Zeros and pattern of each linear of the blocks, and of all of them together; the other tensors by size.
+    """Zeros and pattern of each linear of the blocks, in the model's order, and of all together; other tensors by size.
 
     `check` is called with the name and the weight of each linear.
     """
-    names = set(linears.all_linears(load.skeleton(directory, trust_remote_code=trust_remote_code)))
+    names = linears.all_linears(load.skeleton(directory, trust_remote_code=trust_remote_code)).keys()
     modules, others = {}, {}
     for name, tensor in tensors.read(directory):
         module = name.removesuffix(".weight")
@@ -62,6 +62,7 @@ def inspect_model(
             f"{directory} has no tensor {min(names - modules.keys())}.weight: its tensors are named otherwise than the"
             " model's modules; save it once with transformers' save_pretrained"
         )
+    modules = {name: modules[name] for name in names}  # files order them as text: block 10 before block 2
     return {"kind": "model", **total(modules), "modules": modules, "other_tensors": others}
 
 
@@ -112,7 +113,11 @@ def inspect_adapter(directory: Path) -> dict[str, Any]:
 
 
 def render(facts: dict[str, Any]) -> str:
-    """The facts as a table for people."""
+    """The facts as a table for people, and the paths of the plots that were drawn."""
+    return "\n\n".join([_table(facts), *(["\n".join(facts["plots"])] if "plots" in facts else [])])
+
+
+def _table(facts: dict[str, Any]) -> str:
     provenance = facts["provenance"]
     made = f"made by lors {provenance['stage']}, {provenance['created']}" if provenance else f"no {manifest.NAME}"
     head = f"{facts['path']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB, {made}"
