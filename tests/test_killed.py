@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -16,6 +17,12 @@ from lors_cli.config.load import load
 from lors_cli.stages.job import verified_digest
 
 KILLS = 12
+LORAM = {
+    "prune": {"method": "structured_random", "ratio": 0.5, "keep_first": 1, "keep_last": 0},
+    "align": {"dataset": "python-topics", "sequence_length": 32, "batch_size": 4, "max_steps": 8, "save_steps": 2},
+    "train__method": "lora",
+    "recover": {},
+}
 
 
 def killed_after(config: Path, stage: str, seconds: float) -> bool:
@@ -34,12 +41,28 @@ def killed_after(config: Path, stage: str, seconds: float) -> bool:
     return running
 
 
-@pytest.mark.parametrize(("stage", "output"), [("prune", "pruned"), ("merge", "merged"), ("eval", "eval")])
+@pytest.mark.parametrize(
+    ("stage", "output", "changes"),
+    [
+        ("prune", "pruned", {}),
+        ("merge", "merged", {}),
+        ("eval", "eval", {}),
+        ("prune", "pruned", LORAM),
+        ("align", "aligned", LORAM),
+        ("recover", "recovered", LORAM),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "loram" if value else "plain",
+)
 def test_killing_leaves_nothing_incomplete(
-    lors: Callable[..., Result], write_config: Callable[..., Path], tmp_path: Path, stage: str, output: str
+    lors: Callable[..., Result],
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+    stage: str,
+    output: str,
+    changes: dict[str, Any],
 ) -> None:
-    config = write_config()
-    for before in ("prune", "train", "merge"):
+    config = write_config(**changes)
+    for before in ("prune", *(["align"] if changes else []), "train", *(["recover"] if changes else []), "merge"):
         if before == stage:
             break
         lors(before, config)

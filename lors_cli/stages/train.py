@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lors_cli import console, processes
+from lors_cli import adapters, console, processes
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
@@ -131,9 +131,10 @@ def _misfit(section: Train, size: tuple[int, int], rank: int) -> str | None:
 
 def _plan(section: Train, needs: Needs, names: list[str], data: run.Data, plan: Plan) -> list[str]:
     way = f"{section.method} ({section.formulation})" if section.formulation else section.method
+    rank = f"rank {section.rank}, " if adapters.METHODS[section.method].has_rank else ""
     shared = f" over {processes.count()} processes" if processes.count() > 1 else ""
     return [
-        f"{way}, rank {section.rank}, at most {len(names)} linears, {needs.trained:,} trainable parameters",
+        f"{way}, {rank}at most {len(names)} linears, {needs.trained:,} trainable parameters",
         f"{reading.summary(data)}, {plan.per_step} a step{shared}, {plan.steps} steps",
         *needs.lines(section),
     ]
