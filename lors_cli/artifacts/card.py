@@ -217,8 +217,8 @@ def _step(step: dict[str, Any]) -> str:
         rank = f", rank {settings['rank']}, alpha {settings['alpha']:g}, init {step['init']}" if method.has_rank else ""
         verb = "Aligned" if step["stage"] == "align" else "Trained"
         return (
-            f"{verb} with {settings['method']}{rank}, learning rate {settings['learning_rate']:g}: {step['steps']} steps,"
-            f" {step['tokens']:,} tokens, {step['trainable_parameters']:,} parameters in {step['linears']} linears."
+            f"{verb} with {settings['method']}{rank}, learning rate {settings['learning_rate']:g}:"
+            f" {step['steps']} steps, {step['tokens']:,} tokens, {step['trainable_parameters']:,} parameters in {step['linears']} linears."
             f" `{method.equation}` ({method.paper})."
         )
     if step["stage"] == "merge":

@@ -1,4 +1,4 @@
-"""A head that shares its weight with the embeddings gets one of its own, where an adapter has changed the head alone."""
+"""A head that shares its weight with the embeddings gets one of its own where an adapter has changed the head."""
 
 import json
 import math

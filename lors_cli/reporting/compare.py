@@ -61,24 +61,27 @@ def with_best(best: dict[Column, Measure], others: list[dict[Column, Measure]], 
         a comparison for each of the others, other minus best.
 
     """
-    if column.kind == AVERAGE:
-        return [_average(other, best, column) for other in others]
+    parts = column.over or (column,)
     try:
-        reference = _read(best[column])
+        references = [_read(best[part]) for part in parts]
     except _UnusableError as error:
         return [Comparison(reason=str(error)) for _ in others]
     found: list[Comparison] = []
-    usable: dict[int, _Items] = {}
+    usable: dict[int, list[NDArray[np.float64]]] = {}
     for other in others:
         try:
-            usable[len(found)] = _same(_read(other[column]), reference)
+            alike = [_same(_read(other[part]), one) for part, one in zip(parts, references, strict=True)]
+            usable[len(found)] = [one.values for one in alike]
             found.append(Comparison())
         except _UnusableError as error:
             found.append(Comparison(reason=str(error)))
-    if usable:
-        tested = _test([one.values for one in usable.values()], reference, column)
-        for number, comparison in zip(usable, tested, strict=True):
-            found[number] = comparison
+    if column.kind == AVERAGE:
+        values = [one.values for one in references]
+        tested = [_z_test([a - b for a, b in zip(one, values, strict=True)]) for one in usable.values()]
+    else:
+        tested = _test([one for (one,) in usable.values()], references[0], column)
+    for number, comparison in zip(usable, tested, strict=True):
+        found[number] = comparison
     return found
 
 
@@ -98,6 +101,8 @@ def over_seeds(first: list[float], second: list[float]) -> Comparison:
 
 
 def _test(values: list[NDArray[np.float64]], reference: _Items, column: Column) -> list[Comparison]:
+    if not values:
+        return []
     first, second = np.stack(values), reference.values
     if column.kind == PERPLEXITY:
         if len(second) < 2:
@@ -116,17 +121,6 @@ def _test(values: list[NDArray[np.float64]], reference: _Items, column: Column) 
             for b, c, p in counts
         ]
     return [_z_test([one - second]) for one in first]
-
-
-def _average(first: dict[Column, Measure], second: dict[Column, Measure], column: Column) -> Comparison:
-    try:
-        differences = []
-        for part in column.over:
-            reference = _read(second[part])
-            differences.append(_same(_read(first[part]), reference).values - reference.values)
-    except _UnusableError as error:
-        return Comparison(reason=str(error))
-    return _z_test(differences)
 
 
 def _z_test(differences: list[NDArray[np.float64]]) -> Comparison:

@@ -14,10 +14,9 @@ from lors_cli.reporting.labels import clean
 from lors_cli.reporting.lines import COSTS, RECOVERY, Key
 from lors_cli.reporting.rows import Row
 from lors_cli.reporting.rows import settings as settings_of
-from lors_cli.reporting.runs import EVAL
+from lors_cli.reporting.runs import EVAL, STAGE_OF
 from lors_cli.reporting.table import Entry, Group, Heading, Table, line_notes
 
-STAGES = ("prune", "train", "merge")
 UNITS = {"permille": "trainable_permille", "seconds": "training_seconds", "peak_bytes": "peak_memory_bytes"}
 
 
@@ -32,13 +31,14 @@ def as_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
+    explained = line_notes(table)
     for group in table.groups:
         for entry in group.entries:
-            writer.writerow(_csv_line(table, group, entry, measured))
+            writer.writerow(_csv_line(group, entry, measured, explained))
     return stream.getvalue()
 
 
-def _csv_line(table: Table, group: Group, entry: Entry, measured: list[bool]) -> list[Any]:
+def _csv_line(group: Group, entry: Entry, measured: list[bool], explained: dict[str, str]) -> list[Any]:
     rows = entry.line.rows
     sparsity = sum(row.sparsity for row in rows) / len(rows)
     found = [group.base, entry.line.label, rows[0].kind, group.pruning, group.goal, sparsity, len(rows)]
@@ -47,7 +47,6 @@ def _csv_line(table: Table, group: Group, entry: Entry, measured: list[bool]) ->
         found += [cell.value.value if cell.value else ""]
         found += ["" if error is None else error] if has_error else []
     runs = [run for row in rows for run in row.runs]
-    explained = line_notes(table)
     return [
         *found,
         _joined(str(run.directory) for run in runs),
@@ -158,8 +157,8 @@ def _json_comparison(found: Comparison) -> dict[str, Any]:
 
 def stages(row: Row) -> dict[str, dict[str, Any]]:
     """The manifests behind a row, by stage, in the order of the work."""
-    made = {stage: found for stage in STAGES if (found := row.origin.manifests.get(stage))}
-    return {**made, EVAL: row.runs[0].manifest}
+    made = {**row.origin.manifests, EVAL: row.runs[0].manifest}
+    return {stage: made[stage] for stage in STAGE_OF.values() if stage in made}
 
 
 def provenance(row: Row) -> dict[str, Any]:
@@ -171,7 +170,7 @@ def provenance(row: Row) -> dict[str, Any]:
         "digest": row.digest,
         "measured_sparsity": row.sparsity,
         "base_digest": row.origin.base_digest,
-        "seeds": dict(zip(("prune", "train"), lines.seeds(row), strict=True)),
+        "seeds": dict(zip(lines.SEEDED, lines.seeds(row), strict=True)),
         "cost": vars(row.cost),
         "notes": row.notes,
         "settings": settings_of(row),

@@ -20,6 +20,8 @@ def number(kind: str, value: float) -> str:
         return f"{value:.2f}" if abs(value) < 1e5 else f"{value:.3g}"
     if kind == RECOVERY:
         return f"{100 * value:.1f}%"
+    if kind == "reduction":
+        return f"{value:.2f}x"
     if kind == "seconds":
         return duration(value)
     if kind == "permille":

@@ -22,8 +22,8 @@ def pruning(row: Row) -> str:
     """What pruned the model that a row is of or began with."""
     found = row.origin.prune
     if not found:
-        return {DENSE: "", OTHER: "other models"}.get(row.kind, "pruned elsewhere")
-    words = [str(found.get("method") or "?")]
+        return {DENSE: "", OTHER: "other models"}.get(row.kind, "" if row.origin.unpruned else "pruned elsewhere")
+    words = [f"{found.get('method') or '?'} {share(found['ratio']) if found.get('ratio') else ''}".strip()]
     words += [str(found[key]) for key in ("profile", "repair") if found.get(key)]
     words += [key for key in ("variant", "permute") if found.get(key)]
     words += ["overrides"] if found.get("overrides") else []
@@ -32,9 +32,10 @@ def pruning(row: Row) -> str:
 
 def goal(row: Row) -> str:
     """The sparsity that was asked for: of a pruned or tuned model the one that its group has."""
-    if row.kind in (DENSE, OTHER):
+    if row.kind in (DENSE, OTHER) or row.origin.unpruned:
         return ""
-    asked = (row.origin.prune or {}).get("sparsity")
+    found = row.origin.prune or {}
+    asked = found.get("ratio") if found.get("sparsity") is None else found["sparsity"]
     try:
         return share(row.sparsity if asked is None else float(asked))
     except ValueError:
@@ -45,21 +46,25 @@ def method(row: Row) -> str:
     """The row's name among those of its group."""
     if row.kind == DENSE:
         return "dense"
+    origin = row.origin
+    model = ", ".join(filter(None, (pruning(row), "aligned" if origin.align is not None else "")))
     if row.kind == PRUNED:
-        return pruning(row)
+        return model
     if row.kind != TUNED:
         return clean(row.name.rstrip("/").rpartition("/")[2])
-    train, merge = row.origin.train or {}, row.origin.merge or {}
+    train, merge = origin.train or {}, origin.merge or {}
     name = str(train.get("method") or merge.get("method") or "tuned")
     if merge.get("apply_mask"):
         name += "*"  # as the SPP paper calls it
     words = [name]
-    words += ["merged densely"] if merge.get("dense") else []
+    filled = merge.get("dense") and not (origin.target or origin.unpruned or (origin.prune or {}).get("ratio"))
+    words += ["merged densely"] if filled else []
     rank = train.get("rank") or merge.get("rank")
     words += [f"r={rank}"] if rank else []
     init = train.get("init")
     words += [f"init={init}"] if init and init != DEFAULT_INIT.get(name, "random") else []
-    return clean(f"{pruning(row)} + {' '.join(words)}")
+    words += [f"on {'the dense model' if origin.unpruned else origin.target}"] if origin.target else []
+    return clean(" + ".join(filter(None, (model, " ".join(words)))))
 
 
 def of(rows: list[Row], ignoring: tuple[str, ...] = ()) -> list[str]:

@@ -8,14 +8,15 @@ from typing import Any
 
 from lors_cli.artifacts import digest, manifest
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY, Column
-from lors_cli.reporting.provenance import DENSE, PRUNED, TUNED
+from lors_cli.reporting.provenance import DENSE, ORIGINAL, PRUNED, TUNED
 from lors_cli.reporting.rows import Row, settings
 
 # What a seed changes, besides the result: the seed itself, and the calibration windows that it draws.
 OF_A_SEED = ("seed", "calibration_tokens")
+SEEDED = ("prune", "align", "train")
 NEGLIGIBLE = 1e-3  # of the dense model's number: what pruning has not cost cannot be recovered
 RECOVERY = "recovery"
-COSTS = ("tokens", "trainable", "permille", "seconds", "peak_bytes", "size_bytes")
+COSTS = ("reduction", "tokens", "trainable", "permille", "seconds", "peak_bytes", "size_bytes")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]
 
     Compared is with the very model that was tuned and the dense one, each measured as the tuned one was.
     """
-    if row.kind != TUNED or not row.origin.pruned_digest:
+    if row.kind != TUNED or row.origin.target == ORIGINAL or not row.origin.pruned_digest:
         return {}
     pruned = [r for r in rows if r.kind == PRUNED and r.digest == row.origin.pruned_digest]
     dense = [r for r in rows if r.kind == DENSE and r.base == row.base]
@@ -150,17 +151,22 @@ def _seed_groups(rows: list[Row]) -> tuple[list[list[Row]], list[str]]:
 
 def _apart_from_seed(row: Row) -> str | None:
     """What is equal for rows that differ by the seed alone; None where the settings are not known."""
-    needed = {PRUNED: {"prune"}, TUNED: {"prune", "train", "merge"}}.get(row.kind)
+    needed = {PRUNED: {"prune"}, TUNED: {"train"} if row.origin.unpruned else {"prune", "train"}}.get(row.kind)
     if needed is None or not needed <= row.origin.manifests.keys():
         return None
-    flat = {key: leaf for key, leaf in manifest.flat(settings(row)).items() if key.rpartition(".")[2] not in OF_A_SEED}
     measured = sorted((column.name, column.settings) for column in row.measures)
-    return digest.of_value([row.base, row.kind, flat, measured])
+    return digest.of_value([alike(row, OF_A_SEED), measured])
+
+
+def alike(row: Row, apart_from: tuple[str, ...]) -> str:
+    """What is equal for models that were made in the same way, apart from some settings."""
+    flat = {key: leaf for key, leaf in manifest.flat(settings(row)).items() if key.rpartition(".")[2] not in apart_from}
+    return digest.of_value([row.base, row.kind, row.origin.target, flat])
 
 
 def seeds(row: Row) -> tuple[Any, ...]:
-    """The seeds of pruning and training."""
-    return (row.origin.prune or {}).get("seed"), (row.origin.train or {}).get("seed")
+    """The seeds of the stages that have one."""
+    return tuple(settings(row)[stage].get("seed") for stage in SEEDED)
 
 
 def _over(group: list[dict[Key, Value]]) -> dict[Key, Value]:

@@ -123,9 +123,11 @@ def _task(heading: Heading) -> str:
 def _costs(found: Table) -> list[str]:
     costs = [(row.cost, row) for row in _rows(found)]
     notes = []
+    if any(cost.reduction for cost, _ in costs):
+        notes.append("Reduction: parameters of the original for each one of the model that was trained.")
     counted = {cost.embeddings for cost, _ in costs if cost.trainable and cost.parameters}
     if counted:
-        both = "all parameters of the model, embeddings included"
+        both = "all parameters of the trained model, embeddings included"
         linears = "the parameters of the blocks' linears"
         of = both if counted == {True} else linears if counted == {False} else f"{both}, where it is gone of {linears}"
         notes.append(f"Trainable parameters, and ‰ of {of}.")

@@ -157,7 +157,7 @@ def _provenance(row: Row) -> str:
                 }
             )
         )
-    last = stages.get("train") or stages.get("prune") or stages[EVAL]
+    last = next(stages[stage] for stage in ("train", "align", "prune", EVAL) if stage in stages)
     for name, config in {"config": last.get("config"), "config of the evaluation": row.runs[0].config}.items():
         if config and (name == "config" or config != last.get("config")):
             parts.append(f"<h3>{name}</h3><pre>{escape(as_yaml(config))}</pre>")

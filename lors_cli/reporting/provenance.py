@@ -12,6 +12,11 @@ from typing import Any
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
 
 DENSE, PRUNED, TUNED, OTHER = "dense", "pruned", "tuned", "other"
+# Kinds by the names that an evaluation has for the models of a run, where these lie in it, and kinds by stages.
+KINDS = {"dense": DENSE, "pruned": PRUNED, "aligned": PRUNED, "tuned": TUNED, "merged": TUNED}
+PLACES = {"pruned": "pruned", "aligned": "aligned", "tuned": "adapter", "merged": "merged"}
+MADE_BY = {"prune": PRUNED, "align": PRUNED, "train": TUNED, "recover": TUNED, "merge": TUNED}
+ORIGINAL, UNMERGED = "the original", "the pruned model"
 Manifest = dict[str, Any]
 
 
@@ -23,10 +28,13 @@ class Origin:
         kind: dense, pruned, tuned or other.
         base: what the dense model at the beginning is called.
         base_digest: its digest.
-        directory: of the model; None if it is gone.
-        adapter_directory: of the adapter that was merged.
-        prune, train, merge: the settings of the stages.
-        pruned_digest: of the pruned model that a tuned one was merged into.
+        directory: of the model, or of the adapter if that was not merged; None if it is gone.
+        training_directory: of the adapter, or of the aligned model that this is.
+        prune, align, train, merge: the settings of the stages.
+        pruned_digest: of the model that the adapter was trained for.
+        unpruned: whether that is the dense one, or this is that.
+        target: what the adapter is on, unless it was merged into that model: ORIGINAL, or it UNMERGED.
+        made: the manifest of `directory`.
         manifests: by the stage that made it.
         notes: what is missing.
 
@@ -36,11 +44,15 @@ class Origin:
     base: str
     base_digest: str | None = None
     directory: Path | None = None
-    adapter_directory: Path | None = None
+    training_directory: Path | None = None
     prune: dict[str, Any] | None = None
+    align: dict[str, Any] | None = None
     train: dict[str, Any] | None = None
     merge: dict[str, Any] | None = None
     pruned_digest: str | None = None
+    unpruned: bool = False
+    target: str = ""
+    made: Manifest = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -64,65 +76,86 @@ class _Trace:
     def of(self, name: str) -> Origin | LeftOut:
         run = self._run
         wanted = evaluated_digest(run, name)
-        kind = {"dense": DENSE, "pruned": PRUNED, "merged": TUNED}.get(name, OTHER)
         paths = self._places(run.results["models"][name].get("path"), run.config)
-        if name in ("pruned", "merged"):
-            paths.insert(0, run.directory / name)
+        if name in PLACES:
+            paths.insert(0, run.directory / PLACES[name])
         directory, content = self._find(paths, wanted)
         if directory is None and (changed := [path for path in paths if self._manifests.of(path)]):
             reason = "it was made again after it was evaluated, so its numbers are another model's"
             return LeftOut(changed[0], reason, "`lors eval` with --force measures it")
-        origin = Origin(kind, _name(run.config.get("model") or "?"), directory=directory)
+        own = _name(run.config.get("model") or "?")
+        origin = Origin(KINDS.get(name, OTHER), own, directory=directory, target=UNMERGED if name == "tuned" else "")
         if content:
-            self._follow(origin, content)
+            if name not in KINDS:  # it may be of another run
+                origin.base = _name((content.get("config") or {}).get("model") or own)
+            origin.kind, origin.made = MADE_BY.get(content.get("stage", ""), origin.kind), content
+            origin.target = UNMERGED if content.get("stage") == "train" else ""
+            self._take(origin, directory, content)
         else:
             origin.directory = next((path for path in paths if path.is_dir()), None)
-            if kind in (PRUNED, TUNED):
-                self._from_config(origin, run.config)
-        if origin.base_digest is None and DENSE in run.results["models"]:
+            if origin.kind in (PRUNED, TUNED):
+                _from_config(origin, name, run.config)
+        if origin.base_digest is None and origin.base == own and DENSE in run.results["models"]:
             origin.base_digest = evaluated_digest(run, DENSE)
+        if origin.prune is None and origin.align is None:
+            used = wanted if origin.kind == PRUNED else origin.pruned_digest
+            origin.unpruned |= used is not None and used == origin.base_digest
+            if origin.unpruned and origin.kind == PRUNED:
+                origin.kind, origin.base_digest = DENSE, origin.base_digest or wanted
         return origin
 
-    def _follow(self, origin: Origin, content: Manifest) -> None:
-        """Take over what a model's manifest says, and go on to what it was made from."""
-        stage = content.get("stage")
+    def _take(self, origin: Origin, directory: Path | None, content: Manifest) -> None:
+        """Take over what a manifest says, and go on to what its directory was made from."""
+        stage, settings, config = content.get("stage"), content["request"]["settings"], content.get("config") or {}
+        if stage not in MADE_BY:
+            return
+        origin.manifests[stage] = content
         if stage == "prune":
-            origin.kind = PRUNED
-            self._take_prune(origin, content)
-        elif stage == "merge":
-            origin.kind = TUNED
-            self._take_merge(origin, content)
-
-    def _take_prune(self, origin: Origin, content: Manifest) -> None:
-        request, config = content["request"], content.get("config") or {}
-        origin.prune = request["settings"]
-        origin.manifests["prune"] = content
-        origin.base_digest = request["inputs"].get("model")
-        origin.base = _name((config.get("prune") or {}).get("input") or config.get("model") or origin.base)
-
-    def _take_merge(self, origin: Origin, content: Manifest) -> None:
-        request, config = content["request"], content.get("config") or {}
-        origin.merge = {**request["settings"], **{key: content.get(key) for key in ("method", "rank", "alpha")}}
-        origin.manifests["merge"] = content
-        origin.pruned_digest = request["inputs"].get("pruned")
-        directory, train = self._input(content, "adapter", request["inputs"].get("adapter"))
-        if train and train.get("stage") == "train":
-            origin.train, origin.adapter_directory = train["request"]["settings"], directory
-            origin.manifests["train"] = train
+            origin.prune = settings
+            origin.base_digest = content["request"]["inputs"].get("model")
+            origin.base = _name((config.get("prune") or {}).get("input") or config.get("model") or origin.base)
+        elif stage == "align":
+            origin.align = settings
+            origin.training_directory = directory if origin.kind == PRUNED else origin.training_directory
+            self._take_pruned(origin, content)
+        elif stage == "train":
+            origin.train, origin.training_directory = settings, directory
+            self._take_pruned(origin, content)
         else:
-            origin.notes.append("the adapter that was merged is gone or was made again, so its training is not known")
-        _, prune = self._input(content, "pruned", origin.pruned_digest)
-        if prune and prune.get("stage") == "prune":
-            self._take_prune(origin, prune)
-        elif config.get("prune") and not (config.get("train") or {}).get("input"):
-            origin.prune = config["prune"]
-            origin.notes.append(
-                "the pruned model that it was made from is gone or was made again; how, is told by the merge's config"
-            )
+            if stage == "merge":
+                origin.merge = {**settings, **{key: content.get(key) for key in ("method", "rank", "alpha")}}
+            if stage == "recover" or _recovers(config):
+                origin.target = ORIGINAL
+            self._take_adapter(origin, content)
 
-    def _input(self, content: Manifest, name: str, wanted: str | None) -> tuple[Path | None, Manifest | None]:
+    def _take_adapter(self, origin: Origin, content: Manifest) -> None:
+        directory, adapter = self._input(content, "adapter")
+        if adapter and adapter.get("stage") in ("train", "recover"):
+            self._take(origin, directory, adapter)
+            return
+        origin.notes.append("the adapter that was merged is gone or was made again, so its training is not known")
+        if origin.target == ORIGINAL and content["stage"] == "merge":  # into another model than it was trained for
+            _take_config(origin, content.get("config") or {})
+        else:
+            self._take_pruned(origin, content)
+
+    def _take_pruned(self, origin: Origin, content: Manifest) -> None:
+        config = content.get("config") or {}
+        origin.pruned_digest = origin.pruned_digest or content["request"]["inputs"].get("pruned")
+        directory, pruned = self._input(content, "pruned")
+        if pruned and pruned.get("stage") in ("prune", "align"):
+            self._take(origin, directory, pruned)
+        elif _take_config(origin, config):
+            origin.notes.append(
+                "the pruned model that it was made from is gone or was made again; how, is told by the config of"
+                f" `lors {content['stage']}`"
+            )
+        elif origin.unpruned:
+            origin.base_digest = content["request"]["inputs"].get("pruned")
+
+    def _input(self, content: Manifest, name: str) -> tuple[Path | None, Manifest | None]:
         paths = self._places(content.get("input_paths", {}).get(name), content.get("config") or {})
-        return self._find([self._run.directory / name, *paths], wanted)
+        return self._find([self._run.directory / name, *paths], content["request"]["inputs"].get(name))
 
     def _places(self, recorded: str | None, config: dict[str, Any]) -> list[Path]:
         """Where a recorded path may be now: as it is, or where it has moved to together with the run directory."""
@@ -140,17 +173,36 @@ class _Trace:
                 return path, content
         return None, None
 
-    @staticmethod
-    def _from_config(origin: Origin, config: dict[str, Any]) -> None:
-        """Believe the config of the evaluation, where there is no manifest any more."""
-        train = config.get("train") or {}
-        if not train.get("input"):  # a pruned model from elsewhere
-            origin.prune = config.get("prune")
-        if origin.kind == TUNED and train:
-            origin.merge = {**(config.get("merge") or {}), **{key: train.get(key) for key in ("method", "rank")}}
-        if origin.prune or origin.merge:
-            state = "has no manifest" if origin.directory else "is gone"
-            origin.notes.append(f"its directory {state}; how it was made is told by the config of its evaluation")
+
+def _from_config(origin: Origin, name: str, config: dict[str, Any]) -> None:
+    """Believe the config of the evaluation, where there is no manifest any more."""
+    _take_config(origin, config)
+    if name == "pruned":
+        origin.align = None
+    train = config.get("train") or {}
+    if origin.kind == TUNED and train:
+        origin.merge = {**(config.get("merge") or {}), **{key: train.get(key) for key in ("method", "rank")}}
+        if name == "merged" and _recovers(config):
+            origin.target = ORIGINAL
+    if origin.prune or origin.merge:
+        state = "has no manifest" if origin.directory else "is gone"
+        origin.notes.append(f"its directory {state}; how it was made is told by the config of its evaluation")
+
+
+def _take_config(origin: Origin, config: dict[str, Any]) -> bool:
+    """Take from a config how the pruned model was made, if it was by that config and not elsewhere."""
+    inputs = [found for stage in ("align", "train") if (found := (config.get(stage) or {}).get("input"))]
+    origin.unpruned = bool(inputs) and inputs[0] == config.get("model")
+    if inputs or not config.get("prune"):
+        return False
+    origin.prune, origin.align = config["prune"], origin.align or config.get("align")
+    return True
+
+
+def _recovers(config: dict[str, Any]) -> bool:
+    """Whether the merge of a config takes the recovered adapter and the original."""
+    merge = config.get("merge") or {}
+    return config.get("recover") is not None and not merge.get("input") and not merge.get("adapter")
 
 
 def _name(model: str) -> str:

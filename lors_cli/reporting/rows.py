@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from lors_cli.reporting import columns, provenance
 from lors_cli.reporting.columns import Column, Measure
-from lors_cli.reporting.provenance import DENSE, OTHER, PRUNED, TUNED, Origin
+from lors_cli.reporting.provenance import DENSE, OTHER, PRUNED, TUNED, UNMERGED, Origin
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
 
 ORDER = (DENSE, PRUNED, OTHER, TUNED)
@@ -27,6 +27,7 @@ class Cost:
         peak_bytes: of memory, in training.
         on_gpu: whether that is the GPU's.
         size_bytes: of the model directory.
+        reduction: parameters of the original for each one of the model that was trained, if that is smaller.
 
     """
 
@@ -38,6 +39,7 @@ class Cost:
     peak_bytes: int | None = None
     on_gpu: bool = False
     size_bytes: int | None = None
+    reduction: float | None = None
 
 
 @dataclass
@@ -75,8 +77,7 @@ class Row:
     @property
     def pattern(self) -> str:
         """N:M where its manifest proves that, else the share of zeros."""
-        made = self.origin.manifests.get("merge") if self.kind == TUNED else self.origin.manifests.get("prune")
-        found = (made or {}).get("pattern") or ""
+        found = self.origin.made.get("pattern") or ""
         return found if ":" in found else share(self.sparsity)
 
 
@@ -149,18 +150,26 @@ def _adopt(rows: list[Row]) -> None:
 
 
 def _cost(row: Row) -> Cost:
-    train, merge = row.origin.manifests.get("train", {}), row.origin.manifests.get("merge", {})
+    origin = row.origin
+    train = origin.manifests.get("train" if row.kind == TUNED else "align", {})
     cost = Cost(tokens=train.get("tokens"), trainable=train.get("trainable_parameters"), seconds=train.get("seconds"))
+    cost.reduction = origin.manifests.get("prune", {}).get("reduction")
     peak = train.get("peak_memory") or {}
     cost.on_gpu = "gpu_bytes" in peak and (train.get("config") or {}).get("device") != "cpu"
     cost.peak_bytes = peak.get("gpu_bytes" if cost.on_gpu else "host_bytes")
-    directory = row.origin.directory
+    directory = None if origin.target == UNMERGED else origin.directory  # which holds the adapter alone
     if directory and directory.is_dir():
         cost.size_bytes = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
     if cost.trainable:
-        counted = _parameters(directory) if directory else None
-        cost.parameters, cost.embeddings = counted or merge.get("parameters"), counted is not None
+        counted = _trained(origin) or (_parameters(directory) if directory else None)
+        cost.parameters, cost.embeddings = counted or origin.made.get("parameters"), counted is not None
     return cost
+
+
+def _trained(origin: Origin) -> int | None:
+    """The parameters of a smaller model that was trained; None of models that keep their size."""
+    counts = origin.manifests.get("prune", {}).get("parameters")
+    return counts.get("after") if isinstance(counts, dict) else None
 
 
 def _parameters(directory: Path) -> int | None:
@@ -186,5 +195,4 @@ def share(part: float) -> str:
 
 def settings(row: Row) -> dict[str, Any]:
     """All settings that made the model, by stage."""
-    origin = row.origin
-    return {"prune": origin.prune or {}, "train": origin.train or {}, "merge": origin.merge or {}}
+    return {stage: getattr(row.origin, stage) or {} for stage in ("prune", "align", "train", "merge")}

@@ -12,9 +12,17 @@ from lors_cli.artifacts import digest, manifest, publish
 from lors_cli.errors import LorsError, Problem, RequestError
 
 EVAL, RESULTS = "eval", "results.json"
-OUTPUTS = ("pruned", "adapter", "merged", EVAL)  # of a run directory
-STAGE_OF = {"pruned": "prune", "adapter": "train", "merged": "merge", EVAL: "eval"}
-WANTED = "a run directory (with pruned, adapter, merged or eval in it), or a folder of such"
+# What a run directory holds, and the stages that make it, in their order.
+STAGE_OF = {
+    "pruned": "prune",
+    "aligned": "align",
+    "adapter": "train",
+    "recovered": "recover",
+    "merged": "merge",
+    EVAL: "eval",
+}
+OUTPUTS = tuple(STAGE_OF)
+WANTED = f"a run directory (with {', '.join(OUTPUTS[:-1])} or {EVAL} in it), or a folder of such"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from lors_cli.reporting import columns, compare, labels, lines
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY, Column
 from lors_cli.reporting.compare import Comparison
 from lors_cli.reporting.lines import RECOVERY, Key, Line, Value
-from lors_cli.reporting.provenance import DENSE, TUNED
+from lors_cli.reporting.provenance import TUNED
 from lors_cli.reporting.rows import ORDER, Row
 from lors_cli.reporting.runs import LeftOut
 
@@ -106,13 +106,13 @@ def build(rows: list[Row], left_out: list[LeftOut], *, over_seeds: bool = False)
 
 def _groups(found: list[Line], keys: list[Key], ignoring: tuple[str, ...]) -> list[Group]:
     """The lines in groups, dense models before what was made of them."""
-    members: dict[tuple[str, bool, str, str], list[Line]] = defaultdict(list)
+    members: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
     for line in found:
         row = line.row
-        members[row.base[0], row.kind != DENSE, labels.pruning(row), labels.goal(row)].append(line)
+        members[row.base[0], labels.pruning(row), labels.goal(row)].append(line)
     groups = []
-    for way in sorted(members, key=lambda way: [_natural(str(part)) for part in way]):
-        (base, _, pruning, goal), group = way, members[way]
+    for way in sorted(members, key=lambda way: [_natural(part) for part in way]):
+        (base, pruning, goal), group = way, members[way]
         for line, name in zip(group, labels.of([line.row for line in group], ignoring), strict=True):
             line.label = f"{name}, {len(line.rows)} seeds" if len(line.rows) > 1 else name
         ordered = sorted(group, key=lambda line: (ORDER.index(line.row.kind), _natural(line.label)))
@@ -186,6 +186,7 @@ def _headings(keys: list[Key]) -> list[Heading]:
 def _name(key: Key) -> str:
     if key.column is None:
         return {
+            "reduction": "reduction",
             "tokens": "tokens",
             "trainable": "trainable",
             "permille": "‰",

@@ -141,12 +141,31 @@ def make_run(
     log = [{"step": step, "tokens": 100 * step, "loss": 3 - 0.1 * step} for step in range(1, 5)]
     log.append({"step": 4, "tokens": 400, "eval_loss": 2.7})
     (directory / "adapter/training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    places = {"dense": Path(model), "pruned": directory / "pruned", "merged": directory / "merged"}
     digests = {"dense": digest.of_value(model), "pruned": pruned["digest"], "merged": merged["digest"]}
-    paths = {"dense": model, "pruned": str(directory / "pruned"), "merged": str(directory / "merged")}
+    found = {name: (places[name], digests[name], 0.0 if name == "dense" else 0.5) for name in models}
+    evaluate(
+        directory, found, config, answers=answers, losses=losses, entry=entry, settings=settings, keep_items=keep_items
+    )
+    return directory
+
+
+def evaluate(
+    directory: Path,
+    models: dict[str, tuple[Path, str, float]],
+    config: dict[str, Any],
+    *,
+    answers: dict[str, Any],
+    losses: Mapping[str, Sequence[float]],
+    entry: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    keep_items: bool = True,
+) -> None:
+    """Write an evaluation into a run directory: of models with their paths, digests and sparsities; else as above."""
     evaluation = directory / "eval"
     found: dict[str, Any] = {}
-    for name in models:
-        found[name] = {"path": paths[name], "digest": digests[name], "sparsity": 0.0 if name == "dense" else 0.5}
+    for name, (path, digest_of_model, sparsity) in models.items():
+        found[name] = {"path": str(path), "digest": digest_of_model, "sparsity": sparsity}
         if keep_items:
             found[name]["items"] = f"items/{name}"
         given: Any = answers.get(name, {})
@@ -172,9 +191,9 @@ def make_run(
         "versions": VERSIONS,
     }
     write_json(evaluation / "results.json", results)
-    content = manifest("eval", {"models": list(models)}, {name: digests[name] for name in models}, **origin)
+    inputs = {name: found[name]["digest"] for name in models}
+    content = manifest("eval", {"models": list(models)}, inputs, config=config)
     write_json(evaluation / "lors.json", {**content, "digest": digest.of_directory(evaluation)})
-    return directory
 
 
 def _entry(directory: Path | None, task: str, right: Sequence[float]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_a_folder_of_runs_may_have_moved(tmp_path: Path) -> None:
 def test_a_pruned_model_from_elsewhere_is_the_one_that_was_tuned(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     shutil.rmtree(run / "pruned")
-    for path in (run / "eval/lors.json", run / "merged/lors.json"):
+    for path in (run / f"{name}/lors.json" for name in ("eval", "adapter", "merged")):
         edit_json(path, config__train__input="/models/sparse", config__prune=None)
     table = collect([run])
     assert [(group.pruning, group.goal, len(group.entries)) for group in table.groups] == [

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from lors_cli.reporting import formats
+from lors_cli.reporting import data, formats
+from lors_cli.reporting.plots import all_of
 from lors_cli.stages.report import SUFFIXES, collect
+from tests.models.test_structure import RANDOM
 from tests.reporting.synthetic import edit_json, make_run
 
 Lors = Callable[..., Result]
@@ -42,6 +44,23 @@ def test_runs_of_the_stages_become_one_table(lors: Lors, write_config: WriteConf
     tests = {test.column.name: test.comparison for test in table.tests}
     assert {test.test for test in tests.values()} == {"McNemar", "bootstrap"}
     assert tests["perplexity"].numbers["difference"] == pytest.approx(abs(math.log(values[2] / values[3])), rel=1e-6)
+
+
+def test_a_recovered_adapter_is_followed_to_its_training_and_the_smaller_model(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    train = {"train__method": "lora", "train__eval_dataset": {"path": "python-topics", "limit": 2}}
+    lors("run", write_config(prune=RANDOM, recover={}, train__eval_steps=2, **train))
+    table = collect([tmp_path])
+    recovered = "structured_random 50% + lora r=4 on the original"
+    assert [entry.line.label for entry in table.entries] == ["dense", "structured_random 50%", recovered]
+    assert not any(entry.marks for entry in table.entries)
+    assert list(data.stages(table.entries[-1].line.row)) == ["prune", "train", "recover", "merge", "eval"]
+    manifests = {name: json.loads((tmp_path / f"run/{name}/lors.json").read_text()) for name in ("pruned", "adapter")}
+    cost = table.entries[-1].line.row.cost
+    assert (cost.tokens, cost.reduction) == (manifests["adapter"]["tokens"], manifests["pruned"]["reduction"])
+    assert cost.parameters == manifests["pruned"]["parameters"]["after"]
+    assert "Held-out perplexity over training steps" in [title for title, *_ in all_of(table)]
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)

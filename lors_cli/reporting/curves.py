@@ -1,0 +1,162 @@
+"""The plots of training: losses, and perplexity over its steps."""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from lors_cli.reporting import drawing, formats, lines
+from lors_cli.reporting.columns import PERPLEXITY
+from lors_cli.reporting.drawing import FIXED
+from lors_cli.reporting.lines import Value
+from lors_cli.reporting.provenance import DENSE, PRUNED, TUNED
+from lors_cli.reporting.rows import Row
+from lors_cli.reporting.table import Heading, Table
+
+MOST = 20  # curves in a picture
+POINTS = 300  # of a curve; more cannot be seen
+IN_TRAINING = {"linewidth": 0.8, "alpha": 0.6}
+HELD_OUT = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+STEPS = "max_steps"
+DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+LARGEST = 700.0  # nats; e to more is no number any more
+Log = dict[str, list[tuple[float, float, float]]]  # by kind of loss its points: step, tokens, loss
+Curve = tuple[int, list[tuple[float, float]], dict[str, Any]]  # the number of a line of the table, points, style
+Point = tuple[int, Value, int]  # steps, perplexity, the number of a line
+
+
+def of(table: Table) -> Iterator[tuple[str, str, str]]:
+    """A title, an explanation and an SVG for each plot for which there are data."""
+    yield from _logged(table)
+    for heading in table.headings:
+        if heading.key.kind == PERPLEXITY:
+            yield from _measured(table, heading)
+
+
+def _logged(table: Table) -> Iterator[tuple[str, str, str]]:
+    """The losses in training over the tokens, and the perplexity of the held-out rows over the steps."""
+    paths: dict[Path, int] = {}
+    for number, entry in enumerate(table.entries):
+        for row in entry.line.rows:
+            if (directory := row.origin.training_directory) and (path := directory / "training_log.jsonl").is_file():
+                paths.setdefault(path, number)  # an adapter that was evaluated on two models was trained once
+    logs = [(number, _read(path)) for path, number in islice(paths.items(), MOST)]
+    more = drawing.rest(len(paths) - MOST)
+    losses = [
+        (number, [(tokens, loss) for _, tokens, loss in log[name]], style)
+        for number, log in logs
+        for name, style in (("loss", IN_TRAINING), ("eval_loss", HELD_OUT))
+    ]
+    perplexities = [
+        (number, [(step, math.exp(loss)) for step, _, loss in log["eval_loss"] if loss < LARGEST], HELD_OUT)
+        for number, log in logs
+    ]
+    if plotted := _plotted(table, losses):
+        figure, axes = plotted
+        axes.set(xlabel="tokens seen", ylabel="loss, nats per token")
+        axes.xaxis.set_major_formatter(lambda tokens, _: formats.amount(tokens))
+        yield "Loss", f"In training (thin) and held out (points).{more}", drawing.finished(figure, axes)
+    if plotted := _plotted(table, perplexities):
+        figure, axes = plotted
+        text = f"Of the held-out rows, as training measured it: e to the loss.{more}"
+        svg = _over_steps(figure, axes, [y for _, points, _ in perplexities for _, y in points])
+        yield "Held-out perplexity over training steps", text, svg
+
+
+def _read(path: Path) -> Log:
+    """The losses that a training logged, with steps and tokens; lines that cannot be read are passed over."""
+    found: Log = {"loss": [], "eval_loss": []}
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+            for name, points in found.items():
+                if name in values:
+                    points.append((float(values["step"]), float(values["tokens"]), float(values[name])))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _plotted(table: Table, curves: list[Curve]) -> tuple[Any, Any] | None:
+    """A figure of curves, each in the colour of its line; None if none of them has a point."""
+    numbers = list(dict.fromkeys(number for number, points, _ in curves if points))
+    if not numbers:
+        return None
+    names, colours = drawing.names(table), drawing.colours(table)
+    figure, axes = drawing.figure(8, 4)
+    for number, points, style in curves:
+        step = max(len(points) // POINTS, 1)
+        kept = points[::step] + (points[-1:] if (len(points) - 1) % step else [])
+        axes.plot([x for x, _ in kept], [y for _, y in kept], color=colours[number], **style)
+    for number in numbers:
+        axes.plot([], [], color=colours[number], label=drawing.short(names[number]))
+    return figure, axes
+
+
+def _over_steps(figure: Any, axes: Any, perplexities: list[float]) -> str:
+    axes.set(xlabel="optimiser steps", ylabel="perplexity")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if max(perplexities) > 10 * min(perplexities):
+        axes.set_yscale("log")
+    return drawing.finished(figure, axes)
+
+
+def _measured(table: Table, heading: Heading) -> Iterator[tuple[str, str, str]]:
+    """Models that differ by the length of their training alone, connected; beside what they were made from."""
+    names, curves = drawing.names(table), defaultdict[tuple[str, str | None], list[Point]](list)
+    for number, entry in enumerate(table.entries):
+        row, value = entry.line.row, drawing.values(entry)(heading)
+        steps = (row.origin.train or {}).get(STEPS)
+        if row.kind == TUNED and value and isinstance(steps, int):
+            curves[_setting(row, table)].append((steps, value, number))
+    found = [points for points in curves.values() if len({steps for steps, *_ in points}) > 1]
+    if not found:
+        return
+    figure, axes = drawing.figure(8, 4)
+    shown = found[:MOST]
+    for place, points in enumerate(shown):
+        steps, values, numbers = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        axes.errorbar(
+            steps,
+            [value.value for value in values],
+            [value.error or 0.0 for value in values],
+            color=f"C{place % 10}",
+            label=drawing.short(re.sub(rf" {STEPS}=\d+", "", names[numbers[0]])),
+            capsize=2,
+            **HELD_OUT,
+        )
+    levels = _levels(table, {number for points in shown for *_, number in points}, heading)
+    for (number, level), dashes in zip(levels.items(), cycle(DASHES), strict=False):
+        label = drawing.short(names[number])
+        axes.axhline(level, color=FIXED[DENSE], linestyle=dashes, linewidth=1.2, label=label)
+    measured = [value.value for points in shown for _, value, _ in points]
+    svg = _over_steps(figure, axes, [*measured, *levels.values()])
+    mark = f" [{heading.mark}]" if heading.mark else ""
+    text = f"Models that differ by {STEPS} alone are connected.{drawing.rest(sum(map(len, found[MOST:])))}"
+    yield f"Perplexity over training steps{mark}", text, svg
+
+
+def _setting(row: Row, table: Table) -> tuple[str, str | None]:
+    """What models have in common that differ by the length of their training, or also by seeds where these are one."""
+    if table.over_seeds:
+        return lines.alike(row, (STEPS, *lines.OF_A_SEED)), None
+    return lines.alike(row, (STEPS,)), row.origin.pruned_digest
+
+
+def _levels(table: Table, drawn: set[int], heading: Heading) -> dict[int, float]:
+    """The perplexities of the dense and pruned models of the lines that are drawn, by the numbers of theirs."""
+    bases = {entry.line.row.base for number, entry in enumerate(table.entries) if number in drawn}
+    found, first = {}, 0
+    for group in table.groups:
+        numbers = range(first, first + len(group.entries))
+        first = numbers.stop
+        for number, entry in zip(numbers, group.entries, strict=True):
+            row, value = entry.line.row, drawing.values(entry)(heading)
+            ours = row.base in bases if row.kind == DENSE else row.kind == PRUNED and drawn & set(numbers)
+            if value and ours:
+                found[number] = value.value
+    return found
