@@ -47,10 +47,10 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     if problems:
         raise RequestError(*problems)
     device = load.pick_device(config.device)
-    weights = {"tuned": _tuned_weights(config, earlier)} if "tuned" in models else {}
+    weights = {name: _tuned_weights(config, earlier) if name == "tuned" else path for name, path in models.items()}
     skeletons = {}
-    for name, path in models.items():
-        structure = common.structure_directory(config, weights.setdefault(name, path), earlier)
+    for name, path in weights.items():
+        structure = common.structure_directory(config, path, earlier)
         skeletons[name] = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
         if token_windows(config, section, structure) is None:  # otherwise it has read the tokenizer
             load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
