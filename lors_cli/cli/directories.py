@@ -32,7 +32,7 @@ def inspect(
         from lors_cli.stages.inspect import render
 
         facts = look(Path(path))
-        if plots:
+        if plots or output or base:
             from lors_cli.stages.inspect_plots import draw
 
             facts |= draw(facts, base=base, output=Path(output).expanduser() if output else None)

@@ -1,6 +1,7 @@
 """Continual pre-training of a pruned model, before the adapters."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lors_cli.adapters import load_adapter
 from lors_cli.artifacts import tensors
 from lors_cli.models import load, structure
 from tests.models.test_structure import RANDOM
+from tests.training import processes
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -133,3 +135,19 @@ def test_a_base_in_four_bits(
     assert "nf4 is for lora" in lors("train", config, "train.method=lors", "--force", status=2).stderr
     # four bits change the result, so it is another run
     assert "train: base" in lors("train", config, "train.base=dense", status=2).stderr
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_align_as_one_does(lors: Lors, write_config: WriteConfig, tmp_path: Path, parallel: str) -> None:
+    config = write_config(align={**ALIGN, "parallel": parallel, "batch_size": 4, "micro_batch_size": 2})
+    lors("prune", config)
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "run/pruned", tmp_path / "other/pruned")
+    lors("align", config)
+    children = processes.start(2, config, [f"output_dir={tmp_path / 'other'}"], stage="align")
+    assert processes.wait(children) == [0, 0]
+    for (name, one), (_, other) in zip(
+        *(tensors.read(tmp_path / run / "aligned") for run in ("run", "other")), strict=True
+    ):
+        assert torch.equal(one != 0, other != 0), name
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
