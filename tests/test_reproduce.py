@@ -11,6 +11,7 @@ import pytest
 from typer.testing import Result
 
 from lors_cli.config.load import load
+from lors_cli.models.source import BUILT_IN as SMOLLM2
 
 FOLDER = Path(__file__).parents[1] / "scripts/reproduce"
 TABLES = sorted(path.stem for path in FOLDER.glob("*.py") if "reproduce(" in path.read_text() and path.stem != "common")
@@ -77,25 +78,39 @@ def test_the_rows_of_lorams_tables(script: Script, tmp_path: Path) -> None:
     assert has(only[0], starts[5])
 
 
-def test_curves_on_the_pico_model(
+def test_the_points_of_lorams_curves(script: Script, tmp_path: Path) -> None:
+    commands = script("loram_curves", "--dry-run", "--scale", "smollm2", "--prunings", "semi")
+    trained = [command for command in commands if command[0] == "run"]
+    steps = [f"train.max_steps={count}" for count in (5, 10, 20)]
+    assert [next(part for part in command if part in steps) for command in trained] == 3 * steps
+    assert all(has(command, "train.schedule=constant") for command in trained)
+    folder = f"{tmp_path}/out/smollm2-135m"
+    starts = (SMOLLM2, f"{folder}_semi/aligned", f"{folder}_semi/pruned")
+    for curve, start in enumerate(starts):
+        models = "merged" if start == SMOLLM2 else "tuned,merged"
+        for command in trained[3 * curve : 3 * curve + 3]:
+            assert has(command, f"train.input={start}", f"eval.models=[{models}]")
+
+
+def test_a_table_of_the_pico_model_goes_on_where_it_stopped(
     script: Script, lors: Lors, monkeypatch: pytest.MonkeyPatch, dense: Path, tmp_path: Path
 ) -> None:
-    ran = []
+    ran: list[Result] = []
 
     def run(command: list[str], *, check: bool) -> "subprocess.CompletedProcess[str]":
         ran.append(lors(*command[3:]))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    arguments = ["loram_curves", "--scale", "smollm2", "--prunings", "rand", f"model={dense}", "prune.keep_first=0"]
-    arguments += ["prune.keep_last=1", "align.max_steps=4", "align.sequence_length=64", "train.sequence_length=64"]
-    script(*arguments, "eval.perplexity.sequence_length=64", "eval.perplexity.samples=4", "device=cpu")
-    report = tmp_path / "out/report"
-    markdown = (report / "report.md").read_text()
-    for name in ("lora r=8 on the original", "structured_random 50%, aligned + lora r=8"):
-        assert name in markdown
-    assert "Perplexity over training steps" in (report / "report.html").read_text()
-    count = len(ran)
-    again = script(*arguments, "eval.perplexity.sequence_length=64", "eval.perplexity.samples=4", "device=cpu")
-    assert len(again) == len(ran) - count
-    assert all("nothing to do" in one.stderr for one in ran[count:-1])
+    arguments = ["loram_downstream", "--scale", "smollm2", "--prunings", "rand", f"model={dense}", "device=cpu"]
+    arguments += ["prune.keep_first=0", "prune.keep_last=1", "align.max_steps=4", "train.max_steps=4"]
+    arguments += ["eval.tasks=[]", "eval.perplexity.sequence_length=64", "eval.perplexity.samples=4"]
+    script(*arguments)
+    lines = (tmp_path / "out/report/report.md").read_text().splitlines()
+    rows = [line.split("|")[2].strip() for line in lines if line.startswith("| ")]
+    pruned = "structured_random 50%"
+    assert {"dense", "lora r=8", pruned, f"{pruned}, aligned + lora r=8 on the original"} <= set(rows)
+    done = len(ran)
+    script(*arguments, "--part", "1")
+    assert len(ran) == done + 1
+    assert ran[-1].stderr.count("nothing to do") == 4

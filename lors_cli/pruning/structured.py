@@ -20,20 +20,28 @@ AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def removed(count: int, ratio: float) -> int:
-    """How many of `count` parts a ratio below 1 removes: rounded down, as LLM-Pruner does, so that one is left."""
-    return int(count * ratio + 1e-9)
+# The published counts round what goes of the groups, and what stays of the channels; EPSILON is for 10 * 0.7 and the like.
+EPSILON = 1e-9
 
 
-def random_kept(count: int, ratio: float, generator: torch.Generator) -> list[int]:
-    """The parts that stay when as many as `ratio` says are drawn without regard to anything."""
-    return sorted(torch.randperm(count, generator=generator)[removed(count, ratio) :].tolist())
+def groups_left(count: int, ratio: float) -> int:
+    """How many of `count` attention groups a ratio below 1 leaves: at least one, since what goes is rounded down."""
+    return count - int(count * ratio + EPSILON)
 
 
-def best_kept(importance: Tensor, ratio: float) -> list[int]:
-    """The parts that stay when the least important go; of equals the later ones."""
-    order = torch.argsort(importance, descending=True, stable=True)
-    return sorted(order[: len(importance) - removed(len(importance), ratio)].tolist())
+def channels_left(count: int, ratio: float) -> int:
+    """How many of `count` MLP channels a ratio below 1 leaves: at least one, otherwise rounded down."""
+    return max(int(count * (1 - ratio) + EPSILON), 1)
+
+
+def random_kept(count: int, left: int, generator: torch.Generator) -> list[int]:
+    """Which of the parts stay when `left` of them are drawn without regard to anything."""
+    return sorted(torch.randperm(count, generator=generator)[count - left :].tolist())
+
+
+def best_kept(importance: Tensor, left: int) -> list[int]:
+    """Which of the parts stay when all but `left` go, the least important first; of equals the later ones."""
+    return sorted(torch.argsort(importance, descending=True, stable=True)[:left].tolist())
 
 
 def part_importance(weight: Tensor, gradient: Tensor, parts: int, *, by_rows: bool, form: str) -> Tensor:

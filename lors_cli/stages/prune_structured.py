@@ -115,8 +115,8 @@ class _Plan:
         if not middle:
             got = f"{section.keep_first} and {section.keep_last} of {count} blocks kept whole"
             raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer")
-        groups = sizes.groups - structured.removed(sizes.groups, ratio)
-        channels = sizes.channels - structured.removed(sizes.channels, ratio)
+        groups = structured.groups_left(sizes.groups, ratio)
+        channels = structured.channels_left(sizes.channels, ratio)
         before = sum(parameter.numel() for parameter in skeleton.parameters())
         sample = Structure(sizes, [Kept(list(range(groups)), list(range(channels)))], "", 0)
         gone = sum(
@@ -140,8 +140,8 @@ class _Plan:
     def summary(self) -> str:
         """In a line."""
         return (
-            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.reduction:.2f}x); {len(self.middle)} of"
-            f" {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP channels"
+            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.reduction:.2f}x, exactly"
+            f" {self.after:,}); {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP channels"
         )
 
 
@@ -159,12 +159,14 @@ def _choose(
     device: torch.device,
 ) -> list[Kept]:
     """What each block keeps."""
-    ratio = section.ratio or 0.0
     kept = [Kept(list(range(sizes.groups)), list(range(sizes.channels))) for _ in range(plan.blocks)]
     if tokens is None:
         generator = torch.Generator().manual_seed(config.seed)
         for index in plan.middle:
-            kept[index] = Kept(*(structured.random_kept(n, ratio, generator) for n in (sizes.groups, sizes.channels)))
+            kept[index] = Kept(
+                structured.random_kept(sizes.groups, plan.groups, generator),
+                structured.random_kept(sizes.channels, plan.channels, generator),
+            )
         return kept
     model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
     model.requires_grad_(False)
@@ -172,7 +174,7 @@ def _choose(
     def visit(index: int, block: torch.nn.Module) -> None:
         if index in plan.middle:
             groups, channels = _importances(block, sizes, section)
-            kept[index] = Kept(structured.best_kept(groups, ratio), structured.best_kept(channels, ratio))
+            kept[index] = Kept(structured.best_kept(groups, plan.groups), structured.best_kept(channels, plan.channels))
 
     with console.progress("prune: gradients, block", len(tokens) * plan.blocks) as advance:
         visit_backwards(model, tokens, visit, advance)

@@ -1,6 +1,6 @@
 """What the scripts of this folder share: a table of a paper is commands of lors, printed as they are run.
 
-Each (model, pruning) is pruned once, and dense and pruned model are measured once. Each arm, a way of training, is then
+Each model is measured once, and pruned once in each way, which is measured too. Each arm, a way of training, is then
 trained at every one of its learning rates; the best by held-out loss is merged and measured. At last `lors report`
 makes the table. Started again, the script skips what is finished. `--part` does a part of it, for array jobs
 (scripts/slurm/reproduce.sbatch), and `--dry-run` prints the commands.
@@ -11,25 +11,47 @@ import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lors_cli.config.load import load
 from lors_cli.data import builtin
 
 HERE = Path(__file__).parent
-PAPERS = HERE.parents[1] / "configs" / "papers"
+CONFIGS = HERE.parents[1] / "configs"
 SMOLLM2 = "smollm2-135m"
 Command = list[str]
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A row of a table: overrides of the config, the paper's learning rates, and those for SmolLM2."""
+class Pruning:
+    """A way of pruning: its name, its file in configs with {} for the model, and overrides at the two scales."""
 
     name: str
-    settings: tuple[str, ...]
-    paper: tuple[float, ...]
-    smollm2: tuple[float, ...]
+    config: str
+    paper: tuple[str, ...] = ()
+    smollm2: tuple[str, ...] = ()
+
+
+def sparse(method: str, sparsity: str) -> Pruning:
+    """One that leaves zeros, as the LoRS and SPP papers have it."""
+    settings = (f"prune.method={method}", f"prune.sparsity={sparsity}")
+    return Pruning(f"{method}:{sparsity}", f"papers/{{}}_{method}_50.yaml", settings, settings)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of a table: overrides of the config, the paper's learning rates, and those for SmolLM2; none: the config's.
+
+    `start` is the directory of what it trains, `models` what is measured of it.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    paper: tuple[float, ...] = ()
+    smollm2: tuple[float, ...] = ()
+    start: str = "pruned"
+    models: str = "merged"
 
 
 # Rates differ between methods by more than the methods do, so each has its own grid, of the same size.
@@ -46,22 +68,36 @@ class Table:
 
     Args:
         title: what it shows, in which paper.
-        models: as the files in configs/papers call them; `--scale smollm2` takes that one instead.
-        prunings: (method, sparsity).
+        models: as the files in configs call them; `--scale smollm2` takes that one instead.
+        prunings: of each model.
         arms: the rows for each model and pruning.
+        whole: the rows for each model as it is, and for its smaller sibling.
+        siblings: the smaller one of a model, for the paper's scale.
+        smollm2: the file here that `--scale smollm2` takes.
+        stages: what makes the models that arms start from.
+        settings: overrides for all of it.
+        presets: benchmarks besides those of the config, for the paper's scale.
+        steps: points of a curve, by scale: each arm is trained for each of these numbers of steps.
 
     """
 
     title: str
     models: tuple[str, ...]
-    prunings: tuple[tuple[str, str], ...]
+    prunings: tuple[Pruning, ...]
     arms: tuple[Arm, ...]
+    whole: tuple[Arm, ...] = ()
+    siblings: dict[str, str] = field(default_factory=dict)
+    smollm2: str = f"{SMOLLM2}.yaml"
+    stages: tuple[str, ...] = ("prune",)
+    settings: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
+    steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def reproduce(table: Table) -> None:
     """Run the script of a table."""
     options = _options(table)
-    prepare, arms = _commands(table, options)
+    prepare, arms = _Commands(table, options).all()
     parts = {"prepare": prepare, **{str(number): commands for number, commands in enumerate(arms)}}
     parts["report"] = [["report", options.output, "--output", f"{options.output}/report/"]]
     if options.part not in (None, *parts):
@@ -80,7 +116,7 @@ def _options(table: Table) -> argparse.Namespace:
     parser.add_argument("--output", help="a folder for all runs; runs/reproduce/... if left out")
     parser.add_argument("--part", help="prepare, the number of an arm from 0 on, or report; all if left out")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
-    known = {":".join(pruning): pruning for pruning in table.prunings}
+    known = {pruning.name: pruning for pruning in table.prunings}
     parser.add_argument("--prunings", default=",".join(known), help=f"some of {', '.join(known)}, with commas")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="overrides, such as eval.limit=100")
     options = parser.parse_args()
@@ -91,25 +127,73 @@ def _options(table: Table) -> argparse.Namespace:
     return options
 
 
-def _commands(table: Table, options: argparse.Namespace) -> tuple[list[Command], list[list[Command]]]:
-    """What all arms need first, and what each needs."""
-    prepare, arms = [], []
-    small = options.scale == "smollm2"
-    settings = [*(_halves(Path(options.output)) if small else []), *options.settings]
-    for model in [SMOLLM2] if small else table.models:
-        for method, sparsity in options.prunings:
-            config = str(HERE / f"{SMOLLM2}.yaml" if small else PAPERS / f"{model}_{method}_50.yaml")
-            shared = f"{options.output}/{model}_{method}_{sparsity.replace(':', '-')}"
-            prune = [config, f"prune.method={method}", f"prune.sparsity={sparsity}", f"output_dir={shared}", *settings]
-            prepare += [["prune", *prune], ["eval", *prune, "eval.models=[dense,pruned]"]]
-            for arm in table.arms:
-                place = f"{shared}/{arm.name}"
-                own = [config, f"train.input={shared}/pruned", f"output_dir={place}", *settings, *arm.settings]
-                own += ["eval.models=[merged]", "prune=null"]  # last, as settings may be of prune
-                rates = ",".join(f"{rate:g}" for rate in (arm.smollm2 if small else arm.paper))
-                search, best = ["sweep", *own, f"train.learning_rate={rates}"], ["run", f"{place}/sweep/best.yaml"]
-                arms.append([search, best] if "," in rates else [["run", *search[1:]]])
-    return prepare, arms
+class _Commands:
+    """The commands of a table."""
+
+    def __init__(self, table: Table, options: argparse.Namespace) -> None:
+        self._table, self._options, self._output = table, options, options.output
+        self._small = options.scale == "smollm2"
+        halves = _halves(Path(options.output)) if self._small else []
+        self._settings = [*halves, *table.settings, *options.settings]
+        self._made = [f"{stage}=null" for stage in table.stages]  # last, as settings may be of these stages
+
+    def all(self) -> tuple[list[Command], list[list[Command]]]:
+        """What all arms need first, and what each needs."""
+        prepare, arms = [], []
+        for name, config in self._whole().items():
+            place = f"{self._output}/{Path(name).name}"
+            own = [*self._settings, f"model={name}"]
+            prepare.append(["eval", config, f"output_dir={place}", *own, "eval.models=[dense]", *self._made])
+            prepare += self._presets(config, place, own, "dense")
+            for arm in self._table.whole:
+                arms.append(self._train(arm, config, place, name, own))
+        for model in self._models():
+            for pruning in self._options.prunings:
+                config = self._config(model, pruning)
+                place = f"{self._output}/{model}_{pruning.name.replace(':', '-')}"
+                own = [*(pruning.smollm2 if self._small else pruning.paper), f"output_dir={place}", *self._settings]
+                prepare += [[stage, config, *own] for stage in self._table.stages]
+                prepare.append(["eval", config, *own, "eval.models=[pruned]"])
+                for arm in self._table.arms:
+                    arms.append(self._train(arm, config, place, f"{place}/{arm.start}", self._settings))
+        return prepare, arms
+
+    def _models(self) -> tuple[str, ...]:
+        return (SMOLLM2,) if self._small else self._table.models
+
+    def _config(self, model: str, pruning: Pruning) -> str:
+        return str(HERE / self._table.smollm2 if self._small else CONFIGS / pruning.config.format(model))
+
+    def _whole(self) -> dict[str, str]:
+        """The models that are not pruned, with the config of each; a sibling of one may be a model of the table too."""
+        found: dict[str, str] = {}
+        chosen = [setting for setting in self._settings if setting.startswith("model=")]
+        for model in self._models():
+            config = self._config(model, self._options.prunings[0])
+            found.setdefault(load(Path(config), chosen).model, config)
+            if sibling := self._table.siblings.get(model):
+                found.setdefault(sibling, config)
+        return found
+
+    def _train(self, arm: Arm, config: str, folder: str, start: str, settings: list[str]) -> list[Command]:
+        """Train an arm on the model in `start`, at each learning rate or for each number of steps, and measure it."""
+        rates = ",".join(f"{rate:g}" for rate in (arm.smollm2 if self._small else arm.paper))
+        found: list[Command] = []
+        for steps in self._table.steps.get(self._options.scale, (None,)):
+            place = f"{folder}/{arm.name}/{steps}" if steps else f"{folder}/{arm.name}"
+            own = [config, f"train.input={start}", f"output_dir={place}", *settings, *arm.settings]
+            own += [f"train.max_steps={steps}", "train.schedule=constant"] if steps else []
+            own += [f"train.learning_rate={rates}"] if rates else []
+            own += [f"eval.models=[{arm.models}]", *self._made]
+            found += [["sweep", *own], ["run", f"{place}/sweep/best.yaml"]] if "," in rates else [["run", *own]]
+            found += self._presets(config, place, settings, f"{place}/merged")
+        return found
+
+    def _presets(self, config: str, place: str, settings: list[str], model: str) -> list[Command]:
+        """Measure a model on the table's other benchmarks."""
+        own = [*settings, f"eval.models=[{model}]", "eval.perplexity=null", *self._made]
+        presets = () if self._small else self._table.presets
+        return [["eval", config, f"output_dir={place}/{name}", *own, f"eval.preset={name}"] for name in presets]
 
 
 def _halves(folder: Path) -> list[str]:
