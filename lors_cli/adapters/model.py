@@ -85,7 +85,7 @@ def attach(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
         )
     names = _targets(model, kind, rank, target_modules, packed=packed)
-    options = {"stochastic": True} if stochastic else {}
+    options: dict[str, Any] = {"stochastic": True} if stochastic else {}
     attached = replace_linears(
         model, names, kind, base=base, rank=rank, alpha=alpha, dropout=dropout, checkpoint=checkpoint, **options
     )

@@ -1,5 +1,6 @@
 """Putting adapters into a model: the named linears are replaced, everything else is frozen."""
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,13 @@ BASES: dict[str, Any] = {"packed": PackedLinear, "nf4": nf4_linear}
 
 
 def replace_linears(
-    model: nn.Module, names: list[str], adapter: type[Adapter], *, base: str = "dense", **options: Any
+    model: nn.Module,
+    names: list[str],
+    adapter: type[Adapter],
+    *,
+    base: str = "dense",
+    dense: Collection[str] = (),
+    **options: Any,
 ) -> dict[str, Adapter]:
     """Replace each linear of `names` in `model` by an `adapter` around it.
 
@@ -22,6 +29,7 @@ def replace_linears(
         adapter: a formulation of a method.
         base: the form of the frozen weights, one of the adapter's `bases`: as they are ("dense"), without their zeros
             ("packed"), or in 4 bits ("nf4").
+        dense: those that stay as they are, whatever the base.
         options: of the adapter: rank, alpha, ...
 
     Returns:
@@ -36,6 +44,7 @@ def replace_linears(
             raise TypeError(f"{name} is a {type(linear).__name__}, not a linear")
         if base not in adapter.bases:
             raise ValueError(f"an adapter that multiplies with {base} weights, got {adapter.__name__}")
-        attached[name] = adapter(BASES[base](linear) if base in BASES else linear, **options)
+        as_it_is = base == "dense" or name in dense
+        attached[name] = adapter(linear if as_it_is else BASES[base](linear), **options)
         model.set_submodule(name, attached[name])
     return attached

@@ -218,7 +218,8 @@ def _step(step: dict[str, Any]) -> str:
         verb = "Aligned" if step["stage"] == "align" else "Trained"
         return (
             f"{verb} with {settings['method']}{rank}, learning rate {settings['learning_rate']:g}:"
-            f" {step['steps']} steps, {step['tokens']:,} tokens, {step['trainable_parameters']:,} parameters in {step['linears']} linears."
+            f" {step['steps']} steps, {step['tokens']:,} tokens, {step['trainable_parameters']:,} parameters in"
+            f" {step['linears']} linears."
             f" `{method.equation}` ({method.paper})."
         )
     if step["stage"] == "merge":

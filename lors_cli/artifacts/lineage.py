@@ -53,6 +53,10 @@ def steps(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def base(content: dict[str, Any]) -> Base:
-    """The model at the beginning: the first input of the first step."""
-    inputs = [path for name, path in steps(content)[0].get("input_paths", {}).items() if name not in NO_PART]
+    """The model at the beginning: the original of a recovered adapter, else the first input of the first step."""
+    found = steps(content)
+    for step in found:
+        if step["stage"] == "recover":  # the small model may have come from elsewhere
+            return Base.at(Path(step["input_paths"]["model"]))
+    inputs = [path for name, path in found[0].get("input_paths", {}).items() if name not in NO_PART]
     return Base.at(Path(inputs[0])) if inputs else Base("a model")

@@ -122,6 +122,8 @@ class Train(Section):
         method = adapters.METHODS[self.method]
         if self.formulation is not None and self.formulation not in method.formulations:
             raise ValueError(f"a formulation of {self.method}: {', '.join(method.formulations)}")
+        if not method.has_rank and (given := {"rank", "alpha"} & self.model_fields_set):
+            raise ValueError(f"no {' and no '.join(sorted(given))}, because {self.method} has no low-rank product")
         for option, (none, reason) in OPTIONS.items():
             if getattr(self, option) not in (none, "auto") and option not in self.adapter.options:
                 raise ValueError(f"{option}: {none}, because {self.method} ({self.adapter.__name__}) {reason}")

@@ -20,8 +20,8 @@ AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# The published counts round what goes of the groups, and what stays of the channels; EPSILON is for 10 * 0.7 and the like.
-EPSILON = 1e-9
+# The published counts round down what goes of the groups, and what stays of the channels.
+EPSILON = 1e-9  # for 10 * 0.7 and the like
 
 
 def groups_left(count: int, ratio: float) -> int:

@@ -153,7 +153,8 @@ def _cost(row: Row) -> Cost:
     origin = row.origin
     train = origin.manifests.get("train" if row.kind == TUNED else "align", {})
     cost = Cost(tokens=train.get("tokens"), trainable=train.get("trainable_parameters"), seconds=train.get("seconds"))
-    cost.reduction = origin.manifests.get("prune", {}).get("reduction")
+    made = (origin.manifests.get(stage, {}) for stage in ("prune", "align"))
+    cost.reduction = next((facts["reduction"] for facts in made if "reduction" in facts), None)
     peak = train.get("peak_memory") or {}
     cost.on_gpu = "gpu_bytes" in peak and (train.get("config") or {}).get("device") != "cpu"
     cost.peak_bytes = peak.get("gpu_bytes" if cost.on_gpu else "host_bytes")

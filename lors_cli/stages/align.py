@@ -5,6 +5,9 @@ learn on it later fits the original too. It is a training whose result is merged
 """
 
 import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from lors_cli import adapters, console, processes
 from lors_cli.artifacts import adapter_file, manifest
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Merge
-from lors_cli.errors import RequestError, request_error
+from lors_cli.errors import DivergedError, LorsError, RequestError, request_error
 from lors_cli.stages import common, merge, train
 from lors_cli.stages.job import Job
 
@@ -25,21 +28,22 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = common.section(config, "align", config.align)
+    if config.train and config.train.input:
+        remedy = "leave it out, so that train takes the aligned model; or leave align out"
+        raise request_error("train.input", "none beside align", config.train.input, remedy)
     pruned = common.pruned_directory(config, "align", section.input, earlier)
     structured = common.is_structured(config, pruned, earlier)
     if not structured and not adapters.METHODS[section.method].keeps_zeros:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)
         remedy = f"{section.method} would fill the zeros; it is for smaller models (a structured prune.method)"
         raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
-    try:
+    with _as_align():
         training = train.job(config, section, pruned, earlier)
-    except RequestError as error:  # the section is checked as one of train
-        own = [dataclasses.replace(p, key=p.key.replace("train.", "align.", 1)) for p in error.problems]
-        raise RequestError(*own) from None
     output = Path(config.output_dir) / "aligned"
 
     def work(partial: Path) -> dict[str, Any]:
-        facts = training.work(partial)
+        with _as_align():
+            facts = training.work(partial)
         if processes.rank() > 0:
             return facts
         adapter = scratch(partial) / "adapter"
@@ -47,8 +51,31 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         for name in (adapter_file.WEIGHTS, adapter_file.CONFIG):
             (partial / name).replace(adapter / name)
         merged = merge.write(config, pruned, adapter, partial, Merge(dense=structured))
-        return {**facts, **merged, "original": manifest.input_digest(pruned, "model")}
+        # what recovery and reports need of the pruned model, which may not be there any more
+        before = manifest.read(pruned) or {}
+        reduction = {"reduction": before["reduction"]} if "reduction" in before else {}
+        original = before.get("original") or manifest.input_digest(pruned, "model")
+        return {**facts, **merged, **reduction, "original": original}
 
     return dataclasses.replace(
         training, stage="align", output=output, work=work, report=lambda: console.result(str(output))
     )
+
+
+@contextmanager
+def _as_align() -> Iterator[None]:
+    """Errors of a training, which name the section train, as those of this one."""
+
+    def own(text: str) -> str:
+        return re.sub(r"\btrain\.(?=[a-z])", "align.", text)
+
+    try:
+        yield
+    except RequestError as error:
+        fields = ("key", "expected", "got", "remedy")
+        problems = [dataclasses.replace(p, **{f: own(getattr(p, f)) for f in fields}) for p in error.problems]
+        raise RequestError(*problems) from None
+    except DivergedError as error:
+        raise DivergedError(own(str(error))) from error
+    except LorsError as error:
+        raise LorsError(own(str(error))) from error

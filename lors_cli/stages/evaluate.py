@@ -63,7 +63,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     job = Job(
         stage="eval",
         output=output,
-        inputs=models,
+        # what an adapter was trained on counts too
+        inputs={**models, **({"tuned_on": weights["tuned"]} if "tuned" in weights else {})},
         settings={**settings, "perplexity_source": data, "task_files": asked.digests if asked else {}},
         config=config,
         work=lambda partial: Evaluation(config, section, models, weights, asked, device, partial).run(job.digests),

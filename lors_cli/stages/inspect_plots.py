@@ -89,6 +89,9 @@ def _of_adapter(path: Path, facts: dict[str, Any], base: str | None) -> tuple[di
     if layers := [place for place in LAYERS if place in norms]:
         panel = Panel("MLP", torch.stack([norms[place] for place in layers], 1), layers)
         pictures["mlp"] = _heatmaps(title, [panel], "L2 norm of the linear's update")
+    if not pictures:
+        expected = "an adapter of linears of the blocks"
+        raise request_error("PATH", expected, f"{path}, with none of them", "inspect it without --plots")
     return pictures, {"update_norms": {"update": update, **{p: _listed(grid.tolist()) for p, grid in norms.items()}}}
 
 
@@ -163,7 +166,7 @@ def _base(name: str | None, modules: dict[str, dict[str, Tensor]]) -> tuple[str,
             found = Structure(sizes, [Kept(list(range(sizes.groups)), [])] * len(blocks), "", 0)
     except RequestError as error:
         raise _no_base(error.problems[0].got) from None
-    shapes = linears.shapes(model)
+    shapes = linears.shapes(model, asked=modules)
     fits = [(len(t["lora_B"]), t["lora_A"].shape[1]) == shapes[m] for m, t in modules.items() if m in shapes]
     if not fits or not all(fits):
         raise _no_base(f"{name}, whose linears have other names or shapes")

@@ -45,8 +45,6 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         pruned = common.pruned_directory(config, "merge", section.input, earlier)
         own = Path(section.adapter) if section.adapter else None
         adapter = own or common.previous(config, "adapter", "train", key, earlier)
-        if common.is_structured(config, pruned, earlier):  # nor has a smaller model
-            section = section.model_copy(update={"dense": not section.apply_mask})
     if recovered and "recover" in earlier:
         method = "lora"
     elif "train" in earlier and not section.adapter and not recovered:
@@ -56,8 +54,10 @@ def prepare(config: Config, earlier: list[str]) -> Job:
             raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
     else:
         method = adapter_file.read_config(adapter, key)["method"]
-        if "prune" not in earlier or recovered:
+        if recovered or not {"prune", "align"} & set(earlier):
             _check_belongs(adapter, pruned, load.skeleton(pruned, trust_remote_code=config.trust_remote_code), key)
+    if not recovered and not METHODS[method].keeps_zeros and common.is_structured(config, pruned, earlier):
+        section = section.model_copy(update={"dense": not section.apply_mask})  # a smaller model has no mask either
     _check_zeros_kept(section, method)
 
     output = Path(config.output_dir) / "merged"

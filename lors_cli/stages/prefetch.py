@@ -38,6 +38,12 @@ def prefetch(config: Config) -> list[str]:
             lines.append(f"{name}: {source.complete(evaluate.directory(config, name, []))}")
         except RequestError as error:
             problems += error.problems
+    for stage in ("prune", "align", "train", "recover"):
+        if given := getattr(getattr(config, stage), "input", None):
+            try:
+                lines.append(f"{stage}.input: {source.complete(source.resolve(given, f'{stage}.input'))}")
+            except RequestError as error:
+                problems += error.problems
     for key, dataset in _datasets(config):
         try:
             next(dataset.model_copy(update={"limit": None}).source(key).rows())  # all: a limited one is only streamed

@@ -140,8 +140,9 @@ class _Plan:
     def summary(self) -> str:
         """In a line."""
         return (
-            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.reduction:.2f}x, exactly"
-            f" {self.after:,}); {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP channels"
+            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.reduction:.2f}x, exactly {self.after:,});"
+            f" {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP"
+            " channels"
         )
 
 

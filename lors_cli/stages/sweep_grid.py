@@ -224,6 +224,9 @@ def _check_prunes(labels: dict[str, str], configs: list[Config]) -> None:
 def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own: bool) -> tuple[Config, list[str]]:
     """The config of a run in a directory of its own, and its stages."""
     train: Train = common.section(config, "train", config.train)
+    if config.align and train.input is None:
+        remedy = f"run `lors align` once, then sweep with align=null train.input={config.output_dir}/aligned"
+        raise request_error("align", "none: the runs of a sweep share a model that is there already", "one", remedy)
     changes: dict[str, Any] = {"output_dir": str(directory)}
     stages = ["train"]
     if own and train.input is None:
@@ -233,6 +236,8 @@ def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own
     merge = config.merge or (Merge() if criterion == PERPLEXITY else None)
     if merge:
         changes["merge"] = merge.model_copy(update={"input": None, "adapter": None})
+    if criterion == PERPLEXITY and config.recover:
+        stages.append("recover")
     if criterion == PERPLEXITY and config.eval:
         # the tasks would cost more than all the rest and decide nothing
         changes["eval"] = config.eval.model_copy(update={"models": ["merged"], "tasks": []})

@@ -13,7 +13,7 @@ from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.config.schema import Config, Train
 from lors_cli.models import load
-from lors_cli.models.linears import all_linears
+from lors_cli.models.linears import all_linears, head
 from lors_cli.training.loss import LanguageModelLoss
 from lors_cli.training.sharding import shard
 
@@ -54,6 +54,7 @@ def model_and_adapters(
         names,
         section.adapter,
         base=section.base,
+        dense=head(model),
         rank=section.rank,
         alpha=section.alpha,
         **options,

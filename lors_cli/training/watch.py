@@ -51,6 +51,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
+        state.log_history[-1]["tokens"] = self.trainer.tokens  # checkpoints keep it, for the log of a resumed run
         if processes.rank() == 0:
             with self.log_file.open("a") as file:
                 file.write(json.dumps({**logs, "step": state.global_step, "tokens": self.trainer.tokens}) + "\n")

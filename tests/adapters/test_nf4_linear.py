@@ -52,6 +52,21 @@ def test_the_weight_is_rounded_to_the_codes_of_its_group() -> None:
     assert (quantised.weight.nbytes + scales) / linear.weight.numel() == pytest.approx(BYTES_PER_WEIGHT, rel=0.01)
 
 
+def test_a_pass_without_gradients_leaves_the_next_ones_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    # on such CPUs the library repacks weights for inference, whose product has no gradient
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    quantised = nf4_linear(nn.Linear(64, 48))
+    x = torch.randn(5, 64)
+    with torch.no_grad():
+        before = quantised.eval()(x)
+    leaf = x.clone().requires_grad_()
+    after = quantised.train()(leaf)
+    assert torch.equal(before, after)
+    after.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.norm() > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_on_it_has_the_gradients_of_lora_on_what_it_rounds_to(dtype: torch.dtype) -> None:
     weight = torch.randn(96, 128) * 0.02

@@ -112,7 +112,11 @@ SHAPES = {
     ("shape", "ratio", "said"),
     [
         # LoRAM, table 2: 13.02B -> 6.01B, 2.17x
-        ("13b", 0.65, "13.02B -> 6.01B parameters (2.17x, exactly 6,005,662,720); 34 of 40 blocks keep 14 attention groups and 4838"),
+        (
+            "13b",
+            0.65,
+            "13.02B -> 6.01B parameters (2.17x, exactly 6,005,662,720); 34 of 40 blocks keep 14 attention",
+        ),
         # whole groups, as in the paper: 2 of 8 stay, so attention keeps 0.25 of it, not 0.15
         ("70b", 0.85, "68.98B -> "),
     ],

@@ -121,7 +121,12 @@ def test_a_base_in_four_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make_model(tmp_path / "m", hidden_size=64, intermediate_size=128)
-    settings = {"model": str(model), "prune": RANDOM, "train__target_modules": ["q_proj", "down_proj"], **LORA}
+    settings = {
+        "model": str(model),
+        "prune": RANDOM,
+        "train__target_modules": ["q_proj", "down_proj", "lm_head"],
+        **LORA,
+    }
     config = write_config(train__base="nf4", **settings)
     with monkeypatch.context() as patched:
         patched.setattr("lors_cli.training.needs.is_installed", lambda: False)
@@ -151,3 +156,59 @@ def test_two_processes_align_as_one_does(lors: Lors, write_config: WriteConfig, 
     ):
         assert torch.equal(one != 0, other != 0), name
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_go_together_is_refused(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config(prune=RANDOM, align=ALIGN, **LORA)
+
+    def said(*arguments: str, command: str = "run") -> str:
+        return lors(command, config, *arguments, "--dry-run", status=2).stderr
+
+    assert "none beside align" in said(f"train.input={tmp_path}")
+    assert "share a model that is there already" in said("train.learning_rate=1e-3,1e-2", command="sweep")
+    assert "no rank, because full has no low-rank product" in said("align.rank=4")
+    (tmp_path / "model").mkdir()
+    assert "align.target_modules" in said(
+        "prune=null", f"align.input={make_model(tmp_path / 'model')}", "align.target_modules=[x]"
+    )
+
+
+def test_an_error_while_aligning_names_the_section(lors: Lors, write_config: WriteConfig, dense: Path) -> None:
+    said = lors("align", write_config(align={**ALIGN, "input": str(dense)}), status=2).stderr
+    assert "align.target_modules" in said
+    assert "train." not in said
+
+
+def test_an_aligned_model_keeps_its_origin_when_it_is_aligned_again(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config(align=ALIGN, **LORA)
+    for stage in ("prune", "align"):
+        lors(stage, config)
+    again = write_config(align={**ALIGN, "input": str(tmp_path / "run/aligned")}, prune=..., **LORA)
+    other = make_model(tmp_path / "other", seed=3)
+    said = lors("run", again, f"model={other}", f"output_dir={tmp_path / 'again'}", status=2).stderr
+    assert "another one (its digest differs)" in said
+
+
+def test_a_smaller_model_takes_adapters_that_keep_zeros(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    lors("run", write_config(prune=RANDOM, align=ALIGN, eval__models=["tuned", "merged"]))
+    models = json.loads((tmp_path / "run/eval/results.json").read_text())["models"]
+    values = [models[name]["perplexity"]["value"] for name in ("tuned", "merged")]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_the_log_of_a_resumed_training_has_tokens_throughout(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(align=ALIGN)
+    lors("prune", config)
+    with monkeypatch.context() as patched:
+        patched.setattr("lors_cli.stages.merge.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        lors("align", config, status=130)
+    lors("align", config)
+    lines = (tmp_path / "run/aligned/training_log.jsonl").read_text().splitlines()
+    assert len([line for line in lines if '"loss"' in line]) == ALIGN["max_steps"]
+    assert all('"tokens"' in line for line in lines)
