@@ -122,14 +122,15 @@ class Train(Section):
         method = adapters.METHODS[self.method]
         if self.formulation is not None and self.formulation not in method.formulations:
             raise ValueError(f"a formulation of {self.method}: {', '.join(method.formulations)}")
-        if not method.has_rank and (given := {"rank", "alpha"} & self.model_fields_set):
-            raise ValueError(f"no {' and no '.join(sorted(given))}, because {self.method} has no low-rank product")
         for option, (none, reason) in OPTIONS.items():
             if getattr(self, option) not in (none, "auto") and option not in self.adapter.options:
                 raise ValueError(f"{option}: {none}, because {self.method} ({self.adapter.__name__}) {reason}")
         if self.base not in self.adapter.bases:
             having = ", ".join(name for name, row in adapters.METHODS.items() if self.base in row.adapter.bases)
-            raise ValueError(f"base: {' or '.join(self.adapter.bases)} with {self.method}; {self.base} is for {having}")
+            raise ValueError(
+                f"base: {' or '.join(self.adapter.bases)} with {self.method} ({self.adapter.__name__});"
+                f" {self.base} is for {having}"
+            )
         if self.resolved_init != "random" and not method.low_rank:
             raise ValueError(f"init: random, because {self.method} is no low-rank product")
         if sum(map(bool, (self.epochs, self.max_steps, self.max_tokens))) > 1:
@@ -175,6 +176,12 @@ class Align(Train):
     method: Annotated[str, one_of("adapter method", list(adapters.METHODS))] = Field(
         "full", description="full: every weight of the linears; or low-rank: lors, sqft, for structured models lora"
     )
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> "Align":
+        if "rank" in self.model_fields_set and "method" not in self.model_fields_set:
+            raise ValueError("method with rank: left out it is full, which has none and takes far more memory")
+        return self
 
 
 class Recover(Section):

@@ -168,7 +168,7 @@ def test_what_cannot_go_together_is_refused(
 
     assert "none beside align" in said(f"train.input={tmp_path}")
     assert "share a model that is there already" in said("train.learning_rate=1e-3,1e-2", command="sweep")
-    assert "no rank, because full has no low-rank product" in said("align.rank=4")
+    assert "left out it is full" in said("align.rank=4")
     (tmp_path / "model").mkdir()
     assert "align.target_modules" in said(
         "prune=null", f"align.input={make_model(tmp_path / 'model')}", "align.target_modules=[x]"
