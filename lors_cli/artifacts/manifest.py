@@ -41,6 +41,12 @@ def input_digest(directory: Path, name: str) -> str | None:
     return found
 
 
+def original_digest(pruned: Path) -> str | None:
+    """The digest of the model that a pruned one, aligned or not, was made from; None where that is not recorded."""
+    found: str | None = (read(pruned) or {}).get("original") or input_digest(pruned, "model")
+    return found
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all.
 

@@ -54,8 +54,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         # what recovery and reports need of the pruned model, which may not be there any more
         before = manifest.read(pruned) or {}
         reduction = {"reduction": before["reduction"]} if "reduction" in before else {}
-        original = before.get("original") or manifest.input_digest(pruned, "model")
-        return {**facts, **merged, **reduction, "original": original}
+        return {**facts, **merged, **reduction, "original": manifest.original_digest(pruned)}
 
     return dataclasses.replace(
         training, stage="align", output=output, work=work, report=lambda: console.result(str(output))

@@ -55,7 +55,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     else:
         method = adapter_file.read_config(adapter, key)["method"]
         if recovered or not {"prune", "align"} & set(earlier):
-            _check_belongs(adapter, pruned, load.skeleton(pruned, trust_remote_code=config.trust_remote_code), key)
+            skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
+            _check_belongs(adapter, adapter_file.load(adapter, key), pruned, skeleton, key)
     if not recovered and not METHODS[method].keeps_zeros and common.is_structured(config, pruned, earlier):
         section = section.model_copy(update={"dense": not section.apply_mask})  # a smaller model has no mask either
     _check_zeros_kept(section, method)
@@ -73,9 +74,8 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     )
 
 
-def _check_belongs(adapter: Path, pruned: Path, skeleton: PreTrainedModel, key: str) -> None:
+def _check_belongs(adapter: Path, content: AdapterFile, pruned: Path, skeleton: PreTrainedModel, key: str) -> None:
     """Check that the adapter was trained for the model in `pruned`: by its recorded digest, and by its shapes."""
-    content = adapter_file.load(adapter, key)
     shapes = linears.shapes(skeleton, asked=content.modules)
     expected, remedy = (
         f"an adapter trained for {pruned}",
@@ -121,9 +121,10 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
 
     """
     skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
-    _check_belongs(adapter, pruned, skeleton, "merge.adapter")  # again, because an earlier stage may have made them
+    key = "merge.adapter"
+    content = adapter_file.load(adapter, key)
+    _check_belongs(adapter, content, pruned, skeleton, key)  # again, because an earlier stage may have made them
     names = set(linears.shapes(skeleton))
-    content = adapter_file.load(adapter, "merge.adapter")
     todo = set(content.modules)
     untied = untie.tensors_to_copy(pruned, skeleton, todo)
     shards = tensors.shards(pruned)

@@ -66,8 +66,7 @@ def _recover(
     if trained_for and trained_for != digests["pruned"]:
         raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
     found = structure.read(pruned)
-    aligned_from = (manifest.read(pruned) or {}).get("original")
-    made_from = found.original if found else aligned_from or manifest.input_digest(pruned, "model")
+    made_from = found.original if found else manifest.original_digest(pruned)
     if made_from and made_from != digests["model"]:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
     skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)

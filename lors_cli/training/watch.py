@@ -51,10 +51,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        state.log_history[-1]["tokens"] = self.trainer.tokens  # checkpoints keep it, for the log of a resumed run
+        line = state.log_history[-1]  # the logs with their step
+        line["tokens"] = self.trainer.tokens  # checkpoints keep it, for the log of a resumed run
         if processes.rank() == 0:
             with self.log_file.open("a") as file:
-                file.write(json.dumps({**logs, "step": state.global_step, "tokens": self.trainer.tokens}) + "\n")
+                file.write(json.dumps(line) + "\n")
         self.losses |= {key: logs[key] for key in ("loss", "eval_loss") if key in logs}
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
