@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from lors_cli.data.sources import Row, Source, hub_errors, load_hub
+from lors_cli.data import hub
+from lors_cli.data.sources import Row, Source
 
 Place = dict[str, Any]  # as JSON; the empty one is the start
 Located = tuple[Source, int, Row]  # a row with the shard that it is from and its number there, for messages
@@ -65,13 +66,13 @@ class HubCursor:
 
     def __init__(self, source: Source, place: Place) -> None:
         self._source, self._read = source, place.get("read", 0)
-        with hub_errors(source):
-            self._stream = load_hub(source, streaming=True)
+        self._stream = hub.load(source, streaming=True)
+        with hub.errors(source):
             if place:
                 self._stream.load_state_dict(place["hub"])
 
     def __iter__(self) -> Iterator[Located]:
-        with hub_errors(self._source):
+        with hub.errors(self._source):
             rows = iter(self._stream)
             while self._read != self._source.limit and (row := next(rows, None)) is not None:
                 self._read += 1

@@ -11,15 +11,13 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lors_cli import offline
 from lors_cli.artifacts import digest
-from lors_cli.data import builtin
+from lors_cli.data import builtin, hub
 from lors_cli.errors import RequestError, nearest, request_error
 
 Row = dict[str, Any]
@@ -157,7 +155,7 @@ class Source:
         if path.exists():
             expected = f"a file ending in {', '.join(READERS)}, a folder of them, a hub id or a built-in name"
             raise request_error(self.key, expected, str(path), "convert or rename the file")
-        return islice(_hub_rows(self), skip, None)
+        return islice(hub.rows(self), skip, None)
 
 
 def _suffix(path: Path) -> str:
@@ -244,40 +242,3 @@ READERS: dict[str, Callable[[Path, str, int], Iterator[Row]]] = {
     ".txt": _text,
     ".txt.gz": _text,
 }
-
-
-def _hub_rows(source: Source) -> Iterator[Row]:
-    """Rows of a hub data set."""
-    with hub_errors(source):
-        # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
-        streaming = source.limit is not None and source.data_files is None and not offline.is_on()
-        yield from load_hub(source, streaming=streaming)
-
-
-def load_hub(source: Source, *, streaming: bool) -> Any:
-    """The hub data set of `source`, as its library has it."""
-    import datasets
-
-    return datasets.load_dataset(
-        source.path,
-        source.name,
-        split=source.split or "train",
-        revision=source.revision,
-        data_files=source.data_files,
-        streaming=streaming,
-    )
-
-
-@contextmanager
-def hub_errors(source: Source) -> Iterator[None]:
-    """Whatever goes wrong within becomes a RequestError about the hub."""
-    try:
-        yield
-    except Exception as error:  # offline, not found, gated, network: the library raises many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise request_error(
-            source.key,
-            f"a local file, a built-in data set ({', '.join(builtin.NAMES)}), or a hub id (owner/name)",
-            f"{source.path!r}, which is no local file and could not be had from the hub: {reason}",
-            "correct the path; without a network, download the file elsewhere and give its local path",
-        ) from None

@@ -10,6 +10,7 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from lors_cli import offline
 from lors_cli.data import instructions, samples, sources
 from lors_cli.data.example import Example
 from lors_cli.data.samples import Held, Streamed
@@ -255,9 +256,11 @@ def test_rows_that_are_dropped_truncated_or_refused(
         list(stream(source, tokenizer, length=24, overlong="refuse").starting_at(0))
 
 
+@pytest.mark.parametrize("network", [True, False])
 def test_a_hub_data_set_is_streamed_and_found_again(
-    folder: Callable[..., Source], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    folder: Callable[..., Source], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, network: bool
 ) -> None:
+    monkeypatch.setattr(offline, "is_on", lambda: not network)
     local = folder(as_chat)
     files = [shard.path for shard in local.shards() if not shard.path.endswith("c.jsonl")]
     asked: list[Any] = []
@@ -281,7 +284,7 @@ def test_a_hub_data_set_is_streamed_and_found_again(
             again = stream(hub, tokenizer, repeat=True).starting_at(position, state)
             assert list(islice(again, count + 9 - position)) == whole[position:]
     instructions.check(hub, None, streaming=True)
-    assert set(asked) == {("owner/name", True, "train")}  # never downloaded as a whole
+    assert set(asked) == {("owner/name", network, "train")}  # never downloaded as a whole; else what is cached
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,78 @@
+"""Data sets of the hub, through its library: over the network, or from what was fetched before."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lors_cli import offline
+from lors_cli.data import builtin
+from lors_cli.errors import request_error
+
+if TYPE_CHECKING:
+    from lors_cli.data.sources import Source
+
+
+def load(source: "Source", *, streaming: bool) -> Any:
+    """The data set of `source`, as the library has it; `streaming`: as one that is read row by row.
+
+    Raises:
+        RequestError: it cannot be had.
+
+    """
+    import datasets
+
+    with errors(source):
+        path, revision, local = source.path, source.revision, offline.is_on()
+        if source.data_files and (local or not streaming):
+            # From its own cache the library has only whole data sets; files of one are found in the hub's.
+            path, revision, local = _snapshot(source, source.data_files), None, False
+        found = datasets.load_dataset(
+            path,
+            source.name,
+            split=source.split or "train",
+            revision=revision,
+            data_files=source.data_files,
+            streaming=streaming and not local,
+        )
+        return found.to_iterable_dataset() if streaming and local else found
+
+
+def rows(source: "Source") -> Iterator[dict[str, Any]]:
+    """The rows of `source`.
+
+    Raises:
+        RequestError: it cannot be had.
+
+    """
+    # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
+    streaming = source.limit is not None and source.data_files is None and not offline.is_on()
+    found = load(source, streaming=streaming)
+    with errors(source):
+        yield from found
+
+
+@contextmanager
+def errors(source: "Source") -> Iterator[None]:
+    """Whatever goes wrong within becomes a RequestError about the hub."""
+    try:
+        yield
+    except Exception as error:  # offline, not found, gated, network: the library raises many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise request_error(
+            source.key,
+            f"a local file, a built-in data set ({', '.join(builtin.NAMES)}), or a hub id (owner/name)",
+            f"{source.path!r}, which is no local file and could not be had from the hub: {reason}",
+            "correct the path; without a network, fetch it on a machine that has one (lors eval CONFIG --prefetch)"
+            " with the same HF_HOME, or give a local file",
+        ) from None
+
+
+def _snapshot(source: "Source", files: str) -> str:
+    """The folder of the hub's cache with those files of a data set, fetched if a network is there and they are not."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    options: dict[str, Any] = {"repo_type": "dataset", "revision": source.revision}
+    if any(sign in files for sign in "*?["):
+        return str(snapshot_download(source.path, allow_patterns=files, **options))
+    return str(Path(hf_hub_download(source.path, files, **options)).parents[files.count("/")])
