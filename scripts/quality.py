@@ -6,8 +6,9 @@
 Every arm (a method and a start) is trained at each of its rates with the first seed; the rate with the lowest
 perplexity of the merged model on one half of the held-out rows is chosen; all seeds are then trained at that rate and
 judged by the other half. "Equal time" repeats that with as many steps as the arm does in the time that lors takes, its
-start included. All models are judged after `lors merge`, so LoRA with its mask (LoRA*). The exact-4 arm is a trial:
-LoRS with the exact masked gradient at every fourth step. Started again, the script goes on. To share the work, time
+start included. All models are judged after `lors merge`, so LoRA with its mask (LoRA*). Two arms are trials: LoRS with
+the exact masked gradient at every fourth step (exact-4), and with an estimate of it from every fourth token (tokens-4;
+how long that takes says nothing, as it is not made fast). Started again, the script goes on. To share the work, time
 the steps first (--stage times), on a machine that does nothing else; then start several with other --arms.
 """
 
@@ -43,7 +44,8 @@ ARMS: dict[str, tuple[dict[str, Any], list[float]]] = {
     # the fastest way to compute it, so that equal time is fair
     "spp": ({"method": "spp", "formulation": "merged"}, [4e-2, 8e-2, 1.6e-1]),
     "lora*": ({"method": "lora", "init": "random"}, [2e-3, 4e-3, 8e-3]),
-    "exact-4": ({"method": "lors", "init": "gradient", "formulation": "exact-4"}, GRADIENT),
+    "exact-4": ({"method": "lors", "init": "random", "formulation": "exact-4"}, RANDOM),
+    "tokens-4": ({"method": "lors", "init": "random", "formulation": "tokens-4"}, RANDOM),
 }
 EXTENSIONS = 2  # rates that a search may add at its edge
 ROUNDS, TIMED_STEPS = 3, 4
@@ -61,14 +63,38 @@ class ExactAtTimes(LoRS):
         """X (..., C) to Y (..., R)."""
         if self.step is None or self.step % self.every:
             return super().forward(x)
+        return self.exact(x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """The same Y, which autograd differentiates as it is: dA = s B^T (dY^T X * M), dB = s (dY^T X * M) A^T."""
         weight = self.linear.weight
         merged = weight + self.scale * (self.lora_B @ self.lora_A) * (weight != 0)
         return torch.nn.functional.linear(x, merged, self.linear.bias)
 
 
-def register_trial() -> None:
-    """Make the trial a formulation that a config can name, and let it know the step."""
-    adapters.METHODS["lors"].formulations["exact-4"] = ExactAtTimes
+class ExactOnTokens(ExactAtTimes):
+    """LoRS with an estimate of the exact masked gradient, from every `every`-th token.
+
+    It adds `every` times the difference between both gradients there, so the R x C product is over those tokens alone;
+    the mean over the choices of tokens is the exact gradient.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (N, T, C) to Y (N, T, R)."""
+        y = LoRS.forward(self, x)
+        if self.step is None:
+            return y
+        chosen = slice(self.step % self.every, None, self.every)
+        some = x[..., chosen, :].detach()
+        difference = self.exact(some) - LoRS.forward(self, some)  # 0 but for rounding
+        correction = torch.zeros_like(y)
+        correction[..., chosen, :] = self.every * (difference - difference.detach())
+        return y + correction
+
+
+def register_trials() -> None:
+    """Make the trials formulations that a config can name, and let them know the step."""
+    adapters.METHODS["lors"].formulations.update({"exact-4": ExactAtTimes, "tokens-4": ExactOnTokens})
     before_step = Merging.before_step
 
     def and_count(self: Merging, step: int) -> None:
@@ -257,7 +283,7 @@ def main() -> None:
     if options.held_out == "python-topics" and options.held_out_split is None:
         options.held_out_split = "test"
     console.setup(-1)
-    register_trial()
+    register_trials()
     study = Study(options)
     times = study.times() if options.stage != "runs" else {}
     if options.stage == "times":

@@ -31,7 +31,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     if config.train and config.train.input:
         remedy = "leave it out, so that train takes the aligned model; or leave align out"
         raise request_error("train.input", "none beside align", config.train.input, remedy)
-    pruned = common.pruned_directory(config, "align", section.input, earlier)
+    pruned = common.pruned_directory(config, "align", earlier)
     structured = common.is_structured(config, pruned, earlier)
     if not structured and not adapters.METHODS[section.method].keeps_zeros:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)

@@ -50,14 +50,14 @@ def settings(config: Config, part: Section) -> dict[str, Any]:
     return {"seed": config.seed, "dtype": config.dtype, **found}
 
 
-def pruned_directory(config: Config, name: str, own: str | None, earlier: list[str]) -> Path:
+def pruned_directory(config: Config, name: str, earlier: list[str]) -> Path:
     """The pruned model that a stage reads: its own input, else train's, else what align or prune wrote or will write.
 
     Raises:
         RequestError: it is missing and no stage of this run makes it.
 
     """
-    if own:
+    if own := getattr(getattr(config, name), "input", None):  # of a stage that is not there, and eval, there is none
         return source.resolve(own, f"{name}.input")
     if name in ("recover", "merge") and config.train and config.train.input:
         return source.resolve(config.train.input, "train.input")
@@ -91,9 +91,9 @@ def structure_directory(config: Config, directory: Path, earlier: list[str]) -> 
     """
     output = Path(config.output_dir)
     if directory == output / "merged" and "merge" in earlier:
-        directory = pruned_directory(config, "merge", config.merge.input if config.merge else None, earlier)
+        directory = pruned_directory(config, "merge", earlier)
     if directory == output / "aligned" and "align" in earlier:
-        directory = pruned_directory(config, "align", config.align.input if config.align else None, earlier)
+        directory = pruned_directory(config, "align", earlier)
     if directory == output / "pruned" and "prune" in earlier:
         return source.resolve((config.prune.input if config.prune else None) or config.model)
     return directory
@@ -126,7 +126,7 @@ def calibration_tokens(config: Config, calibration: Calibration, directory: Path
 def is_structured(config: Config, pruned: Path, earlier: list[str]) -> bool:
     """Whether the pruned model is smaller than the original, or will be, if a stage of this run makes it."""
     if pruned == Path(config.output_dir) / "aligned" and "align" in earlier:
-        pruned = pruned_directory(config, "align", config.align.input if config.align else None, earlier)
+        pruned = pruned_directory(config, "align", earlier)
     if "prune" in earlier and config.prune and pruned == Path(config.output_dir) / "pruned":
         return pruning.METHODS[config.prune.method].structured
     return structure.read(pruned) is not None

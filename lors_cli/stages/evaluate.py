@@ -81,7 +81,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
 def _tuned_weights(config: Config, earlier: list[str]) -> Path:
     """The model that the adapter of eval.models' "tuned" was trained on."""
-    return common.pruned_directory(config, "train", config.train.input if config.train else None, earlier)
+    return common.pruned_directory(config, "train", earlier)
 
 
 def _check_backend(section: Eval) -> None:
@@ -124,7 +124,7 @@ def directory(config: Config, name: str, earlier: list[str]) -> Path:
     if name == "dense":
         return source.resolve(config.model)
     if name == "pruned":
-        return common.pruned_directory(config, "eval", None, earlier)
+        return common.pruned_directory(config, "eval", earlier)
     if name in MADE_BY:
         place, stage = MADE_BY[name]
         return common.previous(config, place, stage, "eval.models", earlier)

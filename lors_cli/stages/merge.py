@@ -42,7 +42,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         pruned, section = source.resolve(config.model), section.model_copy(update={"dense": True})
         adapter = common.previous(config, "recovered", "recover", key, earlier)
     else:
-        pruned = common.pruned_directory(config, "merge", section.input, earlier)
+        pruned = common.pruned_directory(config, "merge", earlier)
         own = Path(section.adapter) if section.adapter else None
         adapter = own or common.previous(config, "adapter", "train", key, earlier)
     if recovered and "recover" in earlier:
@@ -50,7 +50,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     elif "train" in earlier and not section.adapter and not recovered:
         train = common.section(config, "train", config.train)
         method = train.method
-        if pruned != common.pruned_directory(config, "train", train.input, earlier):
+        if pruned != common.pruned_directory(config, "train", earlier):
             raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
     else:
         method = adapter_file.read_config(adapter, key)["method"]

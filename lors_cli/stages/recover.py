@@ -34,7 +34,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     """
     section = common.section(config, "recover", config.recover)
     original = source.resolve(config.model)
-    pruned = common.pruned_directory(config, "recover", section.input, earlier)
+    pruned = common.pruned_directory(config, "recover", earlier)
     key = "recover.adapter"
     adapter = Path(section.adapter) if section.adapter else common.previous(config, "adapter", "train", key, earlier)
     if "train" in earlier and not section.adapter:

@@ -33,7 +33,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = common.section(config, "train", config.train)
-    return job(config, section, common.pruned_directory(config, "train", section.input, earlier), earlier)
+    return job(config, section, common.pruned_directory(config, "train", earlier), earlier)
 
 
 def job(config: Config, section: Train, directory: Path, earlier: list[str]) -> Job:
