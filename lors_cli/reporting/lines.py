@@ -14,7 +14,7 @@ from lors_cli.reporting.rows import Row, settings
 # What a seed changes, besides the result: the seed itself, and the calibration windows that it draws.
 OF_A_SEED = ("seed", "calibration_tokens")
 SEEDED = ("prune", "align", "train")
-NEGLIGIBLE = 1e-3  # of the dense model's number: what pruning has not cost cannot be recovered
+NEGLIGIBLE = 1e-3  # of the dense model's number: what pruning has not cost, or has won, cannot be recovered
 RECOVERY = "recovery"
 COSTS = ("reduction", "tokens", "trainable", "permille", "seconds", "peak_bytes", "size_bytes")
 
@@ -117,7 +117,8 @@ def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]
         if key.kind not in kinds or before is None or whole is None:
             continue
         numbers = (value.value, before, whole)
-        if all(map(math.isfinite, numbers)) and abs(whole - before) > NEGLIGIBLE * abs(whole):
+        lost = before - whole if key.kind == PERPLEXITY else whole - before
+        if all(map(math.isfinite, numbers)) and lost > NEGLIGIBLE * abs(whole):
             found[Key(RECOVERY, key.column)] = Value((value.value - before) / (whole - before))
     return found
 

@@ -107,7 +107,7 @@ def _conditions(found: Table) -> list[str]:
             )
     if any(heading.key.kind == RECOVERY for heading in found.headings):
         little = f"{NEGLIGIBLE:.1%} of the dense model's number"
-        notes.append(f"Recovery: (tuned - pruned) / (dense - pruned), where pruning changed more than {little}.")
+        notes.append(f"Recovery: (tuned - pruned) / (dense - pruned), where pruning lost more than {little}.")
     return notes
 
 

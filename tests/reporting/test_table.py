@@ -97,6 +97,15 @@ def test_recovery_by_hand(tmp_path: Path) -> None:
 def test_nothing_recovers_what_pruning_did_not_cost(tmp_path: Path) -> None:
     make_run(tmp_path / "a", answers={}, losses={**LOSSES, "pruned": [loss + 0.1 for loss in LOSSES["dense"]]})
     assert "recovery, perplexity" not in headings(collect([tmp_path]))
+    # one that is better than the dense one, as by chance on a task that neither can do
+    swapped = {**LOSSES, "dense": LOSSES["pruned"], "pruned": LOSSES["dense"]}
+    answers = {
+        "dense": {"arc_easy": [1, 0, 0, 0]},
+        "pruned": {"arc_easy": [1, 1, 0, 0]},
+        "merged": {"arc_easy": [1] * 4},
+    }
+    make_run(tmp_path / "b", losses=swapped, answers=answers)
+    assert not any("recovery" in heading for heading in headings(collect([tmp_path / "b"])))
 
 
 def test_recovery_needs_the_same_measurement(tmp_path: Path) -> None:
