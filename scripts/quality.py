@@ -53,17 +53,11 @@ NOT_OF_A_RUN = {"folder", "arms", "stage", "json", "seeds", "steps"}  # the othe
 Settings = dict[str, Any]
 
 
-class ExactAtTimes(LoRS):
-    """LoRS whose gradient is SQFT's, the exact masked one, at every `every`-th step; its start is that of LoRS."""
+class Trial(LoRS):
+    """LoRS that can also have SQFT's gradient, the exact masked one; its start is that of LoRS."""
 
-    step: int | None = None  # None before the first step
+    step: int | None = None  # of the training, None before the first
     every = 4
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X (..., C) to Y (..., R)."""
-        if self.step is None or self.step % self.every:
-            return super().forward(x)
-        return self.exact(x)
 
     def exact(self, x: Tensor) -> Tensor:
         """The same Y, which autograd differentiates as it is: dA = s B^T (dY^T X * M), dB = s (dY^T X * M) A^T."""
@@ -72,8 +66,18 @@ class ExactAtTimes(LoRS):
         return torch.nn.functional.linear(x, merged, self.linear.bias)
 
 
-class ExactOnTokens(ExactAtTimes):
-    """LoRS with an estimate of the exact masked gradient, from every `every`-th token.
+class ExactAtTimes(Trial):
+    """The exact gradient at every `every`-th step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X (..., C) to Y (..., R)."""
+        if self.step is None or self.step % self.every:
+            return super().forward(x)
+        return self.exact(x)
+
+
+class ExactOnTokens(Trial):
+    """An estimate of the exact masked gradient, from every `every`-th token.
 
     It adds `every` times the difference between both gradients there, so the R x C product is over those tokens alone;
     the mean over the choices of tokens is the exact gradient.
@@ -81,12 +85,12 @@ class ExactOnTokens(ExactAtTimes):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (N, T, C) to Y (N, T, R)."""
-        y = LoRS.forward(self, x)
+        y = super().forward(x)
         if self.step is None:
             return y
         chosen = slice(self.step % self.every, None, self.every)
         some = x[..., chosen, :].detach()
-        difference = self.exact(some) - LoRS.forward(self, some)  # 0 but for rounding
+        difference = self.exact(some) - super().forward(some)  # 0 but for rounding
         correction = torch.zeros_like(y)
         correction[..., chosen, :] = self.every * (difference - difference.detach())
         return y + correction
@@ -98,7 +102,7 @@ def register_trials() -> None:
     before_step = Merging.before_step
 
     def and_count(self: Merging, step: int) -> None:
-        ExactAtTimes.step = step
+        Trial.step = step
         before_step(self, step)
 
     Merging.before_step = and_count  # type: ignore[method-assign]
@@ -169,7 +173,7 @@ class Study:
         figures = output / "quality.json"
         if not figures.is_file():
             print(f"{arm}, learning rate {rate:g}, seed {seed}, {steps} steps", flush=True)
-            ExactAtTimes.step = None
+            Trial.step = None
             try:
                 pipeline.run(self.config(output, self.settings(arm, rate, seed, steps)), ["train", "merge"])
                 found = self.measure(output / "merged")
@@ -209,7 +213,7 @@ class Study:
             for name in names:
                 output = self.folder / "timing" / f"{number}-{folder_name(name)}"
                 shutil.rmtree(output, ignore_errors=True)  # what was interrupted tells no time
-                ExactAtTimes.step = None
+                Trial.step = None
                 settings = self.settings(name, ARMS[name][1][0], 0, TIMED_STEPS) | {"save_steps": TIMED_STEPS + 1}
                 pipeline.run(self.config(output, settings), ["train"])
                 adapter = manifest.read(output / "adapter") or {}

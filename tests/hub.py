@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         parts = unquote(url.path).strip("/").split("/")
         if parts[0] == "api":
-            self._api(parts[1], self.root.joinpath(*parts[1:4]), parts[4:], url.query, body)
+            self._api(self.root.joinpath(*parts[1:4]), parts[4:], url.query, body)
             return
         repo, rest = (parts[:3], parts[3:]) if parts[0] == "datasets" else (["models", *parts[:2]], parts[2:])
         file = self.root.joinpath(*repo, *rest[2:])  # rest: resolve/<revision>/<file>
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_GET
 
-    def _api(self, kind: str, repo: Path, rest: list[str], query: str, body: bytes) -> None:
+    def _api(self, repo: Path, rest: list[str], query: str, body: bytes) -> None:
         if not repo.is_dir():
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             return

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lors_cli import offline
 from tests import hub
 
 WriteConfig = Callable[..., Path]
@@ -62,8 +63,7 @@ def test_what_was_prefetched_is_enough_without_a_network(
     home = tmp_path / "home"
 
     def run(*arguments: str, address: str, status: int = 0) -> str:
-        away = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_EVALUATE_OFFLINE")
-        own = {name: value for name, value in os.environ.items() if name not in away}
+        own = {name: value for name, value in os.environ.items() if name not in offline.VARIABLES}
         own |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_DATASETS_CACHE": str(home / "datasets")}
         command = [sys.executable, "-m", "lors_cli", *arguments]
         done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)

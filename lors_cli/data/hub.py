@@ -1,5 +1,6 @@
 """Data sets of the hub, through its library: over the network, or from what was fetched before."""
 
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,19 +24,20 @@ def load(source: "Source", *, streaming: bool) -> Any:
     import datasets
 
     with errors(source):
-        path, revision, local = source.path, source.revision, offline.is_on()
-        if source.data_files and (local or not streaming):
-            # From its own cache the library has only whole data sets; files of one are found in the hub's.
-            path, revision, local = _snapshot(source, source.data_files), None, False
+        path, revision = source.path, source.revision
+        # From its own cache the library has only whole data sets; files of one are found in the hub's.
+        cached = offline.is_on() and not source.data_files
+        if source.data_files and (offline.is_on() or not streaming):
+            path, revision = _snapshot(source, source.data_files), None
         found = datasets.load_dataset(
             path,
             source.name,
             split=source.split or "train",
             revision=revision,
             data_files=source.data_files,
-            streaming=streaming and not local,
+            streaming=streaming and not cached,
         )
-        return found.to_iterable_dataset() if streaming and local else found
+        return found.to_iterable_dataset() if streaming and cached else found
 
 
 def rows(source: "Source") -> Iterator[dict[str, Any]]:
@@ -73,6 +75,6 @@ def _snapshot(source: "Source", files: str) -> str:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     options: dict[str, Any] = {"repo_type": "dataset", "revision": source.revision}
-    if any(sign in files for sign in "*?["):
+    if glob.has_magic(files):
         return str(snapshot_download(source.path, allow_patterns=files, **options))
     return str(Path(hf_hub_download(source.path, files, **options)).parents[files.count("/")])

@@ -45,7 +45,7 @@ class Source:
     @property
     def _is_sharded(self) -> bool:
         path = Path(self.path).expanduser()
-        is_glob = any(sign in self.path for sign in "*?[") and not path.exists()
+        is_glob = glob.has_magic(self.path) and not path.exists()
         return self.path not in builtin.NAMES and (is_glob or path.is_dir())
 
     def shards(self) -> list["Source"]:

@@ -117,7 +117,7 @@ def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]
         if key.kind not in kinds or before is None or whole is None:
             continue
         numbers = (value.value, before, whole)
-        lost = before - whole if key.kind == PERPLEXITY else whole - before
+        lost = before - whole if key.column and key.column.falls else whole - before
         if all(map(math.isfinite, numbers)) and lost > NEGLIGIBLE * abs(whole):
             found[Key(RECOVERY, key.column)] = Value((value.value - before) / (whole - before))
     return found
