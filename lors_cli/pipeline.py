@@ -18,15 +18,17 @@ from typing import Any
 import torch
 
 from lors_cli import console, offline, processes
-from lors_cli.artifacts import card, manifest, publish
+from lors_cli.artifacts import files, publish
+from lors_cli.artifacts.files import write_failed
 from lors_cli.artifacts.public import without_places
-from lors_cli.artifacts.tensors import write_failed
 from lors_cli.config.dump import as_yaml
 from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError, Problem, RequestError, request_error
-from lors_cli.models import source
+from lors_cli.models import memory, source
+from lors_cli.reporting import card
+from lors_cli.run import manifest
+from lors_cli.run.job import Job, verified_digest
 from lors_cli.stages import STAGES
-from lors_cli.stages.job import Job, verified_digest
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def perform(job: Job, *, force: bool = False) -> None:
         if processes.agree(None):
             for path in job.inputs.values():
                 source.complete(path)
-            manifest.forget_peak_memory()
+            memory.forget_peaks()
             try:
                 job.work(publish.partial_directory(job.output))
             except Exception as error:
@@ -82,13 +84,13 @@ def _make(job: Job, request: dict[str, Any], partial: Path) -> None:
     """Do the work in the partial directory and publish it."""
     started = time.monotonic()
     log.info("%s: started", job.stage)
-    manifest.forget_peak_memory()
+    memory.forget_peaks()
     try:
         facts = job.work(partial)
         content = manifest.build(partial, job.stage, request, time.monotonic() - started, {**facts, **job.origin()})
         asked = job.config.model_dump(mode="json", exclude_unset=True)
         card.write(partial, content, as_yaml(without_places(asked)))
-        manifest.write_json(partial / manifest.NAME, content)
+        files.write_json(partial / manifest.NAME, content)
         publish.publish(partial, job.output)
     except BaseException as error:
         log.debug("%s: failed: %s", job.stage, error)
@@ -209,7 +211,7 @@ def _open_partial(job: Job, request: dict[str, Any], *, forced: bool) -> Path:
         raise RequestError(*_differences(job, left["request"], request, partial))
     if partial.exists():
         shutil.rmtree(partial)
-    manifest.write_json(publish.scratch(partial) / REQUEST, {"request": request, "forced": forced})
+    files.write_json(publish.scratch(partial) / REQUEST, {"request": request, "forced": forced})
     return partial
 
 

@@ -19,8 +19,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lors_cli import console
-from lors_cli.artifacts import manifest
+from lors_cli.artifacts import files
 from lors_cli.models import load, source
+from lors_cli.run import environment, manifest
 
 TRAIN = ["train.method=lora", "train.rank=8", "train.target_modules=['*']", "train.dataset=python-topics"]
 
@@ -53,7 +54,7 @@ def lors(stage: str, config: Path, *settings: str) -> None:
 def libraries() -> int:
     """The peak of a process that has imported what a training imports, in bytes."""
     imported = "lors_cli.stages.train, lors_cli.training.trainer, bitsandbytes"
-    code = f"import {imported}; from lors_cli.artifacts import manifest; print(manifest.peak_memory()['host_bytes'])"
+    code = f"import {imported}; from lors_cli.artifacts import manifest; print(memory.peaks()['host_bytes'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
 
@@ -114,12 +115,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     found |= {"settings": {**vars(options), "json": str(options.json)}}
-    found |= {"versions": manifest.versions(), "hardware": manifest.hardware()}
+    found |= {"versions": environment.versions(), "hardware": environment.hardware()}
     rows = [[n, f"{r['peak_bytes'] / 1e9:.3f}", f"{r['times_smaller']:.2f}"] for n, r in found["ways"].items()]
     print(f"parameters {found['reduction']:.2f} times fewer")
     print(console.markdown_table(["training", "peak, GB", "times smaller"], rows))
     if options.json:
-        manifest.write_json(options.json, found)
+        files.write_json(options.json, found)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lors_cli.adapters.effective_weight import Merged
 from lors_cli.adapters.lors_listing import _merge as listing
-from lors_cli.adapters.merge import Merged
-from lors_cli.artifacts import manifest
+from lors_cli.run import environment
 from lors_cli.sparsity.packed import Stored, pack
 
 
@@ -84,7 +84,7 @@ def main() -> None:
             for name, found in results[-1]["ways"].items():
                 print(f"| {shape} | {rank} | {name} | {found['us']:.1f} | {found['share_of_copy']:.2f} |", flush=True)
     if options.json:
-        facts = {"command": " ".join(sys.argv), "hardware": manifest.hardware(), "versions": manifest.versions()}
+        facts = {"command": " ".join(sys.argv), "hardware": environment.hardware(), "versions": environment.versions()}
         options.json.write_text(json.dumps({**facts, "dtype": options.dtype, "results": results}, indent=2) + "\n")
 
 

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lors_cli.artifacts import manifest
 from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.benchmark.subject import SHAPES as NAMED
 from lors_cli.kernels import sparsegpt as kernel
 from lors_cli.models import load, source
 from lors_cli.pruning import sparsegpt
+from lors_cli.run import environment
 from lors_cli.sparsity.pattern import Pattern
 
 # hidden, intermediate, heads, key/value heads, blocks, vocabulary
@@ -125,7 +125,7 @@ def main() -> None:
             results[method] = {"seconds_per_block": block, "seconds_for_all_blocks": whole, "runs": found}
     results["columns_ms"] = columns(options.device, intermediate)
     results |= {"shape": options.shape, "samples": options.samples, "sequence_length": options.length}
-    results |= {"command": " ".join(sys.argv), "hardware": manifest.hardware(), "versions": manifest.versions()}
+    results |= {"command": " ".join(sys.argv), "hardware": environment.hardware(), "versions": environment.versions()}
     print(
         "| method | seconds a block | seconds for the model | peak host GB | peak GPU GB |\n|---|---:|---:|---:|---:|"
     )

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import console, pipeline
-from lors_cli.artifacts import manifest
+from lors_cli.artifacts import files
 from lors_cli.config.schema import Config
 from lors_cli.data.instructions import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT
 from lors_cli.data.sources import Source
+from lors_cli.run import environment, manifest
 
 TRAINING_ROWS, HELD_OUT_ROWS = 8000, 400
 Settings = dict[str, Any]
@@ -35,7 +36,7 @@ def write_rows(folder: Path, rows: str) -> dict[str, str]:
     paths = {}
     for name, count in (("train", TRAINING_ROWS), ("held_out", HELD_OUT_ROWS)):
         lines = [json.dumps({"text": text}) + "\n" for text in islice(texts, count)]
-        manifest.write_text(folder / f"{name}.jsonl", "".join(lines))
+        files.write_text(folder / f"{name}.jsonl", "".join(lines))
         paths[name] = str(folder / f"{name}.jsonl")
     return paths
 
@@ -126,7 +127,9 @@ def main() -> None:
     if options.json:
         reduction = (manifest.read(folder / "pruned") or {})["reduction"]
         found = {"settings": {**vars(options), "json": str(options.json)}, "reduction": reduction, "runs": runs}
-        manifest.write_json(options.json, {**found, "versions": manifest.versions(), "hardware": manifest.hardware()})
+        files.write_json(
+            options.json, {**found, "versions": environment.versions(), "hardware": environment.hardware()}
+        )
 
 
 if __name__ == "__main__":

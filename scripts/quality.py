@@ -26,13 +26,14 @@ from torch import Tensor
 
 from lors_cli import adapters, console, pipeline
 from lors_cli.adapters import LoRS
-from lors_cli.artifacts import manifest
+from lors_cli.artifacts import files
 from lors_cli.config.schema import Config
 from lors_cli.data import windows
 from lors_cli.data.sources import Source
 from lors_cli.errors import DivergedError
 from lors_cli.evaluation.perplexity import perplexity
 from lors_cli.models import load
+from lors_cli.run import environment, manifest
 from lors_cli.training.merging import Merging
 
 GRADIENT, RANDOM = [1e-3, 2e-3, 4e-3], [4e-3, 8e-3, 1.6e-2]
@@ -132,7 +133,7 @@ class Study:
         if before != settings:
             other = {key: value for key, value in before.items() if settings.get(key) != value}
             sys.exit(f"{self.folder} holds runs with {other}; take another folder")
-        manifest.write_json(file, settings)
+        files.write_json(file, settings)
 
     def config(self, output: Path, train: Settings) -> Config:
         """The config of a run."""
@@ -180,7 +181,7 @@ class Study:
             except DivergedError as error:  # a result too: this rate is too high
                 print(error, flush=True)
                 found = dict.fromkeys(self.halves, math.inf)
-            manifest.write_json(figures, {"arm": arm, "rate": rate, "seed": seed, "steps": steps, **found})
+            files.write_json(figures, {"arm": arm, "rate": rate, "seed": seed, "steps": steps, **found})
             for file in (output / "merged").glob("*.safetensors"):
                 file.unlink()  # 0.5 GB each
         result: dict[str, Any] = json.loads(figures.read_text())
@@ -223,7 +224,7 @@ class Study:
             name: dict(zip(("step", "before"), map(statistics.median, zip(*times, strict=True)), strict=True))
             for name, times in found.items()
         }
-        manifest.write_json(file, medians)
+        files.write_json(file, medians)
         return medians
 
     def in_time(self, name: str, rate: float, times: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -293,7 +294,11 @@ def main() -> None:
     if options.stage == "times":
         return
     found: dict[str, Any] = {"settings": vars(options) | {"json": str(options.json)}, "arms": {}}
-    found |= {"pruned": study.measure(study.pruned), "versions": manifest.versions(), "hardware": manifest.hardware()}
+    found |= {
+        "pruned": study.measure(study.pruned),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
     for name in options.arms:
         found["arms"][name] = study.arm(name)
     if times:
@@ -302,7 +307,7 @@ def main() -> None:
             row["in_time"] = study.in_time(name, row["rate"], times)
     print(f"pruned: {found['pruned']['test']:.2f}\n{table(found)}")
     if options.json:
-        manifest.write_json(options.json, found)
+        files.write_json(options.json, found)
 
 
 if __name__ == "__main__":

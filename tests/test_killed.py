@@ -12,9 +12,9 @@ import pytest
 from typer.testing import Result
 
 from lors_cli import pipeline
-from lors_cli.artifacts import manifest
 from lors_cli.config.load import load
-from lors_cli.stages.job import verified_digest
+from lors_cli.run import manifest
+from lors_cli.run.job import verified_digest
 
 KILLS = 12
 LORAM = {

@@ -1,7 +1,4 @@
-"""Adapter methods: modules around a frozen linear. ``METHODS`` is the registry.
-
-`attach`, `start_from_gradient`, `save_adapter` and `load_adapter` are for training loops other than ``lors train``.
-"""
+"""Adapter methods: modules around a frozen linear. ``METHODS`` is the registry."""
 
 from dataclasses import dataclass
 
@@ -10,7 +7,6 @@ from lors_cli.adapters.full import Full
 from lors_cli.adapters.lora import LoRA
 from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.lors_listing import LoRSListing
-from lors_cli.adapters.model import attach, load_adapter, save_adapter, start_from_gradient
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.adapters.spp import SPP, SPPColumns
 from lors_cli.adapters.spp_merged import SPPMerged
@@ -27,10 +23,6 @@ __all__ = [
     "LowRankAdapter",
     "Method",
     "PackedLinear",
-    "attach",
-    "load_adapter",
-    "save_adapter",
-    "start_from_gradient",
 ]
 
 

@@ -49,7 +49,7 @@ def find(model: nn.Module) -> tuple[Any, Settings, dict[str, Adapter]]:
     core = unwrapped(model)
     settings = Settings.of(core)
     if settings is None:
-        raise ValueError("a model with adapters, got one without: call lors_cli.adapters.attach first")
+        raise ValueError("a model with adapters, got one without: call lors_cli.api.attach first")
     found = {name: module for name, module in core.named_modules() if isinstance(module, Adapter)}
     plain = {".".join(p for p in name.split(".") if p not in _WRAPPERS): adapter for name, adapter in found.items()}
     return core, settings, plain

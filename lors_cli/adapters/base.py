@@ -1,4 +1,4 @@
-"""What every adapter is: a module around a frozen linear, with a pure ``merged_weight``.
+"""What every adapter is: a module around a frozen linear, with a pure ``effective_weight``.
 
 Shapes, everywhere in this package: weight (R, C) = (out, in), N tokens, X (N, C), Y (N, R), lora_A (rank, C),
 lora_B (R, rank), ``scale = alpha / rank``. There is no merged state: merging writes a new model.
@@ -59,7 +59,7 @@ class Adapter(nn.Module):
         device = self.linear.weight.device
         return nn.Parameter(torch.zeros(rows, columns, dtype=self.parameter_dtype, device=device))
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """The effective weight (R, C) for the frozen `weight`, in its dtype; `weight` itself is not changed."""
         raise NotImplementedError
 

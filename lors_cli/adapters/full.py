@@ -24,9 +24,9 @@ class Full(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
-        return F.linear(x, self.merged_weight(self.linear.weight), self.linear.bias)
+        return F.linear(x, self.effective_weight(self.linear.weight), self.linear.bias)
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """W + D * M, with W's support."""
         return (weight.to(self.delta.dtype) + self.delta * (weight != 0)).to(weight.dtype)
 

@@ -22,6 +22,6 @@ class LoRA(LowRankAdapter):
         y: Tensor = self.linear(x) + F.linear(hidden, self.lora_B.to(x.dtype)) * self.scale
         return y
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s B A, dense."""
         return low_rank_sum(weight, self.lora_A, self.lora_B, self.scale)

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from lors_cli.adapters import merge_cache
+from lors_cli.adapters import effective_cache
 from lors_cli.adapters.base import LowRankAdapter
-from lors_cli.adapters.merge import Merged
+from lors_cli.adapters.effective_weight import Merged
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.sparsity.packed import Stored
 
@@ -45,7 +45,7 @@ class LoRS(LowRankAdapter):
     options = frozenset({"merge_cache", "merge_rounding"})
     bases = ("dense", "packed")
     rounding_seed: Tensor | None
-    slot: merge_cache.Slot | None = None  # where the merged weight is kept between uses
+    slot: effective_cache.Slot | None = None  # where the merged weight is kept between uses
 
     def __init__(self, linear: Any, *, stochastic: bool = False, **options: Any) -> None:
         super().__init__(linear, **options)
@@ -62,7 +62,7 @@ class LoRS(LowRankAdapter):
             self.lora_B,
             self.scale,
             self.rounding_seed,
-            self.slot.number if self.slot else merge_cache.NONE,
+            self.slot.number if self.slot else effective_cache.NONE,
         )
         return y
 
@@ -71,7 +71,7 @@ class LoRS(LowRankAdapter):
         """W as it is kept, dense or packed."""
         return self.linear.stored if isinstance(self.linear, PackedLinear) else Stored(self.linear.weight)
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s (B A) * M, with W's support."""
         return torch.ops.lors.merge(weight, None, None, self.lora_A, self.lora_B, self.scale, weight.dtype)  # type: ignore[no-any-return]
 
@@ -231,5 +231,5 @@ def _linear_input_grad_flops(grad_y: Any, weight: Any, positions: Any, starts: A
 
 def _product_flops(vectors: Any, lora_A: Any, lora_B: Any, scale: float, seed: Any, slot: int) -> int:
     """Of a product with W' and of the merge before it, unless a kept W' was used; counted after the operator ran."""
-    merging = lora_A[0] if merge_cache.last_use_merged(slot) else 0
+    merging = lora_A[0] if effective_cache.last_use_merged(slot) else 0
     return int(2 * lora_B[0] * lora_A[1] * (math.prod(vectors[:-1]) + merging))

@@ -21,7 +21,7 @@ class LoRSListing(LowRankAdapter):
         y: Tensor = _Listing.apply(self._as_multiplied(x), self.linear.weight, self.lora_A, self.lora_B, self.scale)
         return y if self.linear.bias is None else y + self.linear.bias.to(y.dtype)
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s (B A) * M, with W's support."""
         return low_rank_sum(weight, self.lora_A, self.lora_B, self.scale).where(weight != 0, 0)
 

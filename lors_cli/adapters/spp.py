@@ -54,7 +54,7 @@ class SPP(Adapter):
         beta = self.spp_beta.to(weight.dtype).repeat_interleave(columns, dim=1)
         return F.linear(self.dropout(x), weight * alpha * beta)
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s W * alpha * beta, with W's support, in the adapter's precision and rounded once."""
         update = weight * self.spp_alpha.repeat_interleave(weight.shape[0] // self.rank, dim=0) * self.spp_beta
         return (weight.to(update.dtype) + self.scale * update).to(weight.dtype)

@@ -21,9 +21,9 @@ class SQFT(LowRankAdapter):
         return self._checkpointed(self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.merged_weight(self.linear.weight), self.linear.bias)
+        return F.linear(x, self.effective_weight(self.linear.weight), self.linear.bias)
 
-    def merged_weight(self, weight: Tensor) -> Tensor:
+    def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s (B A) * M, with W's support."""
         update = (self.lora_B @ self.lora_A) * (weight != 0)
         return (weight.to(update.dtype) + self.scale * update).to(weight.dtype)

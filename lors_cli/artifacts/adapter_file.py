@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from lors_cli import adapters
-from lors_cli.artifacts import manifest, tensors
+from lors_cli.artifacts import files, tensors
 from lors_cli.artifacts.publish import written_aside
 from lors_cli.errors import LorsError, request_error
 
@@ -52,7 +52,7 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    manifest.write_json(directory / CONFIG, config)
+    files.write_json(directory / CONFIG, config)
 
 
 def save_whole(directory: Path, content: AdapterFile, *, base: str, dropout: float) -> None:

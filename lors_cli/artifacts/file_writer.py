@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lors_cli.artifacts import publish, tensors
+from lors_cli.artifacts import files, publish, tensors
 from lors_cli.errors import LorsError
 
 
@@ -77,7 +77,7 @@ class FileWriter:
                 file.truncate(size)
             publish.flush(self.path.parent)
         except OSError as error:
-            raise tensors.write_failed(self.path, error) from None
+            raise files.write_failed(self.path, error) from None
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put `tensor` in its place; shape and dtype are as announced."""
@@ -90,11 +90,11 @@ class FileWriter:
                 file.seek(self._start[name])
                 file.write(content.data)
         except OSError as error:
-            raise tensors.write_failed(self.path, error) from None
+            raise files.write_failed(self.path, error) from None
 
     def flush(self) -> None:
         """Bring the file to the disk itself."""
         try:
             publish.flush(self.path)
         except OSError as error:
-            raise tensors.write_failed(self.path, error) from None
+            raise files.write_failed(self.path, error) from None

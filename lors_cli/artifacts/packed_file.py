@@ -40,7 +40,7 @@ def pack_file(source: Path, target: Path, layout: str | None = None) -> dict[str
         LorsError: a file cannot be read or written.
 
     """
-    checkpoint = tensors.Checkpoint(source)
+    checkpoint = tensors.TensorFiles(source)
     layouts: dict[str, str] = {}
     content: dict[str, Tensor] = {}
     for name in checkpoint.layout:  # sizes first, because the header stands before the tensors
@@ -128,7 +128,7 @@ class PackedFile:
             LorsError: the result is not what was packed: this file is damaged; or the write failed.
 
         """
-        stored, places = tensors.Checkpoint(self.path), json.loads(self.header[8:])
+        stored, places = tensors.TensorFiles(self.path), json.loads(self.header[8:])
         places.pop("__metadata__", None)
         try:
             layout = {
@@ -143,7 +143,7 @@ class PackedFile:
         if digest.of_file(target) != self.sha256:
             raise LorsError(f"{self.path} is damaged: unpacked it is not the file that was packed; copy it again")
 
-    def _tensor(self, stored: tensors.Checkpoint, name: str, shape: torch.Size) -> Tensor:
+    def _tensor(self, stored: tensors.TensorFiles, name: str, shape: torch.Size) -> Tensor:
         kind = self.layouts.get(name)
         if kind is None:
             return stored.tensor(name)

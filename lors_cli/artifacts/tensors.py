@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lors_cli.artifacts import files
 from lors_cli.errors import LorsError
 
 PACKED_SUFFIX = ".packed.safetensors"  # of files that `lors unpack` reads, and nothing else
@@ -85,12 +86,12 @@ def open_shard(path: Path) -> Any:
 
 def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of `directory` by name, one in memory at a time."""
-    checkpoint = Checkpoint(directory)
+    checkpoint = TensorFiles(directory)
     for name in checkpoint.layout:
         yield name, checkpoint.tensor(name)
 
 
-class Checkpoint:
+class TensorFiles:
     """The tensors of a directory's safetensors files, or of one such file, each read when it is asked for.
 
     `layout` maps each name to its shape and dtype, known from the files' headers.
@@ -134,15 +135,7 @@ def write(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     except (safetensors.SafetensorError, OSError) as error:
-        raise write_failed(path, error) from None
-
-
-def write_failed(path: Path, error: BaseException) -> LorsError:
-    """The error for a write that did not succeed, with the space that is left."""
-    free = shutil.disk_usage(path.parent).free
-    return LorsError(
-        f"cannot write {path}: {error} ({free / 1e9:.2f} GB free there); free space or set another output_dir"
-    )
+        raise files.write_failed(path, error) from None
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lors_cli.adapters import METHODS, Adapter
-from lors_cli.adapters.merge_cache import MergeCache
+from lors_cli.adapters.effective_cache import MergeCache
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.benchmark.roofline import Setting, Shape
 from lors_cli.benchmark.variants import Variant

@@ -37,8 +37,8 @@ def bench(
 ) -> None:
     """Time, peak memory, FLOPs and saved activations of each method, side by side in one run; tables and plots."""
     with reporting(None, debug=debug, quiet=quiet):
-        from lors_cli.stages.bench import Options, render
-        from lors_cli.stages.bench import bench as measure
+        from lors_cli.tools.bench import Options, render
+        from lors_cli.tools.bench import bench as measure
 
         found = measure(
             Options(

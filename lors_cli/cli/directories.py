@@ -28,12 +28,12 @@ def inspect(
 ) -> None:
     """What is in a model or adapter directory: zeros and pattern per module, dtypes, sizes, provenance."""
     with reporting(None, debug=debug):
-        from lors_cli.stages.inspect import inspect as look
-        from lors_cli.stages.inspect import render
+        from lors_cli.tools.inspect import inspect as look
+        from lors_cli.tools.inspect import render
 
         facts = look(Path(path))
         if plots or output or base:
-            from lors_cli.stages.inspect_plots import draw
+            from lors_cli.tools.inspect_plots import draw
 
             facts |= draw(facts, base=base, output=Path(output).expanduser() if output else None)
         console.result(json.dumps(facts, indent=2) if as_json else render(facts))
@@ -54,7 +54,7 @@ def pack(
 ) -> None:
     """A model directory without its zeros, to keep or copy: about 9/16 of the size at half sparsity in 16 bits."""
     with reporting(None, debug=debug, quiet=quiet):
-        from lors_cli.stages.pack import pack as make
+        from lors_cli.tools.pack import pack as make
 
         make(Path(model), Path(output or f"{model.rstrip('/')}-packed"), layout=layout, force=force)
 
@@ -69,7 +69,7 @@ def unpack(
 ) -> None:
     """The model that was packed, byte for byte; checked against its digests."""
     with reporting(None, debug=debug, quiet=quiet):
-        from lors_cli.stages.pack import unpack as make
+        from lors_cli.tools.pack import unpack as make
 
         make(Path(packed), Path(output), force=force)
 

@@ -24,8 +24,8 @@ def push(
 ) -> None:
     """Upload a published directory with its card to the Hugging Face hub."""
     with reporting(None, debug=debug, quiet=quiet):
-        from lors_cli.stages.push import Target
-        from lors_cli.stages.push import push as upload
+        from lors_cli.tools.push import Target
+        from lors_cli.tools.push import push as upload
 
         target = Target(repo_id, private=private, revision=revision, message=message, create_pr=create_pr)
         upload(Path(directory), target, dry_run=dry_run)

@@ -32,7 +32,7 @@ def report(
 ) -> None:
     """Results of one or many runs -> one table, with tests of the differences, and plots."""
     with reporting(None, debug=debug, quiet=quiet):
-        from lors_cli.stages.report import report as make
+        from lors_cli.tools.report import report as make
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         shown = make(

@@ -74,7 +74,7 @@ def evaluate(
 
         loaded = load(Path(config), overrides or [])
         if prefetch:
-            from lors_cli.stages.prefetch import prefetch as fetch
+            from lors_cli.tools.prefetch import prefetch as fetch
 
             console.result("\n".join(fetch(loaded)))
         else:
@@ -100,6 +100,6 @@ def sweep(
     """Train with every combination of some settings; one table, and the best config as a file."""
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
         from lors_cli import pipeline
-        from lors_cli.stages.sweep import sweep as explore
+        from lors_cli.tools.sweep import sweep as explore
 
         explore(Path(config), arguments or [], pipeline.run, task=task, force=force, dry_run=dry_run)

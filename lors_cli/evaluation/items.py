@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts import manifest
+from lors_cli.artifacts import files
 
 FOLDER = "items"
 PERPLEXITY = "perplexity"
@@ -32,7 +32,7 @@ def write(path: Path, items: Iterable[dict[str, Any]]) -> None:
     text = io.BytesIO()
     with gzip.GzipFile(fileobj=text, mode="wb", mtime=0) as file:
         file.write("".join(json.dumps(item) + "\n" for item in items).encode())
-    manifest.write_bytes(path, text.getvalue())
+    files.write_bytes(path, text.getvalue())
 
 
 def read(path: Path) -> list[dict[str, Any]]:

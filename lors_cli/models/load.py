@@ -62,7 +62,7 @@ def _stored_dtype(directory: Path) -> torch.dtype:
     """The dtype of the first floating tensor in the files of `directory`, float32 where they are not there yet."""
     if not any(directory.glob("*.safetensors")):
         return torch.float32
-    dtypes = (dtype for _, dtype in tensors.Checkpoint(directory).layout.values() if dtype.is_floating_point)
+    dtypes = (dtype for _, dtype in tensors.TensorFiles(directory).layout.values() if dtype.is_floating_point)
     return next(dtypes, torch.float32)
 
 
@@ -77,7 +77,7 @@ def layout(model: PreTrainedModel) -> dict[str, Tensor]:
     return found
 
 
-def open_checkpoint(directory: Path, model: PreTrainedModel, key: str) -> tensors.Checkpoint:
+def open_weights(directory: Path, model: PreTrainedModel, key: str) -> tensors.TensorFiles:
     """The weights of `model` in `directory`, with every name and shape checked.
 
     Raises:
@@ -86,7 +86,7 @@ def open_checkpoint(directory: Path, model: PreTrainedModel, key: str) -> tensor
     """
     wanted, remedy = "safetensors files that hold every tensor of the model once", "copy the model again"
     try:
-        checkpoint = tensors.Checkpoint(directory)
+        checkpoint = tensors.TensorFiles(directory)
     except LorsError as error:
         raise request_error(key, wanted, error, remedy, file=directory) from None
     for name, tensor in layout(model).items():
@@ -141,7 +141,7 @@ def load_model(
 def _load_smaller(directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool) -> PreTrainedModel:
     """A model that is smaller than its config says, whose shapes transformers would not accept."""
     model = skeleton(directory, dtype, trust_remote_code=trust_remote_code)
-    checkpoint = open_checkpoint(directory, model, "model")
+    checkpoint = open_weights(directory, model, "model")
     names = layout(model)
     content = {name: checkpoint.tensor(name).to(device, like.dtype) for name, like in names.items()}
     missing, _ = model.load_state_dict(content, strict=False, assign=True)

@@ -1,12 +1,14 @@
-"""How much memory is free, and how much more a training may use."""
+"""How much memory is free, and how much was used at most."""
 
+import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
 
 from lors_cli import processes
-from lors_cli.artifacts import manifest
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -38,11 +40,36 @@ def peak_above_now(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
     now: int = psutil.Process().memory_info().rss
-    host: int = manifest.peak_memory()["host_bytes"] - now
+    host: int = peaks()["host_bytes"] - now
     return host
 
 
 def peak() -> int:
     """The highest use so far: of the GPU's memory where there is one, else of this process on the host."""
-    peaks = manifest.peak_memory()
-    return peaks.get("gpu_bytes", peaks["host_bytes"])
+    bytes_used = peaks()
+    return bytes_used.get("gpu_bytes", bytes_used["host_bytes"])
+
+
+def peaks() -> dict[str, int]:
+    """Peak bytes since `forget_peaks`: of this process on the host, and of CUDA allocations."""
+    bytes_used = {"host_bytes": _host_peak()}
+    if torch.cuda.is_available():
+        bytes_used["gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return bytes_used
+
+
+def _host_peak() -> int:
+    """The system's own figure; ru_maxrss also holds that of the process that started this one."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peaks() -> None:
+    """Let the peaks begin anew; where the system does not allow that, the host's is over the whole life."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from lors_cli.artifacts import digest, publish
-from lors_cli.artifacts.lineage import CARD
+from lors_cli.artifacts.files import CARD
 from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
 from lors_cli.errors import LorsError, request_error
 

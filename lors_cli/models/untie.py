@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lors_cli.artifacts import manifest, tensors
+from lors_cli.artifacts import files, tensors
 from lors_cli.models import linears
 
 
@@ -24,20 +24,20 @@ def tensors_to_copy(directory: Path, skeleton: PreTrainedModel, modules: Collect
     (head,) = (f"{name}.weight" for name in heads)
     embeddings = skeleton.get_input_embeddings()
     (shared,) = (f"{name}.weight" for name, module in skeleton.named_modules() if module is embeddings)
-    return {} if head in tensors.Checkpoint(directory).layout else {shared: head}
+    return {} if head in tensors.TensorFiles(directory).layout else {shared: head}
 
 
 def record(directory: Path, copied: dict[str, str]) -> None:
     """Say in ``config.json``, and in the index where there is one, that the head has a weight of its own."""
     config = json.loads((directory / "config.json").read_text())
-    manifest.write_json(directory / "config.json", {**config, "tie_word_embeddings": False})
+    files.write_json(directory / "config.json", {**config, "tie_word_embeddings": False})
     path = directory / tensors.INDEX
     if not path.is_file():
         return
     index = json.loads(path.read_text())
-    layout = tensors.Checkpoint(directory).layout
+    layout = tensors.TensorFiles(directory).layout
     for shared, head in copied.items():
         index["weight_map"][head] = index["weight_map"][shared]
     size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
     index["metadata"] = {**index.get("metadata", {}), "total_size": size}
-    manifest.write_json(path, index)
+    files.write_json(path, index)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lors_cli.pruning import external, magnitude, ria, sparsegpt, structured, wanda
+from lors_cli.pruning import from_mask, magnitude, ria, sparsegpt, structured, wanda
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ METHODS = {
         stacks=True,
     ),
     "from_mask": Method(
-        prune=external.prune,
+        prune=from_mask.prune,
         statistic="mask",
         equation="kept where prune.mask is true or nonzero: a mask file, or a sparse model",
         paper="masks learnt elsewhere, such as MaskLLM (Fang et al. 2024, arXiv 2409.17481)",

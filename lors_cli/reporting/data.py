@@ -6,7 +6,6 @@ import json
 import math
 from typing import Any
 
-from lors_cli.artifacts import manifest
 from lors_cli.reporting import formats, lines, notes
 from lors_cli.reporting.columns import Column
 from lors_cli.reporting.compare import Comparison
@@ -16,6 +15,7 @@ from lors_cli.reporting.rows import Row
 from lors_cli.reporting.rows import settings as settings_of
 from lors_cli.reporting.runs import EVAL, STAGE_OF
 from lors_cli.reporting.table import Entry, Group, Heading, Table, line_notes
+from lors_cli.run import environment
 
 UNITS = {"permille": "trainable_permille", "seconds": "training_seconds", "peak_bytes": "peak_memory_bytes"}
 
@@ -106,7 +106,7 @@ def as_json(table: Table) -> str:
         ],
         "notes": [{"mark": mark, "text": text} for mark, text in notes.of(table, "best")],
         "left_out": [{"path": str(one.path), "reason": one.reason, "remedy": one.remedy} for one in table.left_out],
-        "versions": manifest.versions(),
+        "versions": environment.versions(),
     }
     return json.dumps(_finite(found), indent=2) + "\n"
 

@@ -4,9 +4,9 @@ import os
 from collections import defaultdict
 from typing import Any
 
-from lors_cli.artifacts import manifest
 from lors_cli.reporting.provenance import DENSE, OTHER, PRUNED, TUNED
 from lors_cli.reporting.rows import Row, settings, share
+from lors_cli.run import manifest
 
 DEFAULT_INIT = {"lors": "gradient"}  # random for the others
 MOST = 4  # settings in a name

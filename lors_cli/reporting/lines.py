@@ -6,10 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from lors_cli.artifacts import digest, manifest
+from lors_cli.artifacts import digest
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY, Column
 from lors_cli.reporting.provenance import DENSE, ORIGINAL, PRUNED, TUNED
 from lors_cli.reporting.rows import Row, settings
+from lors_cli.run import manifest
 
 # What a seed changes, besides the result: the seed itself, and the calibration windows that it draws.
 OF_A_SEED = ("seed", "calibration_tokens")

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from lors_cli.artifacts import manifest
+from lors_cli.models import measure
 from lors_cli.reporting import curves, drawing
 from lors_cli.reporting.columns import ACCURACY, PERPLEXITY
 from lors_cli.reporting.drawing import LONGEST, short
@@ -72,7 +72,7 @@ def _sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
     shown = list(profiles.items())[:MOST_PROFILES]
     figure, axes = drawing.figure(8, 2.4 * len(shown) + 0.4, len(shown))
     for (profile, label), panel in zip(shown, axes if len(shown) > 1 else [axes], strict=True):
-        for place, linears in manifest.by_place({name: {"name": name, "s": s} for name, s in profile}).items():
+        for place, linears in measure.by_place({name: {"name": name, "s": s} for name, s in profile}).items():
             blocks = [(_block(linear["name"]), linear["s"]) for linear in linears]
             panel.plot([b for b, _ in blocks], [s for _, s in blocks], marker="o", markersize=3, label=place)
         panel.set(title=short(label), ylabel="sparsity", ylim=(-0.03, 1.03))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import __version__
-from lors_cli.artifacts import digest, manifest, publish
+from lors_cli.artifacts import digest, publish
 from lors_cli.errors import LorsError, Problem, RequestError
+from lors_cli.run import manifest
 
 EVAL, RESULTS = "eval", "results.json"
 # What a run directory holds, and the stages that make it, in their order.

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import adapters, console, processes
-from lors_cli.artifacts import adapter_file, manifest
+from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import DivergedError, LorsError, RequestError, request_error
+from lors_cli.run import manifest
+from lors_cli.run.job import Job
 from lors_cli.stages import common, merge, train
-from lors_cli.stages.job import Job
 
 
 def prepare(config: Config, earlier: list[str]) -> Job:

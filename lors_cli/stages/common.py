@@ -9,13 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lors_cli import console, processes, pruning
-from lors_cli.artifacts import manifest, tensors
+from lors_cli.artifacts import tensors
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import load, source, structure
+from lors_cli.models import load, measure, source, structure
+from lors_cli.run import manifest
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def is_structured(config: Config, pruned: Path, earlier: list[str]) -> bool:
     return structure.read(pruned) is not None
 
 
-def mask_checkpoint(path: Path) -> tensors.Checkpoint:
+def mask_files(path: Path) -> tensors.TensorFiles:
     """The masks in `path`, a safetensors file or a sparse model.
 
     Raises:
@@ -143,7 +144,7 @@ def mask_checkpoint(path: Path) -> tensors.Checkpoint:
     if not path.exists():
         raise request_error("prune.mask", expected, f"{path}, which does not exist", "correct the path")
     try:
-        return tensors.Checkpoint(path)
+        return tensors.TensorFiles(path)
     except LorsError as error:
         raise request_error("prune.mask", expected, error, "name another one") from None
 
@@ -164,7 +165,7 @@ def log_modules(found: dict[str, Any]) -> None:
     """Say what the linears hold, those of the same place in their blocks together."""
     for name, facts in found["modules"].items():
         log.debug("%s: sparsity %.6f, %s", name, facts["sparsity"], facts["pattern"])
-    for place, linears in manifest.by_place(found["modules"]).items():
+    for place, linears in measure.by_place(found["modules"]).items():
         values, kinds = [facts["sparsity"] for facts in linears], "/".join(sorted({f["pattern"] for f in linears}))
         log.info("  %-12s %3d x sparsity %.4f to %.4f, %s", place, len(values), min(values), max(values), kinds)
     log.info("  all linears of the blocks: sparsity %.4f, %s", found["sparsity"], found["pattern"])

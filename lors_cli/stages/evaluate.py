@@ -10,9 +10,9 @@ from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.models import load, source
+from lors_cli.run.job import Job
 from lors_cli.stages import common
 from lors_cli.stages.evaluate_models import Evaluation, token_windows
-from lors_cli.stages.job import Job
 
 log = logging.getLogger(__name__)
 

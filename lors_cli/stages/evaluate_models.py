@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from lors_cli import console, processes
-from lors_cli.adapters import load_adapter
-from lors_cli.artifacts import digest, manifest
+from lors_cli.api import load_adapter
+from lors_cli.artifacts import digest, files
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
@@ -18,9 +18,9 @@ from lors_cli.data import windows
 from lors_cli.errors import request_error
 from lors_cli.evaluation import items, table
 from lors_cli.evaluation.perplexity import of_losses, window_losses
-from lors_cli.models import load
-from lors_cli.stages import inspect
-from lors_cli.stages.job import verified_digest
+from lors_cli.models import load, measure
+from lors_cli.run import environment, manifest
+from lors_cli.run.job import verified_digest
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Evaluation:
                 log.info("eval: %s was measured before the interruption", name)
                 continue
             trust = self.config.trust_remote_code
-            found["sparsity"] = inspect.inspect_model(path, trust_remote_code=trust)["sparsity"]
+            found["sparsity"] = measure.model(path, trust_remote_code=trust)["sparsity"]
             model = None
             if self._left(found, "transformers"):
                 model = load.load_model(path, self.config.dtype, self.device, trust_remote_code=trust)
@@ -89,10 +89,10 @@ class Evaluation:
         results = {
             "models": {name: self._tidy(name, digests.get(name)) for name in self.models},
             "settings": self._settings(),
-            "versions": manifest.versions(),
+            "versions": environment.versions(),
         }
         if processes.rank() == 0:
-            manifest.write_json(self.partial / "results.json", results)
+            files.write_json(self.partial / "results.json", results)
             (self.partial / "results.md").write_text(table.render(results))
         return {"models": results["models"]}
 
@@ -104,7 +104,7 @@ class Evaluation:
 
     def _keep(self) -> None:
         if processes.rank() == 0:
-            manifest.write_json(self.progress, self.done)
+            files.write_json(self.progress, self.done)
 
     def _keep_items(self, found: dict[str, Any], name: str, values: list[dict[str, Any]]) -> None:
         if processes.rank() == 0:

@@ -15,15 +15,16 @@ from transformers import PreTrainedModel
 
 from lors_cli import console
 from lors_cli.adapters import METHODS, Adapter
-from lors_cli.artifacts import adapter_file, manifest, tensors
+from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import linears, load, source, untie
+from lors_cli.models import linears, load, measure, source, untie
+from lors_cli.run import manifest
+from lors_cli.run.job import Job, verified_digest
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
-from lors_cli.stages import common, inspect
-from lors_cli.stages.job import Job, verified_digest
+from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def _merged_tensors(
         for key, stored in [*zip(stored_names, stored_names, strict=True), *copies]:
             tensor, module = file.get_tensor(stored), key.removesuffix(".weight")
             if module in content.modules:
-                merged = _bind(content, module, tensor).merged_weight(tensor)
+                merged = _bind(content, module, tensor).effective_weight(tensor)
                 if not mask.finite(merged):
                     raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
                 tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
@@ -198,7 +199,7 @@ def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) ->
     if broken and expect_kept:
         facts = modules[broken[0]]
         raise LorsError(f"the merge lost zeros in {len(broken)} linears, nothing was published; {broken[0]}: {facts}")
-    found = inspect.total(modules)
+    found = measure.total(modules)
     returned = sum(facts["returned"] for facts in modules.values())
     common.log_modules({**found, "modules": modules})
     if expect_kept:
@@ -212,7 +213,7 @@ def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) ->
 
 def _compare(old: Tensor, new: Tensor) -> dict[str, Any]:
     """The facts about the merged weight `new`, and whether it broke the pattern of the pruned one, `old`."""
-    facts = inspect.measure(new)
+    facts = measure.weight(new)
     pattern = mask.detect(old)
     held = ":" not in pattern or mask.holds(new, Pattern.parse(pattern))
     facts["returned"] = int(((old == 0) & (new != 0)).sum())

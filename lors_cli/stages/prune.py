@@ -14,17 +14,17 @@ from torch import Tensor
 
 from lors_cli import console, processes, pruning
 from lors_cli.artifacts import digest, publish, tensors
-from lors_cli.blockwise import estimate
-from lors_cli.blockwise.engine import Pruning
-from lors_cli.blockwise.recipe import Recipe, build
-from lors_cli.blockwise.solve import Facts
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
-from lors_cli.models import linears, load, source
+from lors_cli.models import linears, load, measure, source
+from lors_cli.run.job import Job
+from lors_cli.sequential import estimate
+from lors_cli.sequential.engine import Pruning
+from lors_cli.sequential.recipe import Recipe, build
+from lors_cli.sequential.solve import Facts
 from lors_cli.sparsity import mask
-from lors_cli.stages import common, inspect, prune_structured
-from lors_cli.stages.job import Job
+from lors_cli.stages import common, prune_structured
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,9 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.refuse_experts(skeleton, key)
     if source.is_complete(directory):
-        load.open_checkpoint(directory, skeleton, key)
+        load.open_weights(directory, skeleton, key)
     mask_path = Path(section.mask) if section.mask else None
-    recipe = build(section, linears.all_linears(skeleton), common.mask_checkpoint(mask_path) if mask_path else None)
+    recipe = build(section, linears.all_linears(skeleton), common.mask_files(mask_path) if mask_path else None)
     if not (recipe.statistics or section.profile):
         calibration = None
     tokens = common.calibration_tokens(config, calibration, directory, skeleton) if calibration else None
@@ -66,7 +66,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     def work(partial: Path) -> dict[str, Any]:
         for line in need.lines():
             log.info("prune: %s", line)
-        checkpoint = load.open_checkpoint(directory, skeleton, key)
+        checkpoint = load.open_weights(directory, skeleton, key)
         pruning = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement)
         record = pruning.run(partial)
         if processes.rank() > 0:
@@ -126,7 +126,7 @@ def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: boo
         if pattern and not mask.holds(weight, pattern, slack):
             raise LorsError(f"{name}: the saved weights do not hold {pattern}")
 
-    found = inspect.inspect_model(directory, check, trust_remote_code=trust_remote_code)
+    found = measure.model(directory, check, trust_remote_code=trust_remote_code)
     for name, facts in found["modules"].items():
         if facts["negative_zeros"] or not facts["finite"]:
             raise LorsError(f"{name}: the saved weights hold -0.0, NaN or infinity: {facts}")

@@ -16,16 +16,16 @@ from transformers import PreTrainedModel
 
 from lors_cli import console, processes, pruning
 from lors_cli.artifacts import digest, tensors
-from lors_cli.blockwise.backward import visit_backwards
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
-from lors_cli.models import linears, load, source, structure
+from lors_cli.models import linears, load, measure, source, structure
 from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure
 from lors_cli.pruning import structured
-from lors_cli.stages import common, inspect
-from lors_cli.stages.job import Job
+from lors_cli.run.job import Job
+from lors_cli.sequential.backward import visit_backwards
+from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def prepare(config: Config, section: Prune) -> Job:
     if structure.read(directory):
         raise request_error(key, "a whole model", f"{directory}, which is smaller already", "prune the original")
     if source.is_complete(directory):
-        load.open_checkpoint(directory, skeleton, key)
+        load.open_weights(directory, skeleton, key)
     sizes = structure.sizes(skeleton, key)
     plan = _Plan.of(section, skeleton, sizes)
     tokens = None
@@ -60,7 +60,7 @@ def prepare(config: Config, section: Prune) -> Job:
         kept = _choose(config, section, sizes, plan, directory, tokens, device)
         found = Structure(sizes, kept, job.digests["model"], plan.before)
         _write(directory, partial, found, skeleton.dtype)
-        facts = inspect.inspect_model(partial, trust_remote_code=config.trust_remote_code)
+        facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", plan.summary())
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}
         return {**measured, "parameters": {"before": plan.before, "after": plan.after}, "reduction": plan.reduction}

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from lors_cli import console
-from lors_cli.artifacts import adapter_file, manifest
+from lors_cli.artifacts import adapter_file
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models import linears, load, source, structure
 from lors_cli.models.structure import Structure
+from lors_cli.run import manifest
+from lors_cli.run.job import Job
 from lors_cli.stages import common
-from lors_cli.stages.job import Job
 
 log = logging.getLogger(__name__)
 

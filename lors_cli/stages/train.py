@@ -14,10 +14,10 @@ from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
 from lors_cli.errors import DivergedError, LorsError, request_error
-from lors_cli.models import linears, load, memory, source, structure
+from lors_cli.models import linears, load, measure, memory, source, structure
+from lors_cli.run.job import Job
 from lors_cli.sparsity import mask, packed
-from lors_cli.stages import common, inspect, prune_structured
-from lors_cli.stages.job import Job
+from lors_cli.stages import common, prune_structured
 from lors_cli.training import checkpoint, reading, run, setup, start
 from lors_cli.training.batches import Plan
 from lors_cli.training.needs import Needs
@@ -166,7 +166,7 @@ def _train(
         log.warning("float16 would need loss scaling; training runs in float32, which holds its values exactly")
     structured = structure.read(directory) is not None  # it has no zeros, and all of its linears learn
     if (section.target_modules is None and not structured) or section.base == "packed":
-        measured = inspect.inspect_model(directory, trust_remote_code=config.trust_remote_code)["modules"]
+        measured = measure.model(directory, trust_remote_code=config.trust_remote_code)["modules"]
         sparsities = {name: measured[name]["sparsity"] if name in measured else 0.0 for name in names}
         names = names if section.target_modules or structured else _pruned_linears(directory, sparsities)
         if section.base == "packed":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lors_cli.adapters import Adapter
-from lors_cli.artifacts import adapter_file, manifest, publish
+from lors_cli.artifacts import adapter_file, files, publish
 
 CHECKPOINTS = "checkpoints"
 STATE = "trainer_state.json"
@@ -48,7 +48,7 @@ def save(
         )
         state.save_to_json(str(aside / STATE))
         found = {**facts, "optimizer_step": steps.pop(), "scheduler": scheduler.state_dict()}
-        manifest.write_json(aside / TRAINING, found)
+        files.write_json(aside / TRAINING, found)
 
 
 def restore(directory: Path, adapters: Mapping[str, Adapter], optimizer: Any, scheduler: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lors_cli.adapters import Adapter, LoRS
-from lors_cli.adapters.merge_cache import MergeCache
+from lors_cli.adapters.effective_cache import MergeCache
 from lors_cli.config.schema import Train
 from lors_cli.models import memory
 from lors_cli.models.linears import by_block

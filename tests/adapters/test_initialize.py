@@ -10,11 +10,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.checkpoint import checkpoint
 
 from lors_cli.adapters import METHODS, LoRS, LowRankAdapter, PackedLinear
-from lors_cli.adapters.initialize import (
-    initialize_from_gradient,
-    initialize_from_gradient_svd,
-    initialize_from_inputs,
-)
+from lors_cli.adapters.initialize import initialize_from_gradient, initialize_from_gradient_svd, initialize_from_inputs
 from lors_cli.errors import LorsError
 
 Start = Callable[[dict[str, LowRankAdapter], Tensor, Tensor, int], None]

@@ -83,7 +83,7 @@ def test_bfloat16_rounds_the_sum_once() -> None:
     weight = adapter.linear.weight.data
     exact = weight.double() + SCALE * adapter.lora_B.double() @ adapter.lora_A.double()
     rounded = torch.where(weight != 0, exact, 0).bfloat16()
-    merged = adapter.merged_weight(weight)
+    merged = adapter.effective_weight(weight)
     assert (merged != rounded).float().mean() < 0.01  # float32 against float64 before the rounding
     x = torch.randn(6, C, dtype=torch.bfloat16, requires_grad=True)
     y = adapter(x)

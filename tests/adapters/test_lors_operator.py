@@ -148,7 +148,7 @@ def test_autocast_rounds_the_merged_weight_once_and_saves_x_in_its_dtype() -> No
     own = {p.untyped_storage().data_ptr() for p in adapter.parameters()}
     (kept,) = [t for t in saved if t.untyped_storage().data_ptr() not in own]
     assert kept.dtype == torch.bfloat16
-    merged = adapter.merged_weight(adapter.linear.weight).bfloat16()
+    merged = adapter.effective_weight(adapter.linear.weight).bfloat16()
     wanted = nn.functional.linear(x.detach().bfloat16(), merged, adapter.linear.bias.bfloat16())
     torch.testing.assert_close(y, wanted)
     grad_y = torch.randn(10, R).bfloat16()

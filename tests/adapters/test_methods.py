@@ -17,7 +17,7 @@ KEEPING = [name for name, row in METHODS.items() if row.keeps_zeros]
 def test_forward_is_the_product_with_the_merged_weight(method: str, way: str) -> None:
     adapter = make(method, way, bias=True)
     x = torch.randn(3, 5, C, dtype=torch.float64)
-    merged = adapter.merged_weight(adapter.linear.weight)
+    merged = adapter.effective_weight(adapter.linear.weight)
     torch.testing.assert_close(adapter(x), x @ merged.T + adapter.linear.bias)
 
 
@@ -34,7 +34,7 @@ def test_starts_as_the_frozen_linear(method: str) -> None:
 def test_merging_keeps_every_zero(method: str, dtype: torch.dtype) -> None:
     adapter = make(method, dtype=dtype)
     weight = adapter.linear.weight.data
-    merged = adapter.merged_weight(weight)
+    merged = adapter.effective_weight(weight)
     assert merged.dtype == dtype
     assert int(((weight == 0) & (merged != 0)).sum()) == 0
     assert (merged != weight)[weight != 0].any()
@@ -42,7 +42,7 @@ def test_merging_keeps_every_zero(method: str, dtype: torch.dtype) -> None:
 
 def test_lora_does_not_keep_zeros() -> None:
     adapter = make("lora")
-    assert (adapter.merged_weight(adapter.linear.weight)[3] != 0).all()
+    assert (adapter.effective_weight(adapter.linear.weight)[3] != 0).all()
 
 
 @pytest.mark.parametrize(("method", "way"), FORMULATIONS)
@@ -134,7 +134,7 @@ def test_spp_repeats_each_row_of_alpha_over_consecutive_rows() -> None:
     for i in range(R):
         factor = adapter.spp_alpha[i // (R // RANK)] * adapter.spp_beta[i]
         expected[i] = weight[i] + SCALE * weight[i] * factor.detach()
-    torch.testing.assert_close(adapter.merged_weight(weight).detach(), expected)
+    torch.testing.assert_close(adapter.effective_weight(weight).detach(), expected)
 
 
 @pytest.mark.parametrize(("method", "way"), [("lora", None), ("spp", None), ("spp", "columns")])
@@ -142,9 +142,9 @@ def test_dropout_acts_on_the_update_only_in_training(method: str, way: str | Non
     adapter = make(method, way, dropout=0.5)
     x = torch.randn(200, C, dtype=torch.float64)
     adapter.eval()
-    torch.testing.assert_close(adapter(x), x @ adapter.merged_weight(adapter.linear.weight).T)
+    torch.testing.assert_close(adapter(x), x @ adapter.effective_weight(adapter.linear.weight).T)
     adapter.train()
-    assert not torch.allclose(adapter(x), x @ adapter.merged_weight(adapter.linear.weight).T)
+    assert not torch.allclose(adapter(x), x @ adapter.effective_weight(adapter.linear.weight).T)
     frozen = x @ adapter.linear.weight.T
     dead = adapter(x) - frozen  # the frozen path is never dropped
     for parameter in adapter.tensors().values():

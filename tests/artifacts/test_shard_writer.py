@@ -73,7 +73,7 @@ def test_the_files_are_those_of_a_whole_save(
 def test_from_the_skeleton_of_a_directory(tmp_path: Path) -> None:
     expected = saved(model(tied=True, dtype=torch.bfloat16), tmp_path / "whole", SEVERAL)
     skeleton = load.skeleton(tmp_path / "whole")
-    source = load.open_checkpoint(tmp_path / "whole", skeleton, "model")
+    source = load.open_weights(tmp_path / "whole", skeleton, "model")
     (tmp_path / "parts").mkdir()
     writer = ShardWriter(tmp_path / "parts", load.layout(skeleton), SEVERAL)
     for name in load.layout(skeleton):
@@ -113,7 +113,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, shard: int) -> None:
     assert {name: len(text) for name, text in files(tmp_path / "parts").items()} == {
         name: len(text) for name, text in expected.items()
     }
-    found = tensors.Checkpoint(tmp_path / "parts")
+    found = tensors.TensorFiles(tmp_path / "parts")
     assert all(torch.equal(found.tensor(name), tensor) for name, tensor in items[:7])
     for name, tensor in items[7:]:
         again.write(name, tensor)
@@ -143,7 +143,7 @@ def test_a_tensor_that_is_a_view_is_written_as_it_looks(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, {name: torch.empty(t.shape, device="meta") for name, t in shown.items()})
     for name, tensor in shown.items():
         writer.write(name, torch.nn.Parameter(tensor))
-    found = tensors.Checkpoint(tmp_path)
+    found = tensors.TensorFiles(tmp_path)
     assert all(torch.equal(found.tensor(name), tensor) for name, tensor in shown.items())
 
 
@@ -155,7 +155,7 @@ def test_another_shape_or_dtype_is_an_error(tmp_path: Path, wrong: Tensor) -> No
         writer.write("w", wrong)
     with pytest.raises(KeyError):
         writer.write("v", torch.ones(4, 3))
-    assert torch.equal(tensors.Checkpoint(tmp_path).tensor("w"), torch.ones(4, 3))
+    assert torch.equal(tensors.TensorFiles(tmp_path).tensor("w"), torch.ones(4, 3))
 
 
 def test_a_write_that_fails_says_where_and_how_much_is_free(tmp_path: Path) -> None:

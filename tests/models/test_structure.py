@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import Result
 
-from lors_cli.blockwise.backward import visit_backwards
 from lors_cli.models import load, structure
 from lors_cli.models.linears import block_linears, find_blocks
 from lors_cli.pruning import structured
+from lors_cli.sequential.backward import visit_backwards
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]

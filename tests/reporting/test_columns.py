@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.common import edit_results, headings, said, value
 from tests.reporting.synthetic import make_run
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lors_cli.reporting.plots import all_of
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.loram import make_loram
 from tests.reporting.synthetic import LOSSES, make_run
 

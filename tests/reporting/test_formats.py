@@ -14,7 +14,7 @@ import pytest
 
 from lors_cli.reporting import data, latex, notes, page, text
 from lors_cli.reporting.table import Table
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.synthetic import LOSSES, edit_json, make_run
 
 EVIL = "</title><script>alert('x')</script>|$x_1^2$\\%&#~{\"[*\x1b[31m"

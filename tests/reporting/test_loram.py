@@ -9,7 +9,7 @@ import pytest
 from lors_cli.artifacts import digest
 from lors_cli.reporting import data, formats, text
 from lors_cli.reporting.provenance import ORIGINAL
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.common import headings, labels, line, said, value
 from tests.reporting.loram import MODEL, make_loram, make_sibling
 from tests.reporting.synthetic import LOSSES, edit_json, evaluate, make_run, resign, write_json

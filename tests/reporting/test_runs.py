@@ -9,7 +9,7 @@ import pytest
 
 from lors_cli.errors import RequestError
 from lors_cli.reporting.table import Table
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.synthetic import edit_json, make_run, resign
 
 

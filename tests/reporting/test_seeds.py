@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.common import labels, said, value
 from tests.reporting.synthetic import LOSSES, make_run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lors_cli.reporting import formats
-from lors_cli.stages.report import collect
+from lors_cli.tools.report import collect
 from tests.reporting.common import edit_results, headings, labels, line, said, value
 from tests.reporting.synthetic import LOSSES, TOKENS, edit_json, make_run, resign, write_json
 

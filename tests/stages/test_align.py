@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
-from lors_cli.adapters import load_adapter
+from lors_cli.api import load_adapter
 from lors_cli.artifacts import tensors
 from lors_cli.models import load, structure
 from tests.models.test_structure import RANDOM
@@ -72,7 +72,7 @@ def test_the_zeros_of_a_sparse_model_stay(lors: Lors, write_config: WriteConfig,
     run = tmp_path / "run"
     for name, weight in tensors.read(run / "aligned"):
         if "_proj" in name:
-            pruned = tensors.Checkpoint(run / "pruned").tensor(name)
+            pruned = tensors.TensorFiles(run / "pruned").tensor(name)
             assert torch.equal(pruned != 0, weight != 0)
             assert not torch.equal(pruned, weight)
     assert manifest_of(run / "aligned")["pattern"] == "2:4"

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
-from lors_cli.blockwise import solve, walk
 from lors_cli.models import memory
+from lors_cli.sequential import solve, walk
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]

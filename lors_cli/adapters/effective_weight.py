@@ -1,0 +1,100 @@
+"""The merged weight of LoRS, W + s (B A) * (W != 0): fused on CUDA, in blocks of rows on a CPU.
+
+The low-rank parts are float32 whatever W is and must not be rounded first: the sum is taken in their precision and
+rounded once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lors_cli.adapters import effective_cache
+from lors_cli.kernels import effective_weight as kernel
+from lors_cli.sparsity import packed, rounding
+from lors_cli.sparsity.packed import Stored
+
+# Rows are merged so many bytes at a time, which stay in the cache of a CPU's core, and multiplied with so many.
+MERGED_BYTES, MULTIPLIED_BYTES = 1 << 20, 1 << 23
+
+
+@dataclass
+class Merged:
+    """The merged weight (R, C) in `dtype`, as a whole or in blocks of rows; the same numbers either way.
+
+    `stored` is W (R, C), dense or packed, lora_A (rank, C), lora_B (R, rank). With a `seed`, (), int64, it is rounded
+    to bfloat16 stochastically (`lors_cli.sparsity.rounding`), else to nearest. `slot` names where it may be kept.
+    """
+
+    stored: Stored
+    lora_A: Tensor
+    lora_B: Tensor
+    scale: float
+    seed: Tensor | None
+    dtype: torch.dtype
+    slot: int = effective_cache.NONE
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, C)."""
+        return self.lora_B.shape[0], self.lora_A.shape[1]
+
+    def whole(self, *, last: bool = False) -> Tensor:
+        """All of it. `last`: it is not needed again after this use."""
+        kept = self._kept(last=last)
+        return self.make() if kept is None else kept
+
+    def blocks(self, *, last: bool = False) -> Iterator[tuple[int, int, Tensor]]:
+        """First row, last row (excluded) and content of each block; without a slot it never exists as a whole.
+
+        A block is valid until the next one is asked for.
+        """
+        kept, (rows, columns) = self._kept(last=last), self.shape
+        # whole merges, so that the numbers are those of `make` to the last bit
+        size = min(self._merged_at_once() * (MULTIPLIED_BYTES // MERGED_BYTES), rows)
+        buffer = self.lora_A.new_empty(size if kept is None else 0, columns, dtype=self.dtype)
+        for first in range(0, rows, size):
+            end = min(first + size, rows)
+            yield first, end, self._fill(buffer[: end - first], first) if kept is None else kept[first:end]
+
+    def make(self, into: Tensor | None = None) -> Tensor:
+        """Merge, whatever is kept; in the place of an older merged weight if one is given."""
+        like = self.lora_A.new_empty(0, dtype=self.dtype)
+        fits = into is not None and (into.shape, into.dtype, into.device) == (self.shape, self.dtype, like.device)
+        if into is None or not fits or into.is_inference():  # of inference mode it could not be written to outside
+            into = like.new_empty(self.shape)
+        if kernel.available(self.stored.values, self.dtype):
+            return kernel.merge(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)
+        return self._fill(into, 0)
+
+    def _kept(self, *, last: bool) -> Tensor | None:
+        seed = () if self.seed is None else (self.seed,)
+        operands = self.stored.values, self.lora_A, self.lora_B, *seed
+        return effective_cache.use(self.slot, operands, self.scale, self.dtype, self.make, last=last)
+
+    def _merged_at_once(self) -> int:
+        """Rows."""
+        rows, columns = self.shape
+        return max(MERGED_BYTES // (4 * columns), 1) if self.lora_A.device.type == "cpu" else rows
+
+    def _fill(self, target: Tensor, first: int) -> Tensor:
+        """Write the rows from `first` on into `target`: the plain version, which the kernel is held against."""
+        columns = self.shape[1]
+        size = min(self._merged_at_once(), len(target))
+        mask, rounded = self.lora_A.new_empty(size, columns), target.dtype != self.lora_A.dtype
+        exact = torch.empty_like(mask) if rounded or self.seed is not None else target
+        for begin in range(0, len(target), size):
+            part = target[begin : begin + size]
+            start, end = first + begin, first + begin + len(part)
+            weight = packed.unpack_rows(self.stored, self.shape, start, end)
+            merged = part if exact is target else exact[: len(part)]
+            with torch.autocast(weight.device.type, enabled=False):  # it would multiply in 16 bits
+                torch.mm(self.lora_B[start:end] * self.scale, self.lora_A, out=merged)
+            # the mask as numbers: a product with a bool tensor takes several times as long
+            merged.mul_(torch.ne(weight, 0, out=mask[: len(part)])).add_(weight)
+            if self.seed is not None:
+                part.copy_(rounding.stochastic_bfloat16(merged, self.seed, start * columns))
+            elif rounded:
+                part.copy_(merged)
+        return target

@@ -1,0 +1,52 @@
+"""Small files, written whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lors_cli.errors import LorsError
+
+CARD = "README.md"  # the model card of a directory
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all.
+
+    Raises:
+        LorsError: the write failed.
+
+    """
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, whole or not at all; errors as in `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        LorsError: the write failed.
+
+    """
+    aside = path.with_name(path.name + ".new")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise write_failed(path, error) from None
+
+
+def write_failed(path: Path, error: BaseException) -> LorsError:
+    """The error for a write that did not succeed, with the space that is left."""
+    free = shutil.disk_usage(path.parent).free
+    return LorsError(
+        f"cannot write {path}: {error} ({free / 1e9:.2f} GB free there); free space or set another output_dir"
+    )

@@ -1,0 +1,153 @@
+"""The merged weight of LoRS in one pass over a stored weight (Triton).
+
+The plain version is `lors_cli.adapters.effective_weight.Merged`. With the weight W (R, C) dense, or decoded on the way
+from one of the layouts of `lors_cli.sparsity.packed`::
+
+    where(W != 0, W + (s B) A, 0)        summed in float32, rounded once
+
+A program makes a tile. In bf16 it moves 4 bytes a weight (2 in, 2 out), or 3.125 from half-sparse packed ones, where
+the separate operations of the LoRS paper's listing (addmm, !=, mul) move 16.
+"""
+
+from __future__ import annotations  # the kernel is annotated with names of Triton, which may be absent
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lors_cli.sparsity import rounding
+from lors_cli.sparsity.packed import SPAN, Stored
+
+try:
+    import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+except ImportError:  # it comes with the CUDA builds of PyTorch on Linux only
+    triton = tl = None
+
+# A tile of a bitmask spans the columns that one entry of `starts` counts from.
+TILES = {"dense": (64, 128), "2:4": (64, 128), "bitmask": (32, SPAN)}
+WARPS = 4
+OUTPUTS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def available(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `merge` can be used: on CUDA, to a dtype of `OUTPUTS`, and Triton is installed and compiles."""
+    compiles = triton is not None and isinstance(_compiled, triton.runtime.JITFunction)
+    return compiles and values.is_cuda and values.dtype in OUTPUTS and dtype in OUTPUTS
+
+
+def merge(stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, seed: Tensor | None, merged: Tensor) -> Tensor:
+    """Write the merged weight.
+
+    Args:
+        stored: W (R, C).
+        lora_A: (rank, C), float32.
+        lora_B: (R, rank), float32.
+        scale: s.
+        seed: (), int64: round to bfloat16 stochastically, as `lors_cli.sparsity.rounding` does; None: to nearest.
+        merged: (R, C), where it goes; its dtype is that of the result.
+
+    Returns:
+        `merged`.
+
+    """
+    rows, columns = lora_B.shape[0], lora_A.shape[1]
+    tile_rows, tile_columns = TILES[stored.layout]
+    # below float32 the tensor cores' three-term products are exact enough by far
+    precision = "ieee" if merged.dtype == torch.float32 and seed is None else "tf32x3"
+    with torch.cuda.device_of(lora_A):  # Triton launches on the current device, whatever the tensors are on
+        _compiled[(triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))](
+            *(None if tensor is None else tensor.contiguous() for tensor in stored),
+            lora_A.contiguous(),
+            lora_B.contiguous(),
+            seed,
+            merged,
+            rows,
+            columns,
+            lora_A.shape[0],
+            scale,
+            LAYOUT=stored.layout,
+            PRECISION=precision,
+            ROWS=tile_rows,
+            COLUMNS=tile_columns,
+            RANK=16 if lora_A.shape[0] <= 16 else 32,  # tl.dot takes no fewer than 16
+            FACTOR_0=rounding.FACTORS[0],
+            FACTOR_1=rounding.FACTORS[1],
+            num_warps=WARPS,
+        )
+    return merged
+
+
+def _merge(  # type: ignore[no-untyped-def]  # Triton takes annotations for types of its own
+    values,
+    positions,
+    starts,
+    lora_A,
+    lora_B,
+    seed,
+    merged,
+    rows,
+    columns,
+    rank,
+    scale,
+    LAYOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    RANK: tl.constexpr,
+    FACTOR_0: tl.constexpr,
+    FACTOR_1: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    inside = (row < rows) & (column < columns)
+
+    if LAYOUT == "dense":
+        w = tl.load(values + row * columns + column, mask=inside, other=0.0)
+    else:
+        width = (columns + 7) // 8
+        byte = tl.load(positions + row * width + column // 8, mask=inside, other=0).to(tl.int32)
+        if LAYOUT == "2:4":
+            place = (byte >> (column & 4)) & 15  # the group's four bits: the places of its two values
+            second = column & 3 == place >> 2
+            kept = ((column & 3 == place & 3) | second) & inside
+            index = row * (columns // 2) + (column // 4) * 2 + second.to(tl.int32)
+        else:
+            bit = (byte >> (column & 7)) & 1
+            kept = (bit != 0) & inside
+            begin = tl.load(
+                starts + row * ((columns + COLUMNS - 1) // COLUMNS) + tl.program_id(1), mask=row < rows, other=0
+            )
+            index = begin + tl.cumsum(bit, axis=1) - bit
+        w = tl.load(values + index, mask=kept, other=0.0)
+
+    update = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, rank, RANK):
+        across = first + tl.arange(0, RANK)
+        b = tl.load(lora_B + row * rank + across[None, :], mask=(row < rows) & (across[None, :] < rank), other=0.0)
+        a = tl.load(
+            lora_A + across[:, None] * columns + column,
+            mask=(across[:, None] < rank) & (column < columns),
+            other=0.0,
+        )
+        update = tl.dot(b * scale, a, update, input_precision=PRECISION)
+    m = tl.where(w != 0, w.to(tl.float32) + update, 0.0)
+
+    if seed is not None:
+        noise = (row * columns + column).to(tl.uint32)
+        for turn in tl.static_range(2):
+            noise ^= noise >> 16
+            noise *= FACTOR_0
+            noise ^= noise >> 15
+            noise *= FACTOR_1
+            noise ^= noise >> 16
+            if turn == 0:
+                noise ^= tl.load(seed).to(tl.uint32)
+        bits = (m.to(tl.uint32, bitcast=True) + (noise & 0xFFFF)) & 0xFFFF0000
+        finite = tl.abs(m) < float("inf")  # false for NaN
+        m = tl.where(finite, bits.to(tl.float32, bitcast=True), m)
+    tl.store(merged + row * columns + column, m.to(merged.dtype.element_ty), mask=inside)
+
+
+_compiled: Any = None if triton is None else triton.jit(_merge)

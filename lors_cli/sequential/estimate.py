@@ -1,0 +1,159 @@
+"""What pruning a model will need of host memory, device memory and disk, and whether that is there."""
+
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from lors_cli import processes
+from lors_cli.errors import Problem, RequestError
+from lors_cli.models import linears, load, memory
+from lors_cli.sequential.recipe import Recipe
+from lors_cli.sequential.states import PLACEMENTS
+
+# What the last linears of an attention and of an MLP are called.
+OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2", "dense")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, and where the calibration states go. Of several processes each needs this; `disk` is for all together."""
+
+    process: int
+    blocks: int
+    statistics: int
+    solver: int
+    activations: int
+    states: int
+    placement: str
+    host: int
+    device: int
+    disk: int
+
+    def lines(self) -> list[str]:
+        """The figures, for people, with the setting that decides each."""
+        gpu = f", device {self.device / 1e9:.2f} GB" if self.device else ""
+        return [
+            f"memory: host {self.host / 1e9:.2f} GB{gpu}: process {self.process / 1e9:.2f}, blocks"
+            f" {self.blocks / 1e9:.2f}, statistics {self.statistics / 1e9:.2f} and solver {self.solver / 1e9:.2f}"
+            f" (prune.method), activations {self.activations / 1e9:.2f} (sequence_length), states"
+            f" {self.states / 1e9:.2f} on the {self.placement} (samples x sequence_length, prune.states)",
+            f"disk: {self.disk / 1e9:.2f} GB while it works",
+        ]
+
+
+def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | None, device: torch.device) -> Estimate:
+    """The needs of pruning the (skeleton) `model`.
+
+    Args:
+        model: the skeleton.
+        recipe: what is done to it.
+        windows: how many calibration windows of how many tokens; None without calibration.
+        device: what computes.
+
+    """
+    prefix, blocks = linears.find_blocks(model)
+    layout = load.layout(model)
+    size = layout[f"{prefix}.0.{next(iter(blocks[0].state_dict()))}"].dtype.itemsize
+    block = max(sum(p.numel() for p in one.parameters()) for one in blocks) * size
+    widths = _input_widths(linears.block_linears(blocks[0]))
+    wide = max(widths)
+    largest = _most_together(linears.block_linears(blocks[0]))
+    hessians = "hessian" in recipe.statistics
+    statistics = 4 * sum(w * w if hessians else w for w in widths) if recipe.statistics else 0
+    # H, and of its factorisation two at a time; the weight in float32 with its errors and scores
+    solver = 4 * (3 * wide * wide * hessians + 4 * largest)
+    count, length = windows or (0, 0)
+    hidden = model.config.get_text_config().hidden_size
+    activations = length * (4 * wide + 8 * hidden) * size
+    if recipe.section.sequential == "linear":
+        activations *= -(-count // processes.count())
+    states = -(-count // processes.count()) * length * hidden * size
+    work = statistics + solver + activations
+    process = psutil.Process().memory_info().rss
+    on_gpu = device.type == "cuda"
+    host = process + (block if on_gpu else 2 * block + work)
+    on_device = block + work + sum(p.numel() for p in _outside(model, prefix)) * size if on_gpu else 0
+    asked = recipe.section.states
+    placement = (
+        _placement(states, memory.free_host() + process - host, memory.free_device(device) - on_device)
+        if asked == "auto"
+        else asked
+    )
+    at = placement if on_gpu or placement == "disk" else "host"
+    weights = sum(t.numel() * t.dtype.itemsize for t in layout.values())
+    return Estimate(
+        process=process,
+        blocks=2 * block,
+        statistics=statistics,
+        solver=solver,
+        activations=activations,
+        states=states,
+        placement=at,
+        host=host + (states if at == "host" else 0),
+        device=on_device + (states if at == "device" else 0),
+        disk=weights + 2 * count * length * hidden * size,
+    )
+
+
+def check(found: Estimate, device: torch.device, output: Path) -> None:
+    """Compare the needs with what is there.
+
+    Raises:
+        RequestError: something is short; it says what, and which setting to change.
+
+    """
+    less = "lower prune.calibration.samples or sequence_length, or set prune.states: disk"
+    problems = []
+    host, free = found.host - found.process, memory.free_host()
+    if host > free:
+        problems.append(Problem("prune", f"{host / 1e9:.2f} GB of free host memory", f"{free / 1e9:.2f} GB", less))
+    if found.device > memory.free_device(device):
+        free = memory.free_device(device)
+        problems.append(
+            Problem("prune", f"{found.device / 1e9:.2f} GB of free memory on {device}", f"{free / 1e9:.2f} GB", less)
+        )
+    place = next(path for path in (output, *output.parents) if path.exists())
+    there = sum(file.stat().st_blocks * 512 for file in output.rglob("*") if file.is_file()) if place == output else 0
+    free = shutil.disk_usage(place).free + there
+    if found.disk > free:
+        got = f"{free / 1e9:.2f} GB on the file system of {place}"
+        problems.append(
+            Problem(
+                "output_dir", f"{found.disk / 1e9:.2f} GB of free disk space", got, "free space, or set another one"
+            )
+        )
+    if problems:
+        raise RequestError(*problems)
+
+
+def _input_widths(block: dict[str, torch.nn.Linear]) -> list[int]:
+    """The widths of the different inputs in a block."""
+    return [width for (_, width, _) in _by_input(block)]
+
+
+def _most_together(block: dict[str, torch.nn.Linear]) -> int:
+    """The weights of the linears that are pruned together: those of one input."""
+    return max(_by_input(block).values())
+
+
+def _by_input(block: dict[str, torch.nn.Linear]) -> dict[tuple[str, int, bool], int]:
+    """How many weights each input has, as far as names tell: a module's linears share one, apart from its last."""
+    sizes: dict[tuple[str, int, bool], int] = defaultdict(int)
+    for name, linear in block.items():
+        module, _, own = name.rpartition(".")
+        sizes[module, linear.in_features, own in OUTPUTS] += linear.weight.numel()
+    return sizes
+
+
+def _outside(model: PreTrainedModel, prefix: str) -> list[torch.nn.Parameter]:
+    return [parameter for name, parameter in model.named_parameters() if not name.startswith(f"{prefix}.")]
+
+
+def _placement(states: int, host: int, device: int) -> str:
+    room = {"device": device, "host": host, "disk": states}
+    return next(place for place in PLACEMENTS if states <= room[place])

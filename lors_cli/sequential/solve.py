@@ -1,0 +1,143 @@
+"""Pruning the linears of one block, in place, from what calibration gathered about their inputs."""
+
+import logging
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli import processes
+from lors_cli.errors import LorsError
+from lors_cli.pruning import dsnot, permutation
+from lors_cli.sequential import fold
+from lors_cli.sequential.gather import Input
+from lors_cli.sequential.recipe import REPAIR_STATISTIC, Recipe, mask_name
+from lors_cli.sparsity import mask
+from lors_cli.sparsity.pattern import Pattern
+
+log = logging.getLogger(__name__)
+
+Facts = dict[str, dict[str, Any]]
+
+
+@torch.no_grad()
+def prune(linears: dict[str, nn.Linear], prefix: str, inputs: list[Input], recipe: Recipe) -> Facts:
+    """Prune `linears` (by their name in the block `prefix`); each input's statistics are freed once used.
+
+    Where several processes work together, each solves for some of the inputs and sends the weights to the others.
+
+    Returns:
+        what happened to each linear, by its full name.
+
+    Raises:
+        LorsError: a weight or a statistic is not finite, or a solve failed; the message names the linear.
+
+    """
+    facts: Facts = {}
+    for place in range(len(inputs)):
+        shared = inputs.pop(0)
+        owner = place % processes.count()
+        if owner == processes.rank():
+            facts |= _prune_shared({name: linears[name] for name in shared.linears}, prefix, shared, recipe)
+        del shared.statistics
+        for name in shared.linears:
+            processes.send_from(linears[name].weight.data, owner)
+            full = f"{prefix}.{name}"
+            facts[full] = processes.agree(facts.get(full), owner)
+    return facts
+
+
+def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, recipe: Recipe) -> Facts:
+    """Prune the linears of one input."""
+    method, facts = recipe.method, {}
+    first = f"{prefix}.{shared.linears[0]}"
+    started = time.monotonic()
+    statistic = None
+    if method.statistic in shared.statistics:
+        statistic = shared.statistics[method.statistic].value()
+        if not mask.finite(statistic):
+            raise LorsError(f"{first}: NaN or infinity in its calibration inputs; check the model, or its dtype")
+    try:
+        if method.prepare:
+            statistic = method.prepare(statistic, **recipe.options(method.prepare_options))
+    except LorsError as error:
+        raise LorsError(f"{first}: {error}") from None
+    dense = {name: linear.weight.data for name, linear in linears.items()}
+    for names in _together(list(linears), prefix, recipe):
+        stacked = torch.cat([dense[name] for name in names]) if len(names) > 1 else dense[names[0]]
+        try:
+            pruned = _pruned(f"{prefix}.{names[0]}", stacked, statistic, shared, recipe)
+        except LorsError as error:
+            raise LorsError(f"{prefix}.{', '.join(names)}: {error}") from None
+        seconds = (time.monotonic() - started) / len(names)
+        for name, weight in zip(names, pruned.split([len(dense[name]) for name in names]), strict=True):
+            linears[name].weight.data = weight
+            facts[f"{prefix}.{name}"] = {
+                "tokens": shared.tokens,
+                "sparsity": mask.sparsity(weight),
+                "error": _error(dense[name], weight, shared.probe),
+                "damping": getattr(statistic, "damping", None),
+                "seconds": round(seconds, 3),
+            }
+        started = time.monotonic()
+    return facts
+
+
+def _together(names: list[str], prefix: str, recipe: Recipe) -> list[list[str]]:
+    """The linears of one input in lists of those that are pruned as one matrix."""
+    patterns = {recipe.targets[f"{prefix}.{name}"] for name in names}
+    if recipe.method.stacks and len(patterns) == 1 and all(pattern and pattern.m for pattern in patterns):
+        return [names]
+    return [[name] for name in names]
+
+
+def _pruned(full: str, dense: Tensor, statistic: Any, shared: Input, recipe: Recipe) -> Tensor:
+    """`dense` pruned and repaired to the target of the linear `full`."""
+    method, pattern = recipe.method, recipe.targets[full]
+    if recipe.masks:
+        statistic = recipe.masks.tensor(mask_name(recipe.masks, full)).to(dense.device)
+    pruned = method.prune(dense, statistic, pattern, **recipe.options(method.options))
+    if recipe.section.repair:
+        moments = shared.statistics[REPAIR_STATISTIC].value()
+        pattern = pattern or mask.held_by(pruned)
+        pruned = dsnot.repair(dense, pruned, moments, pattern, max_cycles=recipe.section.repair_cycles)
+    return mask.positive_zeros(pruned)
+
+
+def _error(dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:
+    """``norm(X (W - W'))^2 / norm(X W)^2`` on the probe's tokens."""
+    if not probe.numel():
+        return None
+    x = probe.float()
+    lost, whole = x @ (dense - pruned).float().T, x @ dense.float().T
+    return float(lost.square().sum() / whole.square().sum().clamp(min=torch.finfo(torch.float32).tiny))
+
+
+@torch.no_grad()
+def permute(
+    linears: dict[str, nn.Linear], prefix: str, inputs: list[Input], recipe: Recipe, head_width: int
+) -> list[str]:
+    """Give each linear with an N:M target the order of inputs that keeps most, where it folds into its neighbours.
+
+    Returns:
+        the full names of the linears that were permuted.
+
+    """
+    method, done = recipe.method, []
+    for shared in inputs:
+        name, pattern = shared.linears[0], recipe.targets.get(f"{prefix}.{shared.linears[0]}")
+        if len(shared.linears) > 1 or pattern is None or not pattern.m or not method.score:
+            continue
+        weight, norms = linears[name].weight.data, shared.statistics[str(method.statistic)].value()
+        score = method.score(weight, norms, **recipe.options(method.options))
+        index = fold.permuted(linears, name, score, head_width, pattern.m, partial(_order, pattern=pattern))
+        if index is not None:
+            shared.permute(index)
+            done.append(f"{prefix}.{name}")
+    return done
+
+
+def _order(score: Tensor, pattern: Pattern) -> Tensor:
+    return processes.send_from(permutation.permutation(score, pattern), 0)

@@ -1,0 +1,220 @@
+"""Taking a model's blocks one by one, and going on at the block where an interrupted walk stopped.
+
+What is done is recorded after every block, when its output and the states of the next one are on the disk.
+"""
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lors_cli import console, processes
+from lors_cli.artifacts import files
+from lors_cli.errors import LorsError
+from lors_cli.sequential import replay
+from lors_cli.sequential.blocks import Blocks
+from lors_cli.sequential.gather import Input, gather
+from lors_cli.sequential.states import States
+from lors_cli.sparsity import mask
+
+log = logging.getLogger(__name__)
+
+Visit = Callable[[int, nn.Module], Any]
+
+
+class Record:
+    """What the finished blocks of each phase came to, kept in a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "progress.json"
+        try:
+            found = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        except ValueError as error:
+            raise LorsError(f"{self._path} is damaged ({error}); --force starts over") from None
+        self.phases: dict[str, list[Any]] = processes.agree(found)
+
+    def done(self, phase: str) -> list[Any]:
+        """The facts of the blocks that are finished in `phase`."""
+        return self.phases.setdefault(phase, [])
+
+    def nothing_done(self) -> bool:
+        """Whether no block is finished, so that there is nothing to go on with."""
+        return not any(self.phases.values())
+
+    def add(self, phase: str, facts: Any) -> None:
+        """The next block of `phase` is finished."""
+        self.done(phase).append(facts)
+        if processes.rank() == 0:
+            files.write_json(self._path, self.phases)
+
+
+class Walk:
+    """A walk over `blocks` with the calibration `windows` (token ids (1, length) by number) of this process.
+
+    Without windows the blocks are only visited.
+    """
+
+    def __init__(
+        self, blocks: Blocks, windows: dict[int, Tensor], states: States | None, placement: str, record: Record
+    ) -> None:
+        self.blocks, self.record = blocks, record
+        self.windows = windows
+        self._states, self._placement = states, placement
+        self._calls = replay.Calls()
+        self._index = 0
+        self._tokens = 0
+
+    def run(self, phase: str, visit: Visit, passes: int, flush: Callable[[int], None] = lambda _: None) -> None:
+        """Visit the blocks that `phase` has left; `passes` tells the progress display how often each sees all windows.
+
+        `flush` brings what the visit of a block wrote to the disk.
+
+        Raises:
+            LorsError: an activation is not finite; the message names the block.
+            KeyboardInterrupt: SIGTERM came; the block at hand was finished.
+
+        """
+        first, steps = len(self.record.done(phase)), max(passes * len(self.windows), 1)
+        if first == len(self.blocks):
+            return
+        if first:
+            log.info("%s: going on at block %d of %d", phase, first + 1, len(self.blocks))
+        self._enter(first)
+        self._started, self._tokens = time.monotonic(), 0
+        label = f"{phase}: block"
+        with _until_terminated() as terminated, console.progress(phase, steps * len(self.blocks), first * steps) as bar:
+            for index in range(first, len(self.blocks)):
+                self._index, self._bar, self._steps = index, bar, 0
+                self.say(label)
+                with self.blocks.loaded(index) as block:
+                    facts = visit(index, block)
+                if self._states and index + 1 < len(self.blocks):
+                    self._states.turn()
+                flush(index)
+                processes.wait()  # all states are on the disk before this block counts as finished,
+                self.record.add(phase, facts)
+                processes.wait()  # and it does before the file of the states before it is written to
+                bar(self._detail(label), steps=steps - self._steps)
+                if int(processes.add_up(torch.tensor(int(terminated())))) and index + 1 < len(self.blocks):
+                    log.warning("%s: stopped by SIGTERM after block %d of %d", phase, index + 1, len(self.blocks))
+                    raise KeyboardInterrupt
+
+    def _enter(self, first: int) -> None:
+        """Capture what the blocks are called with, and take the states that enter block `first`."""
+        if self._states is None:
+            return
+        states = self._states
+        states.open(0, self._placement)
+        with self.blocks.embeddings():
+            put = states.put if first == 0 else lambda window, found: None
+            self._calls = replay.capture(self.blocks.model, self.windows, put)
+        if first:
+            states.open(first, self._placement)
+        else:
+            states.turn()
+
+    def gather(
+        self,
+        linears: dict[str, nn.Linear],
+        block: nn.Module,
+        kinds: Iterable[str],
+        windows: Iterable[int] | None = None,
+    ) -> list[Input]:
+        """The inputs of `linears` in `block` with their statistics, from a pass over the windows (or some of them)."""
+        return gather(linears, kinds, windows or self.windows, lambda window: self.forward(block, window, "statistics"))
+
+    def gather_and_advance(self, linears: dict[str, nn.Linear], block: nn.Module, kinds: Iterable[str]) -> list[Input]:
+        """The same from one pass that also makes the states of the next block: for a visit that changes nothing."""
+
+        def run(window: int) -> None:
+            self.keep(window, self.forward(block, window, "profile"))
+
+        return gather(linears, kinds, self.windows, run, whole=True)
+
+    def sample(self, block: nn.Module) -> Tensor:
+        """The output states of `block` on the first window."""
+        return self._output(block, next(iter(self.windows)))
+
+    def forward(self, block: nn.Module, window: int, what: str) -> Tensor:
+        """The output states of `block` on `window`."""
+        self.step(what)
+        return self._output(block, window)
+
+    def _output(self, block: nn.Module, window: int) -> Tensor:
+        if self._states is None:
+            raise ValueError("a walk without states has no windows")
+        return self._calls.run(block, self._index, window, self._states[window])
+
+    def keep(self, window: int, states: Tensor) -> None:
+        """Take `states` as what enters the next block.
+
+        Raises:
+            LorsError: they are not finite.
+
+        """
+        if not mask.finite(states):
+            name = f"{self.blocks.prefix}.{self._index}"
+            raise LorsError(f"{name}: NaN or infinity in its output; check the model, or use dtype: float32")
+        if self._states and self._index + 1 < len(self.blocks):
+            self._states.put(window, states)
+
+    @torch.no_grad()
+    def advance(self, block: nn.Module) -> None:
+        """Run `block` on all windows for the states of the next one; after the last block nothing needs them."""
+        if self._index + 1 < len(self.blocks):
+            for window in self.windows:
+                self.keep(window, self.forward(block, window, "states"))
+
+    def forget(self) -> None:
+        """Delete the states on disk, which only finished blocks make worth keeping."""
+        if self._states and processes.rank() == 0:
+            self._states.remove()
+
+    def step(self, what: str) -> None:
+        """One window passes through the block."""
+        self._tokens += self.windows[next(iter(self.windows))].numel()
+        self._steps += 1
+        self._bar(self._detail(what))
+
+    def say(self, what: str) -> None:
+        """Show what is being done."""
+        self._bar(self._detail(what), steps=0)
+
+    def _detail(self, what: str) -> str:
+        rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
+        speed = f", {rate:,.0f} tokens/s" if self._tokens else ""
+        return f"(block {self._index + 1} of {len(self.blocks)}, {what}{speed})"
+
+
+@contextmanager
+def _until_terminated() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM, the warning of a scheduler, wait for the end of a block; a second one stops at once.
+
+    Yields:
+        what tells whether it came.
+
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+        log.warning("SIGTERM: stopping after this block")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,77 @@
+"""What is in a model or adapter directory, measured from its files, one tensor in memory at a time."""
+
+from pathlib import Path
+from typing import Any
+
+from lors_cli.artifacts import adapter_file, tensors
+from lors_cli.console import markdown_table
+from lors_cli.errors import request_error
+from lors_cli.models import measure, source
+from lors_cli.run import manifest
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """The facts about `path`, ready for JSON.
+
+    Raises:
+        RequestError: it is neither a model nor an adapter directory.
+        LorsError: a file is damaged.
+
+    """
+    if (path / adapter_file.CONFIG).is_file():
+        facts = inspect_adapter(path)
+    elif (path / "config.json").is_file():
+        source.require_model(path, "PATH")
+        facts = measure.model(path)
+    else:
+        got = f"{path}, which {'has neither config' if path.is_dir() else 'does not exist'}"
+        raise request_error("PATH", "a model or adapter directory", got, "name a directory such as runs/x/pruned")
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return {
+        "path": str(path),
+        **facts,
+        "files": {file.name: file.stat().st_size for file in files},
+        "bytes": sum(file.stat().st_size for file in files),
+        "provenance": manifest.read(path),
+    }
+
+
+def inspect_adapter(directory: Path) -> dict[str, Any]:
+    """Method, size and modules of an adapter."""
+    content = adapter_file.load(directory, "PATH")
+    modules = {
+        module: {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
+        for module, named in content.modules.items()
+    }
+    return {
+        "kind": "adapter",
+        "method": content.method,
+        "rank": content.rank,
+        "alpha": content.alpha,
+        "parameters": sum(t.numel() for named in content.modules.values() for t in named.values()),
+        "modules": modules,
+    }
+
+
+def render(facts: dict[str, Any]) -> str:
+    """The facts as a table for people, and the paths of the plots that were drawn."""
+    return "\n\n".join([_table(facts), *(["\n".join(facts["plots"])] if "plots" in facts else [])])
+
+
+def _table(facts: dict[str, Any]) -> str:
+    provenance = facts["provenance"]
+    made = f"made by lors {provenance['stage']}, {provenance['created']}" if provenance else f"no {manifest.NAME}"
+    head = f"{facts['path']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB, {made}"
+    if facts["kind"] == "adapter":
+        what = f"{facts['method']}, rank {facts['rank']}, alpha {facts['alpha']:g}, {facts['parameters']:,} parameters"
+        rows = [
+            [m, ", ".join(f"{n} {tuple(t['shape'])}" for n, t in named.items())]
+            for m, named in facts["modules"].items()
+        ]
+        return f"{head}\n{what}\n\n{markdown_table(['linear', 'tensors'], rows)}"
+    what = f"linears of the blocks: sparsity {facts['sparsity']:.4f}, {facts['pattern']}, {facts['zeros']:,} zeros"
+    rows = [
+        [name, "x".join(map(str, m["shape"])), m["dtype"], f"{m['sparsity']:.4f}", m["pattern"]]
+        for name, m in facts["modules"].items()
+    ]
+    return f"{head}\n{what}\n\n{markdown_table(['linear', 'shape', 'dtype', 'sparsity', 'pattern'], rows)}"

@@ -1,0 +1,128 @@
+"""``lors pack`` and ``lors unpack``: a model directory without its zeros, and back, byte for byte.
+
+A packed directory holds every file of the model (folders in it are left out, with a warning); each ``*.safetensors`` is
+there as ``*.packed.safetensors``. It loads nowhere until it is unpacked: its purpose is to be kept and copied.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lors_cli import console
+from lors_cli.artifacts import digest, files, publish, tensors
+from lors_cli.artifacts.files import write_failed
+from lors_cli.artifacts.packed_file import PackedFile, pack_file
+from lors_cli.artifacts.tensors import PACKED_SUFFIX
+from lors_cli.errors import LorsError, request_error
+from lors_cli.models import source
+from lors_cli.run import manifest
+from lors_cli.sparsity import packed
+
+log = logging.getLogger(__name__)
+
+ORIGIN = "packed.lors.json"  # in a packed directory: the manifest of the model, if it had one
+
+
+def pack(model: Path, output: Path, *, layout: str | None = None, force: bool = False) -> None:
+    """Pack the model directory `model` into the directory `output`; every file is unpacked again and compared.
+
+    Args:
+        model: a model directory.
+        output: a new directory.
+        layout: "2:4" or "bitmask"; whichever is smaller for each weight if left out.
+        force: replace what `output` holds.
+
+    Raises:
+        RequestError: there is no model, or `output` is taken.
+        LorsError: a file could not be read, written or made again.
+
+    """
+    source.require_model(model, "MODEL")
+    if layout is not None and layout not in packed.LAYOUTS:
+        raise request_error("--layout", " or ".join(packed.LAYOUTS), layout, "leave it out for the smaller one")
+    started, shards = time.monotonic(), tensors.shards(model)
+    with _made(model, output, force=force) as partial, console.progress("pack: file", len(shards)) as advance:
+        counts: dict[str, int] = {}
+        for shard in shards:
+            target = partial / shard.name.replace(".safetensors", PACKED_SUFFIX)
+            for kind, count in pack_file(shard, target, layout).items():
+                counts[kind] = counts.get(kind, 0) + count
+            again = partial / shard.name
+            PackedFile.open(target, "OUTPUT").unpack(again)  # compares the digest
+            again.unlink()
+            advance(shard.name)
+        _copy_others(model, partial, {shard.name for shard in shards} | {manifest.NAME})
+        if (model / manifest.NAME).is_file():
+            shutil.copyfile(model / manifest.NAME, partial / ORIGIN)
+        before, after = (sum(f.stat().st_size for f in d.glob("*.safetensors")) for d in (model, partial))
+        facts = {"tensors": counts, "bytes": after, "unpacked_bytes": before}
+        request = {"settings": {"layout": layout}, "inputs": {"model": digest.of_directory(model)}}
+        content = manifest.build(partial, "pack", request, time.monotonic() - started, facts)
+        files.write_json(partial / manifest.NAME, content)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    log.info("pack: %.3f GB -> %.3f GB (%.3f), tensors: %s", before / 1e9, after / 1e9, after / before, kinds)
+    console.result(str(output))
+
+
+def unpack(directory: Path, output: Path, *, force: bool = False) -> None:
+    """Make the model that was packed into `directory` again, in the directory `output`.
+
+    Raises:
+        RequestError: `directory` is not packed, damaged or of another version, or `output` is taken.
+        LorsError: what came out is not what was packed.
+
+    """
+    files = sorted(directory.glob(f"*{PACKED_SUFFIX}"))
+    if not files:
+        got = f"{directory}, which {'has none' if directory.is_dir() else 'does not exist'}"
+        raise request_error("PACKED", f"a directory with *{PACKED_SUFFIX} files", got, "name one that `lors pack` made")
+    opened = [PackedFile.open(path, "PACKED") for path in files]
+    with _made(directory, output, force=force) as partial:
+        with console.progress("unpack: file", len(files)) as advance:
+            for file in opened:
+                file.unpack(partial / file.path.name.replace(PACKED_SUFFIX, ".safetensors"))
+                advance(file.path.name)
+        _copy_others(directory, partial, {path.name for path in files} | {manifest.NAME, ORIGIN})
+        if (directory / ORIGIN).is_file():
+            shutil.copyfile(directory / ORIGIN, partial / manifest.NAME)
+        recorded = manifest.input_digest(directory, "model")
+        if digest.of_directory(partial) != recorded:
+            raise LorsError(
+                f"{directory} is damaged: a file is missing or was changed since it was packed; copy it again"
+            )
+    log.info("unpack: %d files, each with the digest of the one that was packed", len(files))
+    console.result(str(output))
+
+
+@contextmanager
+def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
+    """A directory to fill, which becomes `output` when all went well and disappears otherwise.
+
+    Raises:
+        RequestError: `output` is taken.
+        LorsError: a write failed.
+
+    """
+    holds_source = output.resolve() in (source.resolve(), *source.resolve().parents)
+    replaceable = force and (output / "config.json").is_file() and not holds_source
+    if output.exists() and not replaceable:
+        remedy = "name another directory" if force else "name another directory; --force replaces a model directory"
+        raise request_error("OUTPUT", "a directory that does not exist yet", f"{output}, which does", remedy)
+    with publish.exclusive(output.parent):
+        try:
+            with publish.written_aside(output) as partial:
+                yield partial
+        except OSError as error:
+            raise write_failed(output, error) from None
+
+
+def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
+    """Copy every file but those; hidden files and folders are no part of a model."""
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            log.warning("%s is a folder and left out", path)
+        if path.is_file() and path.name not in left_out and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)

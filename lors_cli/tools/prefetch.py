@@ -1,0 +1,72 @@
+"""``lors eval --prefetch``: fetch everything that a config needs from the hub, for a machine without a network."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from lors_cli.config.fields import Dataset
+from lors_cli.config.schema import Config
+from lors_cli.errors import Problem, RequestError
+from lors_cli.models import source
+from lors_cli.run import manifest
+from lors_cli.stages import common, evaluate
+
+log = logging.getLogger(__name__)
+
+
+def prefetch(config: Config) -> list[str]:
+    """Fetch the models, the data sets and the tasks' data of all sections into the hub's caches.
+
+    Returns:
+        what there is now, a line for each; and what the stages of the config will make.
+
+    Raises:
+        RequestError: something could not be had; all of it is named, and the rest was fetched.
+
+    """
+    section = common.section(config, "eval", config.eval)
+    lines: list[str] = []
+    problems: list[Problem] = []
+    for name in dict.fromkeys(["dense", *section.models]):
+        path = Path(config.output_dir) / evaluate.MADE_BY.get(name, (name,))[0]
+        if (name == "pruned" or name in evaluate.MADE_BY) and not (path / manifest.NAME).is_file():
+            lines.append(f"{name}: made by the config's own stages")
+            continue
+        try:
+            lines.append(f"{name}: {source.complete(evaluate.directory(config, name, []))}")
+        except RequestError as error:
+            problems += error.problems
+    for stage in ("prune", "align", "train", "recover"):
+        if given := getattr(getattr(config, stage), "input", None):
+            try:
+                lines.append(f"{stage}.input: {source.complete(source.resolve(given, f'{stage}.input'))}")
+            except RequestError as error:
+                problems += error.problems
+    for key, dataset in _datasets(config):
+        try:
+            next(dataset.model_copy(update={"limit": None}).source(key).rows())  # all: a limited one is only streamed
+            lines.append(f"{key}: {dataset.path}")
+        except RequestError as error:
+            problems += error.problems
+    try:
+        found = evaluate.benchmarks(section)
+        lines += [f"task {asked.name}: {len(asked.objects)} with data" for asked in found.asked] if found else []
+    except RequestError as error:
+        problems += error.problems
+    if problems:
+        for line in lines:
+            log.info("%s", line)
+        raise RequestError(*problems)
+    return lines
+
+
+def _datasets(section: BaseModel, key: str = "") -> Iterator[tuple[str, Dataset]]:
+    """The data sets that are named in a section and in those within it, with their keys."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Dataset):
+            yield f"{key}{name}", value
+        elif isinstance(value, BaseModel):
+            yield from _datasets(value, f"{key}{name}.")

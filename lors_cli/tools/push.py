@@ -1,0 +1,182 @@
+"""``lors push``: a directory that lors published -> a repository of the Hugging Face hub.
+
+The directory stays as it is. What goes up is its files, without its folders, and with two changes in a copy: absolute
+paths are reduced to their last parts, and the card gains the results of the run's evaluation of just this model.
+"""
+
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from lors_cli import console
+from lors_cli.artifacts import adapter_file, digest
+from lors_cli.artifacts.files import CARD
+from lors_cli.artifacts.public import without_places
+from lors_cli.errors import LorsError, request_error
+from lors_cli.models import source
+from lors_cli.run import manifest
+from lors_cli.tools import push_card
+
+log = logging.getLogger(__name__)
+
+KEY = "DIRECTORY"
+# Files in which transformers and PEFT may have noted where a model lay, and under which keys.
+NOTES = ("config.json", "generation_config.json", "tokenizer_config.json", adapter_file.CONFIG)
+PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path")
+REFUSALS = {
+    401: "the hub does not know the token: log in again with `hf auth login`",
+    403: "the token may not do that: it needs the right to write to the repository (hf.co/settings/tokens)",
+    404: "there is no such repository or branch, or the token may not see it",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to push, and how; the fields are the options of the command."""
+
+    repo_id: str
+    private: bool = False
+    revision: str | None = None
+    message: str | None = None
+    create_pr: bool = False
+
+
+def push(directory: Path, target: Target, *, dry_run: bool = False) -> None:
+    """Upload a published model or adapter, or say what would be uploaded.
+
+    Raises:
+        RequestError: the directory is not as lors published it, the target is no repository or holds other weights,
+            there is no token, or the network is switched off; nothing was sent.
+        LorsError: the hub refused or could not be reached.
+
+    """
+    content = _published(directory)
+    try:
+        validate_repo_id(target.repo_id)
+    except HFValidationError as error:
+        raise request_error("REPO_ID", "owner/name", f"{target.repo_id!r}: {error}", "correct it") from None
+    if not dry_run:
+        _check_access()
+    with tempfile.TemporaryDirectory(prefix="lors-push-") as copies:
+        files = _files(directory, content, target.repo_id, Path(copies))
+        if dry_run:
+            console.result(_listing(directory, files))
+        else:
+            _send(files, content, target)
+
+
+def _published(directory: Path) -> dict[str, Any]:
+    """The manifest of a directory that is as lors published it."""
+    content = manifest.read(directory)
+    if content is None:
+        got = f"{directory}, which has no {manifest.NAME}" if directory.is_dir() else f"{directory}, which is none"
+        raise request_error(KEY, "a directory that lors published", got, "name one such as runs/x/merged")
+    if (directory / adapter_file.CONFIG).is_file():
+        adapter_file.read_config(directory, KEY)
+    else:
+        source.require_model(directory, KEY)
+    if digest.of_directory(directory) != content.get("digest"):
+        got = f"{directory}, in which a file was damaged or edited since"
+        raise request_error(KEY, "the files as lors published them", got, "make it again with --force")
+    return content
+
+
+def _check_access() -> None:
+    if constants.HF_HUB_OFFLINE:
+        raise request_error("HF_HUB_OFFLINE", "a network to push over", "offline mode", "unset it, or use --dry-run")
+    if get_token() is None:
+        remedy = "log in with `hf auth login`, or set HF_TOKEN; --dry-run needs none"
+        raise request_error("HF_TOKEN", "a token that may write to the hub", "none", remedy)
+
+
+def _files(directory: Path, content: dict[str, Any], repo_id: str, copies: Path) -> dict[str, Path]:
+    """What goes up, by its name there: the files of the directory, or changed copies of them."""
+    files = {path.name: path for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."}
+
+    def change(name: str, text: str) -> None:
+        files[name] = copies / name
+        files[name].write_text(text, encoding="utf-8")
+
+    for name in set(NOTES) & files.keys():
+        found = json.loads(files[name].read_text())
+        if (public := found | {key: without_places(found[key]) for key in PLACES if key in found}) != found:
+            change(name, json.dumps(public, indent=2) + "\n")
+    public = without_places(content) | {"digest": digest.of_files(files)}
+    change(manifest.NAME, json.dumps(public, indent=2) + "\n")
+    change(CARD, push_card.card(directory, content, repo_id))
+    return dict(sorted(files.items()))
+
+
+def _listing(directory: Path, files: dict[str, Path]) -> str:
+    rows = [
+        [name, f"{path.stat().st_size:,}", "" if path.parent == directory else "changed copy"]
+        for name, path in files.items()
+    ]
+    left = [path.name for path in sorted(directory.iterdir()) if path.name not in files]
+    total = sum(path.stat().st_size for path in files.values())
+    return "\n".join(
+        [
+            console.markdown_table(["file", "bytes", ""], rows),
+            f"\n{len(files)} files, {total:,} bytes, would be sent"
+            + (f"; not sent: {', '.join(left)}" if left else ""),
+            f"\n{CARD}:\n\n{files[CARD].read_text()}",
+        ]
+    )
+
+
+def _send(files: dict[str, Path], content: dict[str, Any], target: Target) -> None:
+    api = HfApi()
+    size = sum(path.stat().st_size for path in files.values())
+    try:
+        repo_id = api.create_repo(target.repo_id, private=target.private or None, exist_ok=True).repo_id
+        if target.revision and not target.create_pr:
+            api.create_branch(repo_id, branch=target.revision, exist_ok=True)
+        _check_repository(api.repo_info(repo_id, revision=target.revision), files, target)
+        log.info("push: %d files, %.3f GB, to %s/%s", len(files), size / 1e9, api.endpoint, repo_id)
+        done = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()],
+            commit_message=target.message or f"Upload what lors {content['stage']} made",
+            revision=target.revision,
+            create_pr=target.create_pr,
+        )
+    except LorsError:
+        raise
+    except Exception as error:  # the hub client raises many types, its transport's among them
+        raise _explained(error, target, api.endpoint) from error
+    console.result(done.pr_url or done.commit_url)
+
+
+def _check_repository(info: Any, files: dict[str, Path], target: Target) -> None:
+    """Refuse to make public what should be private, and to mix weights.
+
+    Raises:
+        RequestError: either; nothing was sent.
+
+    """
+    if target.private and info.private is False:
+        got = f"{target.repo_id}, which is public"
+        raise request_error("--private", "a private repository", got, "make it private there, or name another")
+    others = [file.rfilename for file in info.siblings or [] if ".safetensors" in file.rfilename]
+    if others := sorted(set(others) - files.keys()):
+        got = f"{target.repo_id} with {others[0]}" + (f" and {len(others) - 1} more" if others[1:] else "")
+        remedy = "name another repository, or delete those files there: transformers might load them instead"
+        raise request_error("REPO_ID", "a repository without other weights", got, remedy)
+
+
+def _explained(error: Exception, target: Target, endpoint: str) -> LorsError:
+    """The hub's error in a message that says what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if status is None:
+        remedy = f"check the network and {endpoint}; the same command goes on, without what is there already"
+    else:
+        remedy = REFUSALS.get(status, "try again later")
+    return LorsError(f"{target.repo_id} was not pushed: {reason}\n  {remedy}")

@@ -1,0 +1,77 @@
+"""The card that ``lors push`` uploads: the directory's own, with results and the name of the repository."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from lors_cli.artifacts.files import CARD
+from lors_cli.artifacts.public import text_without_places, without_places
+from lors_cli.config.dump import as_yaml
+from lors_cli.errors import LorsError, request_error
+from lors_cli.evaluation.metrics import headline
+from lors_cli.reporting import card as cards
+from lors_cli.run import manifest
+from lors_cli.run.job import verified_digest
+
+log = logging.getLogger(__name__)
+
+TASK = "text-generation"
+
+
+def card(directory: Path, content: dict[str, Any], repo_id: str) -> str:
+    """The card of a published directory for the repository `repo_id`; made anew where the directory has none.
+
+    Raises:
+        RequestError: the one that is there has faulty metadata.
+
+    """
+    path = directory / CARD
+    text = path.read_text() if path.is_file() else cards.render(content, as_yaml(without_places(content["config"])))
+    try:
+        made = ModelCard(text)
+    except Exception as error:  # of the YAML parser or of the metadata's checks
+        reason = str(error).splitlines()[0]
+        raise request_error(CARD, "a card that the hub can read", reason, "correct its first lines", path) from None
+    if (evaluated := _evaluation(directory, content)) is not None:
+        name, results, table = evaluated
+        data: Any = made.data
+        data.model_name = repo_id.rpartition("/")[2]
+        data.eval_results = list(_entries(results["models"][name], results["settings"]))
+        section = f"## Results\n\nThis model is `{without_places(name)}`.\n\n{table.strip()}\n\n"
+        before, heading, after = made.text.partition(cards.HISTORY)
+        made.text = f"{before}{section}{heading}{after}"
+    return str(made).replace(cards.HERE, repo_id)
+
+
+def _evaluation(directory: Path, content: dict[str, Any]) -> tuple[str, dict[str, Any], str] | None:
+    """What the run's evaluation calls this model, its results and their table; None if it is of other models."""
+    evaluated = directory.resolve().parent / "eval"
+    recorded = manifest.read(evaluated)
+    if recorded is None:
+        return None
+    try:
+        verified_digest(evaluated)
+    except LorsError as error:
+        log.warning("push: no results on the card: %s", error)
+        return None
+    name = next((name for name, known in recorded["request"]["inputs"].items() if known == content["digest"]), None)
+    if name is None:
+        log.info("push: no results on the card: %s is of other models than this one", evaluated)
+        return None
+    results = json.loads((evaluated / "results.json").read_text())
+    return name, results, text_without_places((evaluated / "results.md").read_text(), results)
+
+
+def _entries(found: dict[str, Any], settings: dict[str, Any]) -> Iterator[EvalResult]:
+    """The hub's form of the results of one model; of a group of tasks the whole."""
+    if "perplexity" in found:
+        name = without_places(settings["perplexity"]["dataset"]["path"])
+        yield EvalResult(TASK, name, name, "perplexity", found["perplexity"]["value"])
+    for task, entry in found["tasks"].items():
+        metric = headline(entry)
+        if metric in entry and "group" not in entry:
+            yield EvalResult(TASK, task, task, str(metric).partition(",")[0], entry[metric], metric_name=metric)

@@ -1,0 +1,247 @@
+"""``sequential: linear`` against running the whole block again before each input."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lors_cli.config.prune import Prune
+from lors_cli.errors import LorsError
+from lors_cli.models import linears, load
+from lors_cli.pruning.statistics import STATISTICS
+from lors_cli.sequential import interleave, replay, solve
+from lors_cli.sequential.blocks import Blocks
+from lors_cli.sequential.gather import Input, gather
+from lors_cli.sequential.recipe import Recipe, build
+from lors_cli.sequential.states import States
+from lors_cli.sequential.walk import Record, Walk
+
+CPU = torch.device("cpu")
+WINDOWS, LENGTH = 4, 24
+GROUPS = [
+    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    ["self_attn.o_proj"],
+    ["mlp.gate_proj", "mlp.up_proj"],
+    ["mlp.down_proj"],
+]
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def windows() -> dict[int, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {window: torch.randint(1, 384, (1, LENGTH), generator=generator) for window in range(WINDOWS)}
+
+
+def make_recipe(directory: Path, method: str, sparsity: object, skip: str | None) -> Recipe:
+    section = Prune.model_validate(
+        {
+            "method": method,
+            "sparsity": sparsity,
+            "sequential": "linear",
+            "calibration": {"dataset": "python-topics"},
+            "overrides": [{"match": skip, "skip": True}] if skip else [],
+        }
+    )
+    return build(section, linears.all_linears(load.skeleton(directory)), None)
+
+
+def one_window(chosen: dict[str, nn.Linear], walk: Any, block: nn.Module) -> list[Input]:
+    """The inputs of the block, as one window shows them."""
+    found: list[Input] = walk.gather(chosen, block, [], windows=list(walk.windows)[:1])
+    return found
+
+
+def make_walk(directory: Path, windows: dict[int, Tensor], scratch: Path) -> Walk:
+    skeleton = load.skeleton(directory)
+    blocks = Blocks(skeleton, load.open_weights(directory, skeleton, "model"), torch.float32, CPU)
+    states = States(scratch, list(windows), (LENGTH, 32), torch.float32, CPU)
+    return Walk(blocks, windows, states, "host", Record(scratch))
+
+
+def interleaved(
+    directory: Path, windows: dict[int, Tensor], scratch: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Weights, list[list[str]], list[list[Tensor]]]:
+    """The pruned weights, the inputs as they were reached, and the output states of each block but the last."""
+    walk = make_walk(directory, windows, scratch)
+    weights: Weights = {}
+    reached: list[list[str]] = []
+    kept: dict[int, list[Tensor]] = {}
+    keep = walk.keep
+
+    def visit(index: int, block: nn.Module) -> list[str]:
+        prefix = f"{walk.blocks.prefix}.{index}"
+        chosen = {k: v for k, v in linears.block_linears(block).items() if f"{prefix}.{k}" in recipe.targets}
+
+        def prune(shared: Input) -> None:
+            reached.append(shared.linears)
+            assert shared.tokens == WINDOWS * LENGTH
+            solve.prune(chosen, prefix, [shared], recipe)
+
+        def note(window: int, states: Tensor) -> None:
+            kept.setdefault(index, []).append(states)
+            keep(window, states)
+
+        monkeypatch.setattr(walk, "keep", note)
+        interleave.run(chosen, one_window(chosen, walk, block), recipe.statistics, walk, block, prune)
+        weights.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in chosen.items()})
+        assert not any(linear._forward_pre_hooks for linear in chosen.values())
+        return []
+
+    walk.run("prune", visit, 1)
+    return weights, reached, [kept[index] for index in sorted(kept)]
+
+
+@torch.no_grad()
+def one_by_one(
+    directory: Path, windows: dict[int, Tensor], recipe: Recipe
+) -> tuple[Weights, list[list[str]], list[list[Tensor]]]:
+    """The obvious way: for each input in turn, run the block as pruned so far on all windows, prune what gets it."""
+    model = load.load_model(directory, "float32", CPU)
+    weights, outputs, reached = {}, [], []
+    states: dict[int, Tensor] = {}
+    calls = replay.capture(model, windows, states.__setitem__)
+    prefix, blocks = linears.find_blocks(model)
+    method = recipe.method
+    for index, block in enumerate(blocks):
+        for group in GROUPS:
+            names = [name for name in group if f"{prefix}.{index}.{name}" in recipe.targets]
+            if not names:
+                continue
+            reached.append(names)
+            statistic: Any = STATISTICS[recipe.statistics[0]]()
+            hook = block.get_submodule(names[0]).register_forward_pre_hook(lambda _, x, s=statistic: s.add(x[0]))
+            for window in windows:
+                calls.run(block, index, window, states[window])
+            hook.remove()
+            value = statistic.value()
+            if method.prepare:
+                value = method.prepare(value, **recipe.options(method.prepare_options))
+            for name in names:
+                full = f"{prefix}.{index}.{name}"
+                linear: Any = block.get_submodule(name)
+                options = recipe.options(method.options)
+                linear.weight.data = method.prune(linear.weight.data, value, recipe.targets[full], **options)
+                weights[full] = linear.weight.clone()
+        states = {window: calls.run(block, index, window, states[window]) for window in windows}
+        outputs.append(list(states.values()))
+    return weights, reached, outputs
+
+
+@pytest.mark.parametrize("skip", [None, "*.q_proj", "*.down_proj", "model.layers.0.self_attn.*"])
+@pytest.mark.parametrize(("method", "sparsity"), [("wanda", "2:4"), ("sparsegpt", 0.5), ("ria", 0.7)])
+def test_equals_running_the_block_again_before_each_input(
+    dense: Path,
+    windows: dict[int, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    sparsity: object,
+    skip: str | None,
+) -> None:
+    recipe = make_recipe(dense, method, sparsity, skip)
+    got, reached, outputs = interleaved(dense, windows, tmp_path, recipe, monkeypatch)
+    expected, order, states = one_by_one(dense, windows, recipe)
+    assert reached == order
+    assert got.keys() == expected.keys() == recipe.targets.keys()
+    for name, weight in expected.items():
+        assert torch.equal(got[name] != 0, weight != 0), name
+        assert torch.equal(got[name], weight), name
+    assert len(outputs) == len(states) == 2
+    for found, wanted in zip(outputs, states, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_is_not_the_same_as_pruning_by_the_dense_block(
+    dense: Path, windows: dict[int, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the test above would pass without doing what it says."""
+    recipe = make_recipe(dense, "sparsegpt", "2:4", None)
+    got, _, _ = interleaved(dense, windows, tmp_path, recipe, monkeypatch)
+    again = make_walk(dense, windows, tmp_path)
+    seen: Weights = {}
+
+    def visit(index: int, block: nn.Module) -> list[str]:
+        prefix, found = f"{again.blocks.prefix}.{index}", linears.block_linears(block)
+        solve.prune(found, prefix, again.gather(found, block, recipe.statistics), recipe)
+        seen.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in found.items()})
+        again.advance(block)
+        return []
+
+    again.run("by block", visit, 2)
+    first = "model.layers.0."
+    assert all(torch.equal(got[first + name], seen[first + name]) for name in GROUPS[0])
+    assert not any(torch.equal(got[first + name], seen[first + name]) for group in GROUPS[1:] for name in group)
+
+
+class Turning(nn.Module):
+    """Two linears, `b` before `a` for windows of a positive sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ways = (self.a, self.b) if float(x.sum()) < 0 else (self.b, self.a)
+        found: Tensor = ways[1](ways[0](x))
+        return found
+
+
+class FakeWalk:
+    """What `interleave` asks of a walk."""
+
+    def __init__(self, windows: dict[int, Tensor]) -> None:
+        self.windows, self.kept = windows, dict[int, Tensor]()
+
+    def gather(self, chosen: dict[str, nn.Linear], block: nn.Module, kinds: list[str], windows: list[int]) -> Any:
+        return gather(chosen, kinds, windows, lambda window: self.forward(block, window, ""))
+
+    def forward(self, block: nn.Module, window: int, what: str) -> Tensor:
+        found: Tensor = block(self.windows[window])
+        return found
+
+    def keep(self, window: int, states: Tensor) -> None:
+        self.kept[window] = states
+
+
+def take(signs: str, prune: Callable[[Input], None] = lambda _: None) -> FakeWalk:
+    block = Turning()
+    walk = FakeWalk({window: torch.full((1, 3, 4), float(sign + "1")) for window, sign in enumerate(signs)})
+    both = {"a": block.a, "b": block.b}
+    interleave.run(both, one_window(both, walk, block), ["input_norm"], walk, block, prune)  # type: ignore[arg-type]
+    return walk
+
+
+@pytest.mark.parametrize("signs", ["-+", "+-", "--+", "+++-"])
+def test_windows_that_take_different_ways_are_an_error(signs: str) -> None:
+    with pytest.raises(LorsError, match="the windows took different ways through the block"):
+        take(signs)
+
+
+def test_every_window_goes_on_to_its_end() -> None:
+    places: list[str] = []
+    walk = take("+++", lambda shared: places.extend(shared.linears))
+    assert sorted(walk.kept) == [0, 1, 2]
+    assert places == ["b", "a"]
+
+
+def test_an_error_while_pruning_leaves_no_hook(dense: Path, windows: dict[int, Tensor], tmp_path: Path) -> None:
+    walk = make_walk(dense, windows, tmp_path)
+    blocks: list[nn.Module] = []
+
+    def fail(shared: Input) -> None:
+        if "mlp.up_proj" in shared.linears:
+            raise LorsError("as planned")
+
+    def visit(index: int, block: nn.Module) -> None:
+        blocks.append(block)
+        found = linears.block_linears(block)
+        interleave.run(found, one_window(found, walk, block), ["hessian"], walk, block, fail)
+
+    with pytest.raises(LorsError, match="as planned"):
+        walk.run("prune", visit, 1)
+    assert not any(linear._forward_pre_hooks for linear in linears.block_linears(blocks[0]).values())
+    assert all(parameter.is_meta for parameter in blocks[0].parameters())
