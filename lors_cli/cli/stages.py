@@ -8,7 +8,7 @@ import typer
 
 from lors_cli import console
 from lors_cli.cli.options import Config, Debug, DryRun, Force, Overrides, Quiet, Verbose, app, reporting
-from lors_cli.stages import STAGES
+from lors_cli.run.layout import STAGES
 
 
 def _stage_command(name: str, stages: Callable[[object], list[str]], summary: str) -> None:

@@ -1,4 +1,4 @@
-"""A stage that was checked and is ready: what `pipeline` performs."""
+"""A stage that was checked and is ready: what `perform` does."""
 
 import json
 from collections.abc import Callable
@@ -6,31 +6,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lors_cli import console
 from lors_cli.artifacts import digest
 from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError
 from lors_cli.models import source
 from lors_cli.run import manifest
+from lors_cli.run.layout import STAGES
 
 
 @dataclass
 class Job:
     """One stage of one config.
 
-    `settings` and the digests of `inputs` determine the result. `work` fills the directory that it is given and
-    returns facts for the manifest; `report` prints the result. A `resumable` job finds what an interrupted one left.
+    Attributes:
+        stage: its name.
+        config: of the run.
+        inputs: the directories and files that it reads.
+        settings: what determines the result, together with the digests of the inputs.
+        work: fills the directory that it is given and returns facts for the manifest.
+        plan: what a dry run says that it will do.
+        resumable: whether it goes on with what an interrupted one left.
+        digests: of the inputs, once `request` was asked for.
+
     """
 
     stage: str
-    output: Path
+    config: Config
     inputs: dict[str, Path]
     settings: dict[str, Any]
-    config: Config
     work: Callable[[Path], dict[str, Any]]
-    report: Callable[[], None]
     plan: list[str] = field(default_factory=list)
     resumable: bool = False
-    digests: dict[str, str] = field(default_factory=dict)  # of the inputs, once `request` was asked for
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        """The directory that it makes."""
+        return STAGES[self.stage].output(self.config.output_dir)
 
     def request(self) -> dict[str, Any]:
         """Everything that determines the result; weights that are still on the hub are fetched now."""
@@ -47,6 +60,11 @@ class Job:
         paths = {name: str(path) for name, path in self.inputs.items()}
         return {"config": self.config.model_dump(mode="json"), "input_paths": paths}
 
+    def show(self) -> None:
+        """Print the result: the table of an evaluation, else where it is."""
+        table = self.output / "results.md"
+        console.result(table.read_text().strip() if table.is_file() else str(self.output))
+
 
 def verified_digest(path: Path) -> str:
     """The digest of a file, or of a model or adapter directory, checked against the one in its manifest if it has one.
@@ -57,11 +75,11 @@ def verified_digest(path: Path) -> str:
     """
     if path.is_file():
         return digest.of_file(path)
-    found = digest.of_directory(path)
-    recorded = (manifest.read(path) or {}).get("digest", found)
-    if found != recorded:
+    measured = digest.of_directory(path)
+    recorded = (manifest.read(path) or {}).get("digest", measured)
+    if measured != recorded:
         raise LorsError(
             f"{path} is not what its {manifest.NAME} recorded: a file was damaged or edited. Make it again with"
             f" --force, or delete {path / manifest.NAME} to use it as it is"
         )
-    return found
+    return measured

@@ -11,17 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lors_cli import adapters, console, processes
+from lors_cli import adapters, processes
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import DivergedError, LorsError, RequestError, request_error
 from lors_cli.run import manifest
+from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.stages import common, merge, train
 
 
-def prepare(config: Config, earlier: list[str]) -> Job:
+def prepare(config: Config, graph: Graph) -> Job:
     """Check the request as a training; read no weights.
 
     Raises:
@@ -32,15 +33,14 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     if config.train and config.train.input:
         remedy = "leave it out, so that train takes the aligned model; or leave align out"
         raise request_error("train.input", "none beside align", config.train.input, remedy)
-    pruned = common.pruned_directory(config, "align", earlier)
-    structured = common.is_structured(config, pruned, earlier)
+    model = graph.input("align", "pruned")
+    pruned, structured = model.path, model.smaller
     if not structured and not adapters.METHODS[section.method].keeps_zeros:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)
         remedy = f"{section.method} would fill the zeros; it is for smaller models (a structured prune.method)"
         raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
     with _as_align():
-        training = train.job(config, section, pruned, earlier)
-    output = Path(config.output_dir) / "aligned"
+        training = train.job(config, section, model, "align")
 
     def work(partial: Path) -> dict[str, Any]:
         with _as_align():
@@ -57,9 +57,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         reduction = {"reduction": before["reduction"]} if "reduction" in before else {}
         return {**facts, **merged, **reduction, "original": manifest.original_digest(pruned)}
 
-    return dataclasses.replace(
-        training, stage="align", output=output, work=work, report=lambda: console.result(str(output))
-    )
+    return dataclasses.replace(training, work=work)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What several stages need: a section or an error, where inputs come from, the settings that determine a result."""
+"""What several stages need: a section or an error, an adapter with its method, calibration text, tables of sparsity."""
 
 import logging
 from collections import defaultdict
@@ -8,25 +8,17 @@ from typing import Any, TypeVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lors_cli import console, processes, pruning
-from lors_cli.artifacts import tensors
+from lors_cli import console, processes
+from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import load, measure, source, structure
-from lors_cli.run import manifest
+from lors_cli.models import load, measure
+from lors_cli.run.graph import Graph, Input
 
 log = logging.getLogger(__name__)
-
-# Where inputs come from (they count by their content), where things are kept, how a run is watched, what only decides
-# whether it can go on, and how a sum is split up: a run may go on on more processes or with smaller micro-batches.
-NOT_OF_THE_RESULT = {
-    *("input", "mask", "states", "merge_cache", "report_to", "logging_steps", "save_steps", "keep_checkpoints"),
-    *("repeat", "parallel", "micro_batch_size", "gradient_checkpointing", "chunked_loss"),
-}
-EXACT_BASES = ("dense", "packed")  # forms of the frozen weights that are the same numbers
 
 T = TypeVar("T", bound=Section)
 
@@ -43,61 +35,19 @@ def section(config: Config, name: str, found: T | None) -> T:
     return found
 
 
-def settings(config: Config, part: Section) -> dict[str, Any]:
-    """The settings that determine a stage's result, apart from its inputs."""
-    found = part.model_dump(mode="json", exclude=NOT_OF_THE_RESULT)
-    if found.get("base") in EXACT_BASES:
-        del found["base"]
-    return {"seed": config.seed, "dtype": config.dtype, **found}
-
-
-def pruned_directory(config: Config, name: str, earlier: list[str]) -> Path:
-    """The pruned model that a stage reads: its own input, else train's, else what align or prune wrote or will write.
+def adapter(graph: Graph, stage: str) -> tuple[Input, str]:
+    """The adapter that a stage reads, and its method.
 
     Raises:
-        RequestError: it is missing and no stage of this run makes it.
+        RequestError: it is missing, or not one that lors can use.
 
     """
-    if own := getattr(getattr(config, name), "input", None):  # of a stage that is not there, and eval, there is none
-        return source.resolve(own, f"{name}.input")
-    if name in ("recover", "merge") and config.train and config.train.input:
-        return source.resolve(config.train.input, "train.input")
-    if config.align and name in ("train", "recover", "merge"):
-        return previous(config, "aligned", "align", f"{name}.input", earlier)
-    if name == "eval" and (found := (config.align or config.train)) and found.input:
-        return source.resolve(found.input, f"{'align' if config.align else 'train'}.input")
-    return previous(config, "pruned", "prune", "eval.models" if name == "eval" else f"{name}.input", earlier)
-
-
-def previous(config: Config, directory: str, stage: str, key: str, earlier: list[str]) -> Path:
-    """The finished output of an earlier stage, or where a stage of this run will put it.
-
-    Raises:
-        RequestError: neither.
-
-    """
-    path = Path(config.output_dir) / directory
-    if stage not in earlier and not (path / manifest.NAME).is_file():
-        state = "something that lors did not make" if path.exists() else "which does not exist"
-        raise request_error(
-            key, f"the output of `lors {stage}`", f"{path}, {state}", f"run `lors {stage}` first, or set {key}"
-        )
-    return path
-
-
-def structure_directory(config: Config, directory: Path, earlier: list[str]) -> Path:
-    """Where to read shapes and tokenizer of `directory` from; for what this run makes, the model that it starts from.
-
-    What an earlier run left under that name may be another model, about to be replaced.
-    """
-    output = Path(config.output_dir)
-    if directory == output / "merged" and "merge" in earlier:
-        directory = pruned_directory(config, "merge", earlier)
-    if directory == output / "aligned" and "align" in earlier:
-        directory = pruned_directory(config, "align", earlier)
-    if directory == output / "pruned" and "prune" in earlier:
-        return source.resolve((config.prune.input if config.prune else None) or config.model)
-    return directory
+    adapter, train = graph.input(stage, "adapter"), graph.config.train
+    if adapter.maker == "recover":
+        return adapter, "lora"
+    if adapter.maker == "train" and train:
+        return adapter, train.method
+    return adapter, adapter_file.read_config(adapter.path, f"{stage}.adapter")["method"]
 
 
 def calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:
@@ -122,15 +72,6 @@ def calibration_tokens(config: Config, calibration: Calibration, directory: Path
         wanted = f"at least {processes.count()}, a window for every process"
         raise request_error("prune.calibration.samples", wanted, len(tokens), "start fewer processes")
     return tokens
-
-
-def is_structured(config: Config, pruned: Path, earlier: list[str]) -> bool:
-    """Whether the pruned model is smaller than the original, or will be, if a stage of this run makes it."""
-    if pruned == Path(config.output_dir) / "aligned" and "align" in earlier:
-        pruned = pruned_directory(config, "align", earlier)
-    if "prune" in earlier and config.prune and pruned == Path(config.output_dir) / "pruned":
-        return pruning.METHODS[config.prune.method].structured
-    return structure.read(pruned) is not None
 
 
 def mask_files(path: Path) -> tensors.TensorFiles:

@@ -2,27 +2,23 @@
 
 import importlib.util
 import logging
-from pathlib import Path
 from typing import Any
 
 from lors_cli import console, processes
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
-from lors_cli.models import load, source
+from lors_cli.models import load
+from lors_cli.run import request
+from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
 from lors_cli.stages import common
 from lors_cli.stages.evaluate_models import Evaluation, token_windows
 
 log = logging.getLogger(__name__)
 
-# Which directory a name in eval.models stands for, and the stage that makes it.
-MADE_BY = {"aligned": ("aligned", "align"), "tuned": ("adapter", "train"), "merged": ("merged", "merge")}
-# How it is measured, which may change before an interrupted evaluation goes on.
-NOT_OF_THE_RESULT = ("batch_size", "offline", "allow_code_execution")
 
-
-def prepare(config: Config, earlier: list[str]) -> Job:
+def prepare(config: Config, graph: Graph) -> Job:
     """Check that the models, the text and the tasks are there; load no weights.
 
     Raises:
@@ -43,32 +39,32 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         attempt(next, section.perplexity.dataset.source("eval.perplexity.dataset").texts())
     asked = attempt(benchmarks, section)
     names = sorted(section.models, key="dense".__ne__)
-    models: dict[str, Path] = {name: attempt(directory, config, name, earlier) for name in names}
+    read: dict[str, Input] = {name: attempt(graph.input, "eval", name) for name in names}
     if problems:
         raise RequestError(*problems)
     device = load.pick_device(config.device)
-    weights = {name: _tuned_weights(config, earlier) if name == "tuned" else path for name, path in models.items()}
+    wholes = {name: graph.input("train", "pruned") if name == "tuned" else model for name, model in read.items()}
+    models, weights = ({name: model.path for name, model in kind.items()} for kind in (read, wholes))
     skeletons = {}
-    for name, path in weights.items():
-        structure = common.structure_directory(config, path, earlier)
-        skeletons[name] = load.skeleton(structure, trust_remote_code=config.trust_remote_code)
-        if token_windows(config, section, structure) is None:  # otherwise it has read the tokenizer
-            load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
+    for name, model in wholes.items():
+        skeletons[name] = model.skeleton(config)
+        if token_windows(config, section, model.like) is None:  # otherwise it has read the tokenizer
+            load.load_tokenizer(model.like, trust_remote_code=config.trust_remote_code)
         if section.perplexity:
             load.warn_of_length(skeletons[name], section.perplexity.sequence_length, "eval.perplexity.sequence_length")
-    output = Path(config.output_dir) / "eval"
     largest = max(load.weight_bytes(skeleton, config.dtype) for skeleton in skeletons.values())
     data = section.perplexity.dataset.source("").identity() if section.perplexity else None
-    settings = {k: v for k, v in common.settings(config, section).items() if k not in NOT_OF_THE_RESULT}
     job = Job(
         stage="eval",
-        output=output,
         # what an adapter was trained on counts too
         inputs={**models, **({"tuned_on": weights["tuned"]} if "tuned" in weights else {})},
-        settings={**settings, "perplexity_source": data, "task_files": asked.digests if asked else {}},
+        settings={
+            **request.settings(config, section),
+            "perplexity_source": data,
+            "task_files": asked.digests if asked else {},
+        },
         config=config,
         work=lambda partial: Evaluation(config, section, models, weights, asked, device, partial).run(job.digests),
-        report=lambda: console.result((output / "results.md").read_text().strip()),
         plan=[
             f"{', '.join(models)}, one at a time",
             *([f"tasks: {', '.join(one.name for one in asked.asked)}"] if asked else []),
@@ -77,11 +73,6 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         resumable=True,
     )
     return job
-
-
-def _tuned_weights(config: Config, earlier: list[str]) -> Path:
-    """The model that the adapter of eval.models' "tuned" was trained on."""
-    return common.pruned_directory(config, "train", earlier)
 
 
 def _check_backend(section: Eval) -> None:
@@ -112,20 +103,3 @@ def benchmarks(section: Eval) -> Any:
 
     with console.third_party_output():
         return find(section)
-
-
-def directory(config: Config, name: str, earlier: list[str]) -> Path:
-    """Where the model is that eval.models calls `name`.
-
-    Raises:
-        RequestError: it is nowhere, and no stage of this run makes it.
-
-    """
-    if name == "dense":
-        return source.resolve(config.model)
-    if name == "pruned":
-        return common.pruned_directory(config, "eval", earlier)
-    if name in MADE_BY:
-        place, stage = MADE_BY[name]
-        return common.previous(config, place, stage, "eval.models", earlier)
-    return source.resolve(name, "eval.models")

@@ -19,8 +19,9 @@ from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import linears, load, measure, source, untie
+from lors_cli.models import linears, load, measure, untie
 from lors_cli.run import manifest
+from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job, verified_digest
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
@@ -29,49 +30,33 @@ from lors_cli.stages import common
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, earlier: list[str]) -> Job:
+def prepare(config: Config, graph: Graph) -> Job:
     """Check that model and adapter belong together.
 
     Raises:
         RequestError: they do not, or merging would destroy zeros without being asked to.
 
     """
-    section = config.merge or Merge()
-    recovered = config.recover is not None and not section.input and not section.adapter
-    key = "merge.adapter"
-    if recovered:  # into the original, which has no mask to keep
-        pruned, section = source.resolve(config.model), section.model_copy(update={"dense": True})
-        adapter = common.previous(config, "recovered", "recover", key, earlier)
-    else:
-        pruned = common.pruned_directory(config, "merge", earlier)
-        own = Path(section.adapter) if section.adapter else None
-        adapter = own or common.previous(config, "adapter", "train", key, earlier)
-    if recovered and "recover" in earlier:
-        method = "lora"
-    elif "train" in earlier and not section.adapter and not recovered:
-        train = common.section(config, "train", config.train)
-        method = train.method
-        if pruned != common.pruned_directory(config, "train", earlier):
-            raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
-    else:
-        method = adapter_file.read_config(adapter, key)["method"]
-        if recovered or not {"prune", "align"} & set(earlier):
-            skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
-            _check_belongs(adapter, adapter_file.load(adapter, key), pruned, skeleton, key)
-    if not recovered and not METHODS[method].keeps_zeros and common.is_structured(config, pruned, earlier):
-        section = section.model_copy(update={"dense": not section.apply_mask})  # a smaller model has no mask either
+    section, model = config.merge or Merge(), graph.input("merge", "pruned")
+    adapter, method = common.adapter(graph, "merge")
+    if graph.merges_recovered:  # into the original, which has no mask to keep
+        section = section.model_copy(update={"dense": True})
+    elif not METHODS[method].keeps_zeros and model.smaller:  # a smaller model has no mask either
+        section = section.model_copy(update={"dense": not section.apply_mask})
+    pruned = model.path
+    if adapter.maker == "train" and pruned != graph.input("train", "pruned").path:
+        raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
+    if not adapter.maker and not model.maker:
+        skeleton, key = load.skeleton(pruned, trust_remote_code=config.trust_remote_code), "merge.adapter"
+        _check_belongs(adapter.path, adapter_file.load(adapter.path, key), pruned, skeleton, key)
     _check_zeros_kept(section, method)
-
-    output = Path(config.output_dir) / "merged"
     return Job(
         stage="merge",
-        output=output,
-        inputs={"pruned": pruned, "adapter": adapter},
+        inputs={"pruned": pruned, "adapter": adapter.path},
         settings={"dense": section.dense, "apply_mask": section.apply_mask},
         config=config,
-        work=lambda partial: write(config, pruned, adapter, partial, section),
-        report=lambda: console.result(str(output)),
-        plan=[f"{method} adapter {adapter} into {pruned}, one shard in memory at a time"],
+        work=lambda partial: write(config, pruned, adapter.path, partial, section),
+        plan=[f"{method} adapter {adapter.path} into {pruned}, one shard in memory at a time"],
     )
 
 

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lors_cli import console, processes, pruning
+from lors_cli import processes, pruning
 from lors_cli.artifacts import digest, publish, tensors
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load, measure, source
+from lors_cli.run import request
+from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
+from lors_cli.run.layout import STAGES
 from lors_cli.sequential import estimate
 from lors_cli.sequential.engine import Pruning
 from lors_cli.sequential.recipe import Recipe, build
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 VARIANT_SLACK = 0.0011  # of wanda's variant, whose bisection stops within 0.001
 
 
-def prepare(config: Config, earlier: list[str]) -> Job:
+def prepare(config: Config, graph: Graph) -> Job:
     """Check the request against the model's shapes, the calibration text and the machine; read no weights.
 
     Raises:
@@ -40,13 +43,13 @@ def prepare(config: Config, earlier: list[str]) -> Job:
     """
     section = common.section(config, "prune", config.prune)
     if pruning.METHODS[section.method].structured:
-        return prune_structured.prepare(config, section)
+        return prune_structured.prepare(config, section, graph)
     key = "prune.input" if section.input else "model"
     calibration = section.calibration
     if calibration:
         data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
     device = load.pick_device(config.device)
-    directory = source.resolve(section.input or config.model, key)
+    directory = graph.input("prune", "model").path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.refuse_experts(skeleton, key)
     if source.is_complete(directory):
@@ -57,8 +60,7 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         calibration = None
     tokens = common.calibration_tokens(config, calibration, directory, skeleton) if calibration else None
     token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
-    output = Path(config.output_dir) / "pruned"
-    partial = publish.partial_directory(output)
+    partial = publish.partial_directory(STAGES["prune"].output(config.output_dir))
     shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
     need = estimate.estimate(skeleton, recipe, shape, device)
     estimate.check(need, device, partial)
@@ -80,10 +82,9 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     return Job(
         stage="prune",
-        output=output,
         inputs={"model": directory} | ({"mask": mask_path} if mask_path else {}),
         settings={
-            **common.settings(config, section),
+            **request.settings(config, section),
             "calibration_source": calibration.dataset.source("").identity() if calibration else None,
             "calibration_tokens": token_digest,
         },
@@ -91,7 +92,6 @@ def prepare(config: Config, earlier: list[str]) -> Job:
         work=work,
         resumable=True,
         plan=[_summary(recipe, shape, device), *need.lines()],
-        report=lambda: console.result(str(output)),
     )
 
 

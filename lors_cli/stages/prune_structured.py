@@ -23,6 +23,8 @@ from lors_cli.errors import request_error
 from lors_cli.models import linears, load, measure, source, structure
 from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure
 from lors_cli.pruning import structured
+from lors_cli.run import request
+from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.sequential.backward import visit_backwards
 from lors_cli.stages import common
@@ -30,7 +32,7 @@ from lors_cli.stages import common
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, section: Prune) -> Job:
+def prepare(config: Config, section: Prune, graph: Graph) -> Job:
     """Check the request against the model's shapes; read no weights.
 
     Raises:
@@ -38,7 +40,7 @@ def prepare(config: Config, section: Prune) -> Job:
 
     """
     key = "prune.input" if section.input else "model"
-    directory = source.resolve(section.input or config.model, key, weights=False)
+    directory = graph.input("prune", "model").path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.refuse_experts(skeleton, key)
     if structure.read(directory):
@@ -52,7 +54,6 @@ def prepare(config: Config, section: Prune) -> Job:
         data.check(section.calibration.dataset.source("prune.calibration.dataset"), section.calibration.dataset.format)
         tokens = common.calibration_tokens(config, section.calibration, directory, skeleton)
     device = load.pick_device(config.device)
-    output = Path(config.output_dir) / "pruned"
 
     def work(partial: Path) -> dict[str, Any]:
         if processes.rank() > 0:
@@ -68,17 +69,15 @@ def prepare(config: Config, section: Prune) -> Job:
     calibration = section.calibration
     job = Job(
         stage="prune",
-        output=output,
         inputs={"model": directory},
         settings={
-            **common.settings(config, section),
+            **request.settings(config, section),
             "calibration_source": calibration.dataset.source("").identity() if calibration else None,
             "calibration_tokens": digest.of_value(tokens.tolist()) if tokens is not None else None,
         },
         config=config,
         work=work,
         plan=[f"{section.method}: {plan.summary()}"],
-        report=lambda: console.result(str(output)),
     )
     return job
 

@@ -13,48 +13,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lors_cli import console
 from lors_cli.artifacts import adapter_file
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models import linears, load, source, structure
 from lors_cli.models.structure import Structure
 from lors_cli.run import manifest
+from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, earlier: list[str]) -> Job:
+def prepare(config: Config, graph: Graph) -> Job:
     """Check that adapter, pruned model and original belong together, as far as they are there.
 
     Raises:
         RequestError: they do not.
 
     """
-    section = common.section(config, "recover", config.recover)
-    original = source.resolve(config.model)
-    pruned = common.pruned_directory(config, "recover", earlier)
+    common.section(config, "recover", config.recover)
+    original, pruned = (graph.input("recover", name).path for name in ("model", "pruned"))
     key = "recover.adapter"
-    adapter = Path(section.adapter) if section.adapter else common.previous(config, "adapter", "train", key, earlier)
-    if "train" in earlier and not section.adapter:
-        method = common.section(config, "train", config.train).method
-    else:
-        method = adapter_file.read_config(adapter, key)["method"]
+    adapter, method = common.adapter(graph, "recover")
     if method != "lora":
         remedy = "train with method: lora; what the other methods learn belongs to the zeros of the pruned model"
         raise request_error(key, "a lora adapter", method, remedy)
-    output = Path(config.output_dir) / "recovered"
     job = Job(
         stage="recover",
-        output=output,
-        inputs={"model": original, "pruned": pruned, "adapter": adapter},
+        inputs={"model": original, "pruned": pruned, "adapter": adapter.path},
         settings={},
         config=config,
-        work=lambda partial: _recover(config, original, pruned, adapter, job.digests, partial),
-        report=lambda: console.result(str(output)),
-        plan=[f"adapter {adapter} of {pruned} for {original}"],
+        work=lambda partial: _recover(config, original, pruned, adapter.path, job.digests, partial),
+        plan=[f"adapter {adapter.path} of {pruned} for {original}"],
     )
     return job
 

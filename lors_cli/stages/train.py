@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from lors_cli import adapters, console, processes
+from lors_cli import adapters, processes
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Train
 from lors_cli.errors import DivergedError, LorsError, request_error
 from lors_cli.models import linears, load, measure, memory, source, structure
+from lors_cli.run import request
+from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
 from lors_cli.sparsity import mask, packed
-from lors_cli.stages import common, prune_structured
+from lors_cli.stages import common
 from lors_cli.training import checkpoint, reading, run, setup, start
 from lors_cli.training.batches import Plan
 from lors_cli.training.needs import Needs
@@ -25,7 +27,7 @@ from lors_cli.training.needs import Needs
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, earlier: list[str]) -> Job:
+def prepare(config: Config, graph: Graph) -> Job:
     """Check the request against the model's shapes and the data; read no weights.
 
     Raises:
@@ -33,11 +35,11 @@ def prepare(config: Config, earlier: list[str]) -> Job:
 
     """
     section = common.section(config, "train", config.train)
-    return job(config, section, common.pruned_directory(config, "train", earlier), earlier)
+    return job(config, section, graph.input("train", "pruned"), "train")
 
 
-def job(config: Config, section: Train, directory: Path, earlier: list[str]) -> Job:
-    """The training of `section` on the model in `directory`; errors as in `prepare`."""
+def job(config: Config, section: Train, model: Input, stage: str) -> Job:
+    """The training of `section`, that of a `stage`, on `model`; errors as in `prepare`."""
     reading.check(section)
     device = load.pick_device(config.device)
     if device.index and processes.count() == 1:  # transformers' Trainer takes the first one that it sees
@@ -47,10 +49,7 @@ def job(config: Config, section: Train, directory: Path, earlier: list[str]) -> 
         if importlib.util.find_spec(logger) is None:
             remedy = f"pip install '{logger}', or leave it out"
             raise request_error("train.report_to", "loggers that are installed", logger, remedy)
-    shaped = common.structure_directory(config, directory, earlier)
-    skeleton = load.skeleton(shaped, trust_remote_code=config.trust_remote_code)
-    if shaped != directory and common.is_structured(config, directory, earlier):
-        prune_structured.shrink_as_planned(common.section(config, "prune", config.prune), skeleton)
+    directory, skeleton = model.path, model.skeleton(config)
     load.warn_of_length(skeleton, section.sequence_length, "train.sequence_length")
     names = _targets(skeleton, section)
     dtype = _dtype(config, section, skeleton)
@@ -65,9 +64,8 @@ def job(config: Config, section: Train, directory: Path, earlier: list[str]) -> 
         sharded=setup.sharded(section),
     )
     needs.check(section, dtype, device)
-    data, steps = reading.read(config, section, shaped)
+    data, steps = reading.read(config, section, model.like)
     plan = Plan.of(section, steps)
-    output = Path(config.output_dir) / "adapter"
 
     def work(partial: Path) -> dict[str, Any]:
         facts = _train(config, section, directory, teacher, names, data, plan, device, partial)
@@ -75,16 +73,14 @@ def job(config: Config, section: Train, directory: Path, earlier: list[str]) -> 
         return {**facts, "estimated_bytes": needs.total}
 
     return Job(
-        stage="train",
-        output=output,
+        stage=stage,
         inputs={"pruned": directory, **({"teacher": teacher} if teacher else {})},
         settings={
-            **common.settings(config, section),
+            **request.settings(config, section),
             "data": {key: dataset.source(key).identity() for key, dataset in reading.datasets(section).items()},
         },
         config=config,
         work=work,
-        report=lambda: console.result(str(output)),
         plan=_plan(section, needs, names, data, plan),
         resumable=True,
     )

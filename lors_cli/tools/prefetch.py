@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -11,6 +10,8 @@ from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError
 from lors_cli.models import source
 from lors_cli.run import manifest
+from lors_cli.run.graph import Graph
+from lors_cli.run.layout import EVALUATED, STAGES
 from lors_cli.stages import common, evaluate
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,14 @@ def prefetch(config: Config) -> list[str]:
     section = common.section(config, "eval", config.eval)
     lines: list[str] = []
     problems: list[Problem] = []
+    graph = Graph(config, ["eval"])
     for name in dict.fromkeys(["dense", *section.models]):
-        path = Path(config.output_dir) / evaluate.MADE_BY.get(name, (name,))[0]
-        if (name == "pruned" or name in evaluate.MADE_BY) and not (path / manifest.NAME).is_file():
+        maker = STAGES.get(EVALUATED.get(name, ""))
+        if maker and not (maker.output(config.output_dir) / manifest.NAME).is_file():
             lines.append(f"{name}: made by the config's own stages")
             continue
         try:
-            lines.append(f"{name}: {source.complete(evaluate.directory(config, name, []))}")
+            lines.append(f"{name}: {source.complete(graph.input('eval', name).path)}")
         except RequestError as error:
             problems += error.problems
     for stage in ("prune", "align", "train", "recover"):

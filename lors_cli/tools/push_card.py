@@ -13,7 +13,7 @@ from lors_cli.artifacts.public import text_without_places, without_places
 from lors_cli.config.dump import as_yaml
 from lors_cli.errors import LorsError, request_error
 from lors_cli.evaluation.metrics import headline
-from lors_cli.reporting import card as cards
+from lors_cli.run import card as cards
 from lors_cli.run import manifest
 from lors_cli.run.job import verified_digest
 

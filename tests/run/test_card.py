@@ -13,8 +13,7 @@ from typer.testing import Result
 
 from lors_cli.artifacts import digest
 from lors_cli.models import source
-from lors_cli.reporting import card
-from lors_cli.run import manifest
+from lors_cli.run import card, manifest
 from lors_cli.run.lineage import Base
 from lors_cli.sequential import walk
 

@@ -1,0 +1,168 @@
+"""What each stage reads. Every input of a run is resolved here, once, before anything starts.
+
+An input exists already, or a stage of the same run will make it; then it is known which model it will be like.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from lors_cli import pruning
+from lors_cli.config.prune import Prune
+from lors_cli.config.schema import Config
+from lors_cli.errors import RequestError, request_error
+from lors_cli.models import load, source, structure
+from lors_cli.run import manifest
+from lors_cli.run.layout import EVALUATED, STAGES
+
+# Where the inputs of each stage come from: the first key of the config that has a value, or the first stage that the
+# config has a section for. The last one counts in any case.
+READS: dict[str, dict[str, tuple[str, ...]]] = {
+    "prune": {"model": ("prune.input", "model")},
+    "align": {"pruned": ("align.input", "prune")},
+    "train": {"pruned": ("train.input", "align", "prune")},
+    "recover": {
+        "model": ("model",),
+        "pruned": ("recover.input", "train.input", "align", "prune"),
+        "adapter": ("recover.adapter", "train"),
+    },
+    "merge": {
+        "pruned": ("merge.input", "train.input", "align", "prune"),
+        "adapter": ("merge.adapter", "train"),
+    },
+    "eval": {
+        "dense": ("model",),
+        "pruned": ("align.input", "train.input", "prune"),
+        **{name: (stage,) for name, stage in EVALUATED.items() if name != "pruned"},
+    },
+}
+# A recovered adapter is merged into the original.
+READS_RECOVERED = {"pruned": ("model",), "adapter": ("recover",)}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model or an adapter that a stage reads.
+
+    Attributes:
+        path: where it is, or will be.
+        like: a directory that exists, with the shapes and the tokenizer that it has or will have.
+        maker: the stage of this run that will make it; None if it exists.
+        cut: how pruning will make it smaller than the model in `like`; None if it will not.
+
+    """
+
+    path: Path
+    like: Path
+    maker: str | None = None
+    cut: Prune | None = None
+
+    @property
+    def smaller(self) -> bool:
+        """Whether structured pruning has made, or will make, its blocks smaller than those of the original."""
+        return self.cut is not None or structure.read(self.like) is not None
+
+    def skeleton(self, config: Config) -> PreTrainedModel:
+        """The model without its weights.
+
+        Raises:
+            RequestError: transformers cannot build it.
+
+        """
+        model = load.skeleton(self.like, trust_remote_code=config.trust_remote_code)
+        if self.cut:
+            from lors_cli.stages.prune_structured import shrink_as_planned
+
+            shrink_as_planned(self.cut, model)
+        return model
+
+
+class Graph:
+    """The inputs of the `stages` of one run, which are in the order in which they run."""
+
+    def __init__(self, config: Config, stages: Sequence[str]) -> None:
+        self.config, self.stages = config, list(stages)
+        self._resolved: dict[tuple[str, str], Input | RequestError] = {}
+
+    def input(self, reader: str, name: str) -> Input:
+        """What the stage `reader` reads under a `name` of `READS`, or under any model's name or path for eval.
+
+        Raises:
+            RequestError: it does not exist, and no stage of this run makes it.
+
+        """
+        if (reader, name) not in self._resolved:
+            try:
+                self._resolved[reader, name] = self._resolve(reader, name)
+            except RequestError as error:
+                self._resolved[reader, name] = error
+        resolved = self._resolved[reader, name]
+        if isinstance(resolved, RequestError):
+            raise resolved
+        return resolved
+
+    @property
+    def merges_recovered(self) -> bool:
+        """Whether merge takes what recover made, and the original."""
+        merge = self.config.merge
+        return self.config.recover is not None and not (merge and (merge.input or merge.adapter))
+
+    def will_make(self, maker: str, reader: str) -> bool:
+        """Whether the stage `maker` runs in this run, before `reader` if that runs too."""
+        before = self.stages[: self.stages.index(reader)] if reader in self.stages else self.stages
+        return maker in before
+
+    def _resolve(self, reader: str, name: str) -> Input:
+        reads = READS_RECOVERED if reader == "merge" and self.merges_recovered else READS[reader]
+        if name not in reads:
+            return self._existing(reader, name, f"{reader}.models")
+        for place in reads[name]:
+            if place in STAGES:
+                if place == reads[name][-1] or getattr(self.config, place) is not None:
+                    break
+            elif value := self._value(place):
+                return self._existing(reader, value, place)
+        key = "eval.models" if reader == "eval" else f"{reader}.{'adapter' if name == 'adapter' else 'input'}"
+        return self._output(reader, place, key)
+
+    def _value(self, key: str) -> str | None:
+        value: object = self.config
+        for part in key.split("."):
+            value = getattr(value, part, None)
+        return None if value is None else str(value)
+
+    def _existing(self, reader: str, text: str, key: str) -> Input:
+        """What the config names; it may be what an earlier stage of this run makes anew."""
+        path = Path(text)
+        for name, stage in STAGES.items():
+            if path == stage.output(self.config.output_dir) and self.will_make(name, reader):
+                return self._output(reader, name, key)
+        if not key.endswith(".adapter"):
+            path = source.resolve(text, key, weights=not (reader == "prune" and self._cut()))
+        return Input(path, path)
+
+    def _output(self, reader: str, maker: str, key: str) -> Input:
+        """The finished output of an earlier stage, or what a stage of this run will make.
+
+        Raises:
+            RequestError: neither.
+
+        """
+        path = STAGES[maker].output(self.config.output_dir)
+        if not self.will_make(maker, reader):
+            if (path / manifest.NAME).is_file():
+                return Input(path, path)
+            state = "something that lors did not make" if path.exists() else "which does not exist"
+            remedy = f"run `lors {maker}` first, or set {key}"
+            raise request_error(key, f"the output of `lors {maker}`", f"{path}, {state}", remedy)
+        if maker in ("train", "recover"):
+            return Input(path, path, maker)
+        made_from = self.input(maker, "model" if maker == "prune" else "pruned")
+        return Input(path, made_from.like, maker, (self._cut() if maker == "prune" else None) or made_from.cut)
+
+    def _cut(self) -> Prune | None:
+        """The prune section, if it makes the model smaller."""
+        section = self.config.prune
+        return section if section and pruning.METHODS[section.method].structured else None

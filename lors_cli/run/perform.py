@@ -1,0 +1,167 @@
+"""How the work of a job becomes a finished directory; the same for all stages.
+
+A job is skipped if its output was made from the same request, and refused if its output holds something else. The work
+happens in a hidden partial directory; the manifest is written last, and the directory gets its name by renaming.
+"""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lors_cli import console, processes
+from lors_cli.artifacts import files, publish
+from lors_cli.artifacts.public import without_places
+from lors_cli.config.dump import as_yaml
+from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.models import memory, source
+from lors_cli.run import card, failures, manifest, request
+from lors_cli.run.job import Job, verified_digest
+
+log = logging.getLogger(__name__)
+
+REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
+
+
+def perform(job: Job, *, force: bool = False) -> None:
+    """Do the job unless it is done already. Of several processes the first decides and publishes, the others help.
+
+    Raises:
+        RequestError: the output directory holds something else.
+        LorsError: the work failed; nothing is published.
+
+    """
+    if processes.rank() > 0:
+        if processes.agree(None):
+            for path in job.inputs.values():
+                source.complete(path)
+            memory.forget_peaks()
+            with failures.explained(job.stage, job.output):
+                job.work(publish.partial_directory(job.output))
+        return
+    with publish.exclusive(job.output.parent):
+        needed = False
+        try:
+            asked = job.request()
+            needed = force or not _finished(job, asked)
+            partial = _open_partial(job, asked, forced=force) if needed else job.output
+        finally:
+            processes.agree(needed)
+        if not needed:
+            log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
+            return
+        with console.log_to(job.output.parent / "lors.log"), failures.explained(job.stage, job.output):
+            _make(job, asked, partial)
+
+
+def _make(job: Job, asked: dict[str, Any], partial: Path) -> None:
+    """Do the work in the partial directory and publish it."""
+    started = time.monotonic()
+    log.info("%s: started", job.stage)
+    memory.forget_peaks()
+    try:
+        facts = job.work(partial)
+        made = manifest.build(partial, job.stage, asked, time.monotonic() - started, {**facts, **job.origin()})
+        config = job.config.model_dump(mode="json", exclude_unset=True)
+        card.write(partial, made, as_yaml(without_places(config)))
+        files.write_json(partial / manifest.NAME, made)
+        publish.publish(partial, job.output)
+    except BaseException as error:
+        log.debug("%s: failed: %s", job.stage, error)
+        if not job.resumable or not _worth_keeping(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    log.info("%s: finished in %.0f s: %s", job.stage, made["seconds"], job.output)
+
+
+def check_output(job: Job, *, force: bool) -> None:
+    """Check that the output's place is free or holds an earlier result, before any work.
+
+    Raises:
+        RequestError: it holds something that lors did not make, or that was made with other settings.
+
+    """
+    for parent in [job.output.parent, *job.output.parent.parents]:
+        if parent.exists():
+            if not parent.is_dir():
+                raise request_error("output_dir", "a directory", f"{parent}, a file", "set another output_dir")
+            break
+    if job.output.exists() and not (job.output / manifest.NAME).is_file():
+        raise request_error(
+            "output_dir",
+            f"{job.output} to be absent, or made by lors {job.stage}",
+            f"something else (no {manifest.NAME} in it)",
+            "move it away, or set another output_dir",
+        )
+    if force:
+        return
+    now = {"settings": job.plain_settings()}
+    for place, old in ((job.output, manifest.read(job.output)), (_partial(job), left(job))):
+        if old and (problems := _differences(job, {"settings": old.get("request", {}).get("settings")}, now, place)):
+            raise RequestError(*problems)
+
+
+def plan(job: Job, *, force: bool) -> str:
+    """What performing it would do, a line for each thing."""
+    goes_on = [f"goes on with what an interrupted run left in {_partial(job)}"] if left(job) and not force else []
+    return "\n".join(f"{job.stage}: {line}" for line in [*job.plan, *goes_on, f"writes {job.output}"])
+
+
+def left(job: Job) -> dict[str, Any] | None:
+    """What an interrupted run of a resumable job was making, and whether by force; None if it left nothing."""
+    try:
+        interrupted: dict[str, Any] = json.loads((_partial(job) / "work" / REQUEST).read_text())
+    except (OSError, ValueError):
+        return None
+    return interrupted if job.resumable else None
+
+
+def _finished(job: Job, asked: dict[str, Any]) -> bool:
+    """Whether the output exists and was made from the same request.
+
+    Raises:
+        RequestError: it was made from another.
+
+    """
+    existing = manifest.read(job.output)
+    if existing is None:
+        return False
+    if existing.get("request") == asked:
+        verified_digest(job.output)
+        return True
+    raise RequestError(*_differences(job, existing.get("request", {}), asked, job.output))
+
+
+def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path) -> list[Problem]:
+    made = "was made" if place == job.output else "was being made when its run was interrupted"
+    return request.differences(job.stage, old, new, f"{place} {made}")
+
+
+def _partial(job: Job) -> Path:
+    return publish.partial_directory(job.output)
+
+
+def _worth_keeping(partial: Path) -> bool:
+    """Whether the work has left anything to go on with."""
+    return any(path.name != REQUEST for path in publish.scratch(partial).iterdir())
+
+
+def _open_partial(job: Job, asked: dict[str, Any], *, forced: bool) -> Path:
+    """The partial directory: the one that an interrupted run of the same request left, or a new one.
+
+    Raises:
+        RequestError: an interrupted run of another request left one, and not `forced`.
+
+    """
+    partial, interrupted = _partial(job), left(job)
+    if interrupted and interrupted["request"] == asked and (interrupted["forced"] or not forced):
+        log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
+        return partial
+    if interrupted and not forced:
+        raise RequestError(*_differences(job, interrupted["request"], asked, partial))
+    if partial.exists():
+        shutil.rmtree(partial)
+    files.write_json(publish.scratch(partial) / REQUEST, {"request": asked, "forced": forced})
+    return partial
