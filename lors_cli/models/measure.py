@@ -66,11 +66,3 @@ def total(modules: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "zeros": zeros,
         "parameters": parameters,
     }
-
-
-def by_place(modules: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The facts about linears, those of the same place in their blocks together."""
-    places: dict[str, list[dict[str, Any]]] = {}
-    for name, facts in modules.items():
-        places.setdefault(name.rsplit(".", 1)[-1], []).append(facts)
-    return places

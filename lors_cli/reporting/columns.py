@@ -97,7 +97,7 @@ def _task_column(run: Run, model: str, task: str, entry: dict[str, Any], metric:
     }
     if entry.get("n") is None:  # otherwise the limit shows in the number of items
         settings["limit"] = run.results["settings"].get("limit")
-    files = run.manifest["request"].get("settings", {}).get("task_files") or {}
+    files = run.manifest.settings.get("task_files") or {}
     own = {name.partition(": ")[2]: found for name, found in files.items() if name.partition(": ")[0] == task}
     settings |= {f"file {name}": str(found)[:DIGITS] for name, found in sorted(own.items())}
     return Column(str(entry.get("benchmark") or task), ACCURACY if share else OTHER, _texts(settings))

@@ -16,6 +16,7 @@ from lors_cli.reporting.rows import settings as settings_of
 from lors_cli.reporting.runs import EVAL, STAGE_OF
 from lors_cli.reporting.table import Entry, Group, Heading, Table, line_notes
 from lors_cli.run import environment
+from lors_cli.run.manifest import Manifest
 
 UNITS = {"permille": "trainable_permille", "seconds": "training_seconds", "peak_bytes": "peak_memory_bytes"}
 
@@ -53,8 +54,8 @@ def _csv_line(group: Group, entry: Entry, measured: list[bool], explained: dict[
         _joined(row.name for row in rows),
         _joined(row.digest or "" for row in rows),
         rows[0].base[1],
-        _joined(run.manifest["digest"] for run in runs),
-        _joined(dict.fromkeys(run.manifest["versions"].get("lors_cli", "?") for run in runs)),
+        _joined(run.manifest.digest for run in runs),
+        _joined(dict.fromkeys(run.manifest.versions.get("lors_cli", "?") for run in runs)),
         _joined(dict.fromkeys(hardware(run.manifest) for run in runs)),
         _joined(explained[mark] for mark in entry.marks),
     ]
@@ -64,9 +65,9 @@ def _joined(texts: Any) -> str:
     return clean("; ".join(texts))
 
 
-def hardware(content: dict[str, Any]) -> str:
+def hardware(made: Manifest) -> str:
     """What a manifest says of the machine, in a line."""
-    return ", ".join(f"{key} {value}" for key, value in (content.get("hardware") or {}).items())
+    return ", ".join(f"{key} {value}" for key, value in made.hardware.items())
 
 
 def _column(heading: Heading, table: Table) -> str:
@@ -155,7 +156,7 @@ def _json_comparison(found: Comparison) -> dict[str, Any]:
     return {"tested": True, "test": found.test, "different": found.different, **found.numbers}
 
 
-def stages(row: Row) -> dict[str, dict[str, Any]]:
+def stages(row: Row) -> dict[str, Manifest]:
     """The manifests behind a row, by stage, in the order of the work."""
     made = {**row.origin.manifests, EVAL: row.runs[0].manifest}
     return {stage: made[stage] for stage in STAGE_OF.values() if stage in made}
@@ -176,11 +177,11 @@ def provenance(row: Row) -> dict[str, Any]:
         "settings": settings_of(row),
         "stages": {
             stage: {
-                **{key: content.get(key) for key in kept},
-                "inputs": content["request"].get("inputs"),
-                "config": content.get("config"),
+                **{key: made.content.get(key) for key in kept},
+                "inputs": made.inputs,
+                "config": made.config,
             }
-            for stage, content in stages(row).items()
+            for stage, made in stages(row).items()
         },
     }
 

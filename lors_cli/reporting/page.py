@@ -141,25 +141,24 @@ def _provenance(row: Row) -> str:
     }
     parts = [_list(facts)]
     stages = data.stages(row)
-    for stage, content in stages.items():
-        versions = content.get("versions") or {}
+    for stage, made in stages.items():
         parts.append(f"<h3>{escape(stage)}</h3>")
         parts.append(
             _list(
                 {
-                    "command": content.get("command"),
-                    "finished": content.get("created"),
-                    "took": formats.duration(content.get("seconds") or 0.0),
-                    "digest": content.get("digest"),
-                    **{f"input {name}": found for name, found in (content["request"].get("inputs") or {}).items()},
-                    "hardware": data.hardware(content),
-                    "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+                    "command": made.command,
+                    "finished": made.created,
+                    "took": formats.duration(made.seconds or 0.0),
+                    "digest": made.digest,
+                    **{f"input {name}": found for name, found in made.inputs.items()},
+                    "hardware": data.hardware(made),
+                    "versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
                 }
             )
         )
     last = next(stages[stage] for stage in ("train", "align", "prune", EVAL) if stage in stages)
-    for name, config in {"config": last.get("config"), "config of the evaluation": row.runs[0].config}.items():
-        if config and (name == "config" or config != last.get("config")):
+    for name, config in {"config": last.config, "config of the evaluation": row.runs[0].config}.items():
+        if config and (name == "config" or config != last.config):
             parts.append(f"<h3>{name}</h3><pre>{escape(as_yaml(config))}</pre>")
     return "\n".join(parts)
 

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from lors_cli.models import measure
 from lors_cli.reporting import curves, drawing
 from lors_cli.reporting.columns import ACCURACY, PERPLEXITY
 from lors_cli.reporting.drawing import LONGEST, short
@@ -12,6 +11,8 @@ from lors_cli.reporting.lines import Key
 from lors_cli.reporting.provenance import TUNED
 from lors_cli.reporting.rows import Row
 from lors_cli.reporting.table import Entry, Heading, Table
+from lors_cli.run import manifest
+from lors_cli.run.manifest import Merged, Pruned
 
 MOST_BARS, MOST_PROFILES = 16, 6
 
@@ -72,7 +73,7 @@ def _sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
     shown = list(profiles.items())[:MOST_PROFILES]
     figure, axes = drawing.figure(8, 2.4 * len(shown) + 0.4, len(shown))
     for (profile, label), panel in zip(shown, axes if len(shown) > 1 else [axes], strict=True):
-        for place, linears in measure.by_place({name: {"name": name, "s": s} for name, s in profile}).items():
+        for place, linears in manifest.by_place({name: {"name": name, "s": s} for name, s in profile}).items():
             blocks = [(_block(linear["name"]), linear["s"]) for linear in linears]
             panel.plot([b for b, _ in blocks], [s for _, s in blocks], marker="o", markersize=3, label=place)
         panel.set(title=short(label), ylabel="sparsity", ylim=(-0.03, 1.03))
@@ -84,7 +85,8 @@ def _sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
 
 
 def _profile(row: Row) -> tuple[tuple[str, float], ...]:
-    modules = row.origin.made.get("modules") or {}
+    facts = row.origin.made and row.origin.made.facts
+    modules = (facts.modules if isinstance(facts, Pruned | Merged) else None) or {}
     return tuple((name, float(facts["sparsity"])) for name, facts in modules.items())
 
 

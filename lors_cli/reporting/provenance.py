@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
+from lors_cli.run.manifest import Manifest
 
 DENSE, PRUNED, TUNED, OTHER = "dense", "pruned", "tuned", "other"
 # Kinds by the names that an evaluation has for the models of a run, where these lie in it, and kinds by stages.
@@ -17,7 +18,6 @@ KINDS = {"dense": DENSE, "pruned": PRUNED, "aligned": PRUNED, "tuned": TUNED, "m
 PLACES = {"pruned": "pruned", "aligned": "aligned", "tuned": "adapter", "merged": "merged"}
 MADE_BY = {"prune": PRUNED, "align": PRUNED, "train": TUNED, "recover": TUNED, "merge": TUNED}
 ORIGINAL, UNMERGED = "the original", "the pruned model"
-Manifest = dict[str, Any]
 
 
 @dataclass
@@ -52,16 +52,15 @@ class Origin:
     pruned_digest: str | None = None
     unpruned: bool = False
     target: str = ""
-    made: Manifest = field(default_factory=dict)
+    made: Manifest | None = None
     manifests: dict[str, Manifest] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def evaluated_digest(run: Run, name: str) -> str | None:
     """The digest of a model at its evaluation."""
-    recorded = run.results["models"][name].get("digest")
-    found: str | None = recorded or run.manifest["request"].get("inputs", {}).get(name)
-    return found
+    recorded: str | None = run.results["models"][name].get("digest")
+    return recorded or run.manifest.inputs.get(name)
 
 
 def trace(run: Run, name: str, manifests: Manifests) -> Origin | LeftOut:
@@ -87,9 +86,9 @@ class _Trace:
         origin = Origin(KINDS.get(name, OTHER), own, directory=directory, target=UNMERGED if name == "tuned" else "")
         if content:
             if name not in KINDS:  # it may be of another run
-                origin.base = _name((content.get("config") or {}).get("model") or own)
-            origin.kind, origin.made = MADE_BY.get(content.get("stage", ""), origin.kind), content
-            origin.target = UNMERGED if content.get("stage") == "train" else ""
+                origin.base = _name(content.config.get("model") or own)
+            origin.kind, origin.made = MADE_BY.get(content.stage, origin.kind), content
+            origin.target = UNMERGED if content.stage == "train" else ""
             self._take(origin, directory, content)
         else:
             origin.directory = next((path for path in paths if path.is_dir()), None)
@@ -106,13 +105,13 @@ class _Trace:
 
     def _take(self, origin: Origin, directory: Path | None, content: Manifest) -> None:
         """Take over what a manifest says, and go on to what its directory was made from."""
-        stage, settings, config = content.get("stage"), content["request"]["settings"], content.get("config") or {}
+        stage, settings, config = content.stage, content.settings, content.config
         if stage not in MADE_BY:
             return
         origin.manifests[stage] = content
         if stage == "prune":
             origin.prune = settings
-            origin.base_digest = content["request"]["inputs"].get("model")
+            origin.base_digest = content.inputs.get("model")
             origin.base = _name((config.get("prune") or {}).get("input") or config.get("model") or origin.base)
         elif stage == "align":
             origin.align = settings
@@ -123,39 +122,43 @@ class _Trace:
             self._take_pruned(origin, content)
         else:
             if stage == "merge":
-                origin.merge = {**settings, **{key: content.get(key) for key in ("method", "rank", "alpha")}}
+                merged = content.facts.given
+                origin.merge = {
+                    **settings,
+                    **{key: merged.get(key) for key in ("method", "rank", "alpha")},
+                }
             if stage == "recover" or _recovers(config):
                 origin.target = ORIGINAL
             self._take_adapter(origin, content)
 
     def _take_adapter(self, origin: Origin, content: Manifest) -> None:
         directory, adapter = self._input(content, "adapter")
-        if adapter and adapter.get("stage") in ("train", "recover"):
+        if adapter and adapter.stage in ("train", "recover"):
             self._take(origin, directory, adapter)
             return
         origin.notes.append("the adapter that was merged is gone or was made again, so its training is not known")
-        if origin.target == ORIGINAL and content["stage"] == "merge":  # into another model than it was trained for
-            _take_config(origin, content.get("config") or {})
+        if origin.target == ORIGINAL and content.stage == "merge":  # into another model than it was trained for
+            _take_config(origin, content.config)
         else:
             self._take_pruned(origin, content)
 
     def _take_pruned(self, origin: Origin, content: Manifest) -> None:
-        config = content.get("config") or {}
-        origin.pruned_digest = origin.pruned_digest or content["request"]["inputs"].get("pruned")
+        config = content.config
+        origin.pruned_digest = origin.pruned_digest or content.inputs.get("pruned")
         directory, pruned = self._input(content, "pruned")
-        if pruned and pruned.get("stage") in ("prune", "align"):
+        if pruned and pruned.stage in ("prune", "align"):
             self._take(origin, directory, pruned)
         elif _take_config(origin, config):
             origin.notes.append(
                 "the pruned model that it was made from is gone or was made again; how, is told by the config of"
-                f" `lors {content['stage']}`"
+                f" `lors {content.stage}`"
             )
         elif origin.unpruned:
-            origin.base_digest = content["request"]["inputs"].get("pruned")
+            origin.base_digest = content.inputs.get("pruned")
 
     def _input(self, content: Manifest, name: str) -> tuple[Path | None, Manifest | None]:
-        paths = self._places(content.get("input_paths", {}).get(name), content.get("config") or {})
-        return self._find([self._run.directory / name, *paths], content["request"]["inputs"].get(name))
+        paths = self._places(content.input_paths.get(name), content.config)
+        return self._find([self._run.directory / name, *paths], content.inputs.get(name))
 
     def _places(self, recorded: str | None, config: dict[str, Any]) -> list[Path]:
         """Where a recorded path may be now: as it is, or where it has moved to together with the run directory."""
@@ -169,7 +172,7 @@ class _Trace:
         """The first of the directories whose manifest has the wanted digest; the others tell nothing."""
         for path in paths:
             content = self._manifests.of(path)
-            if content and wanted and content.get("digest") == wanted:
+            if content and wanted and content.digest == wanted:
                 return path, content
         return None, None
 

@@ -10,6 +10,7 @@ from lors_cli.reporting import columns, provenance
 from lors_cli.reporting.columns import Column, Measure
 from lors_cli.reporting.provenance import DENSE, OTHER, PRUNED, TUNED, UNMERGED, Origin
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
+from lors_cli.run.manifest import Aligned, Merged, Pruned, Recovered, Trained
 
 ORDER = (DENSE, PRUNED, OTHER, TUNED)
 
@@ -77,8 +78,9 @@ class Row:
     @property
     def pattern(self) -> str:
         """N:M where its manifest proves that, else the share of zeros."""
-        found = self.origin.made.get("pattern") or ""
-        return found if ":" in found else share(self.sparsity)
+        facts = self.origin.made and self.origin.made.facts
+        pattern = facts.pattern if isinstance(facts, Pruned | Merged) else None
+        return pattern if pattern and ":" in pattern else share(self.sparsity)
 
 
 def of_runs(runs: list[Run], manifests: Manifests) -> tuple[list[Row], list[LeftOut]]:
@@ -151,26 +153,34 @@ def _adopt(rows: list[Row]) -> None:
 
 def _cost(row: Row) -> Cost:
     origin = row.origin
-    train = origin.manifests.get("train" if row.kind == TUNED else "align", {})
-    cost = Cost(tokens=train.get("tokens"), trainable=train.get("trainable_parameters"), seconds=train.get("seconds"))
-    made = (origin.manifests.get(stage, {}) for stage in ("prune", "align"))
-    cost.reduction = next((facts["reduction"] for facts in made if "reduction" in facts), None)
-    peak = train.get("peak_memory") or {}
-    cost.on_gpu = "gpu_bytes" in peak and (train.get("config") or {}).get("device") != "cpu"
-    cost.peak_bytes = peak.get("gpu_bytes" if cost.on_gpu else "host_bytes")
+    cost = Cost()
+    training = origin.manifests.get("train" if row.kind == TUNED else "align")
+    if training and isinstance(training.facts, Trained):
+        cost = Cost(training.facts.tokens, training.facts.trainable_parameters, seconds=training.seconds)
+        cost.on_gpu = "gpu_bytes" in training.peak_memory and training.config.get("device") != "cpu"
+        cost.peak_bytes = training.peak_memory.get("gpu_bytes" if cost.on_gpu else "host_bytes")
+    smaller = [made.facts for stage in ("prune", "align") if (made := origin.manifests.get(stage))]
+    reductions = (facts.reduction for facts in smaller if isinstance(facts, Pruned | Aligned))
+    cost.reduction = next((reduction for reduction in reductions if reduction is not None), None)
     directory = None if origin.target == UNMERGED else origin.directory  # which holds the adapter alone
     if directory and directory.is_dir():
         cost.size_bytes = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
     if cost.trainable:
         counted = _trained(origin) or (_parameters(directory) if directory else None)
-        cost.parameters, cost.embeddings = counted or origin.made.get("parameters"), counted is not None
+        cost.parameters, cost.embeddings = counted or _measured(origin), counted is not None
     return cost
 
 
 def _trained(origin: Origin) -> int | None:
     """The parameters of a smaller model that was trained; None of models that keep their size."""
-    counts = origin.manifests.get("prune", {}).get("parameters")
-    return counts.get("after") if isinstance(counts, dict) else None
+    facts = origin.manifests["prune"].facts if "prune" in origin.manifests else None
+    return facts.parameters["after"] if isinstance(facts, Pruned) and facts.parameters else None
+
+
+def _measured(origin: Origin) -> int | None:
+    """The parameters that a merge or a recovery counted."""
+    facts = origin.made and origin.made.facts
+    return facts.parameters if isinstance(facts, Merged | Recovered) else None
 
 
 def _parameters(directory: Path) -> int | None:

@@ -11,6 +11,7 @@ from lors_cli import __version__
 from lors_cli.artifacts import digest, publish
 from lors_cli.errors import LorsError, Problem, RequestError
 from lors_cli.run import manifest
+from lors_cli.run.manifest import Manifest
 
 EVAL, RESULTS = "eval", "results.json"
 # What a run directory holds, and the stages that make it, in their order.
@@ -48,14 +49,13 @@ class Run:
     """A run directory whose evaluation can be used: the manifest and the results of it."""
 
     directory: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     results: dict[str, Any]
 
     @property
     def config(self) -> dict[str, Any]:
         """The config of the evaluation."""
-        found: dict[str, Any] = self.manifest.get("config") or {}
-        return found
+        return self.manifest.config
 
 
 @dataclass
@@ -63,18 +63,15 @@ class Manifests:
     """The manifests of directories, each read once. One that is damaged is taken as absent and remembered."""
 
     damaged: dict[Path, str] = field(default_factory=dict)
-    _read: dict[Path, dict[str, Any] | None] = field(default_factory=dict)
+    _read: dict[Path, Manifest | None] = field(default_factory=dict)
 
-    def of(self, directory: Path) -> dict[str, Any] | None:
+    def of(self, directory: Path) -> Manifest | None:
         """The manifest of `directory`, None if it has none that can be read."""
         if directory not in self._read:
             try:
-                found = manifest.read(directory)
+                self._read[directory] = manifest.read(directory)
             except (LorsError, OSError) as error:
-                found, self.damaged[directory] = None, str(error)
-            if found is not None and not (isinstance(found, dict) and isinstance(found.get("request"), dict)):
-                found, self.damaged[directory] = None, f"its {manifest.NAME} is not one that lors wrote"
-            self._read[directory] = found
+                self._read[directory], self.damaged[directory] = None, str(error)
         return self._read[directory]
 
 
@@ -149,27 +146,27 @@ def read(directory: Path, manifests: Manifests) -> Run | LeftOut:
 
     if not place.is_dir():
         return refuse("it has no eval/, so nothing was measured", "`lors eval`")
-    content = manifests.of(place)
+    made = manifests.of(place)
     if place in manifests.damaged:
         return refuse(manifests.damaged[place])
-    if content is None:
+    if made is None:
         return refuse(f"eval/ has no {manifest.NAME}: it was copied in part, or not finished")
-    if content.get("stage") != "eval":
-        return refuse(f"eval/{manifest.NAME} is of another stage, {content.get('stage')!r}")
+    if made.stage != "eval":
+        return refuse(f"eval/{manifest.NAME} is of another stage, {made.stage!r}")
     try:
         results = json.loads((place / RESULTS).read_text())
     except FileNotFoundError:
         return refuse(f"eval/ has no {RESULTS}")
     except (ValueError, OSError) as error:
         return refuse(f"eval/{RESULTS} cannot be read: {error}")
-    if digest.of_directory(place) != content.get("digest"):
+    if digest.of_directory(place) != made.digest:
         return refuse("eval/ is not what lors wrote: its digest differs, so a file was edited or damaged")
-    version = str((content.get("versions") or {}).get("lors_cli", "?"))
+    version = made.versions.get("lors_cli", "?")
     if version.partition(".")[0] != __version__.partition(".")[0]:
         return refuse(f"it was evaluated by lors {version}, and this is {__version__}", "use that version, or " + again)
     if reason := _misshapen(results):
         return refuse(f"eval/{RESULTS} is not as lors writes it: {reason}")
-    return Run(directory, content, results)
+    return Run(directory, made, results)
 
 
 def _misshapen(results: Any) -> str | None:

@@ -5,7 +5,7 @@ ends with the same card. Results come later than a model; ``lors push`` adds the
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -13,25 +13,25 @@ from lors_cli import adapters, pruning
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.files import CARD
 from lors_cli.console import markdown_table
-from lors_cli.models.measure import by_place
 from lors_cli.run import lineage
+from lors_cli.run.manifest import Aligned, Facts, Manifest, Merged, Pruned, Trained, by_place
 
 HERE = "DIRECTORY_OR_REPOSITORY"  # in the example of loading
 HISTORY = "## How it was made"  # what comes before it is about the result
 PROJECT = "lors"  # the command that makes all of this
 
 
-def write(directory: Path, content: dict[str, Any], config: str) -> None:
+def write(directory: Path, made: Manifest, config: str) -> None:
     """Write the card of a finished model or adapter; of another directory none.
 
     Args:
-        directory: that `content` is the manifest of.
-        content: its manifest.
+        directory: that `made` is the manifest of.
+        made: its manifest.
         config: the YAML of the run.
 
     """
     if describes(directory):
-        (directory / CARD).write_text(render(content, config), encoding="utf-8")
+        (directory / CARD).write_text(render(made, config), encoding="utf-8")
 
 
 def describes(directory: Path) -> bool:
@@ -39,39 +39,40 @@ def describes(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("config.json", adapter_file.CONFIG))
 
 
-def render(content: dict[str, Any], config: str) -> str:
-    """The card of the directory whose manifest is `content`, made by a run of `config`."""
-    made = _Adapter(content) if content["stage"] in ("train", "recover") else _Model(content)
-    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+def render(made: Manifest, config: str) -> str:
+    """The card of the directory whose manifest is `made`, made by a run of `config`."""
+    subject = _Adapter(made) if made.stage in ("train", "recover") else _Model(made)
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     parts = [
-        f"# {made.title()}",
-        made.introduction(),
+        f"# {subject.title()}",
+        subject.introduction(),
         "## How to load it",
-        "\n".join(["```python", *made.loading(), "```"]),
-        *(["## Sparsity", _sparsity(content)] if content.get("pattern", "dense") != "dense" else []),
+        "\n".join(["```python", *subject.loading(), "```"]),
+        *(["## Sparsity", _sparsity(made.facts)] if _is_sparse(made.facts) else []),
         HISTORY,
-        "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(made.steps, 1)),
-        *(["## Data", rows] if (rows := _data(made.steps)) else []),
+        "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(subject.steps, 1)),
+        *(["## Data", rows] if (rows := _data(subject.steps)) else []),
         "## Config",
         f"`{PROJECT} run config.yaml`, where config.yaml is as follows (of absolute paths only the last part):",
         f"```yaml\n{config.strip()}\n```",
         "## Versions",
         versions,
     ]
-    return str(ModelCard(f"---\n{made.metadata().to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+    return str(ModelCard(f"---\n{subject.metadata().to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
 class _Made:
     """What a card is about."""
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        self.content = content
-        self.steps = lineage.steps(content)
-        self.base = lineage.base(content)
-        self.name = self.base.name.rpartition("/")[2]
+    def __init__(self, made: Manifest) -> None:
+        self.made = made
+        self.steps = lineage.steps(made)
+        self.original = lineage.original(made)
+        self.name = self.original.name.rpartition("/")[2]
         self.reduction = 1.0  # of the model's parameters, by structured pruning
         for step in self.steps:
-            self.reduction = 1.0 if step["stage"] == "recover" else step.get("reduction", self.reduction)
+            reduction = step.facts.reduction if isinstance(step.facts, Pruned | Aligned) else None
+            self.reduction = 1.0 if step.stage == "recover" else reduction or self.reduction
 
     def load_model(self, name: str) -> tuple[list[str], str]:
         """The lines of Python that load a model like this one: what they import, and what they do."""
@@ -87,40 +88,42 @@ class _Made:
         return imported, f'model = load_model(Path("{name}"), "auto", device("cpu"))'
 
     def origin(self) -> str:
-        """The base, with a link where there is one."""
-        hub_id = self.base.hub_id
-        return f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{self.base.name}`"
+        """The original, with a link where there is one."""
+        hub_id = self.original.hub_id
+        return f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{self.original.name}`"
 
 
 class _Model(_Made):
     """A whole model: pruned, merged or made from those."""
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        super().__init__(content)
-        self.sparse = content.get("pattern") not in (None, "dense")
-        self.trained = any(step["stage"] in ("align", "train", "merge") for step in self.steps)
+    def __init__(self, made: Manifest) -> None:
+        super().__init__(made)
+        self.sparse = _is_sparse(made.facts)
+        self.trained = any(step.stage in ("align", "train", "merge") for step in self.steps)
 
     def kind(self) -> str:
         """Such as "50% sparse (2:4)"."""
         if self.reduction != 1:
             return f"{self.reduction:.2f} times smaller"
-        return f"{self.content['sparsity']:.0%} sparse ({self.content['pattern']})" if self.sparse else "dense"
+        facts = self.made.facts
+        return f"{facts.sparsity:.0%} sparse ({facts.pattern})" if _is_sparse(facts) else "dense"
 
     def metadata(self) -> ModelCardData:
         """For the hub."""
-        methods = [step["request"]["settings"]["method"] for step in self.steps if step["stage"] in ("prune", "train")]
+        methods = [step.settings["method"] for step in self.steps if step.stage in ("prune", "train")]
         kinds = ["sparse"] * self.sparse + ["pruned"] * (self.sparse or self.reduction != 1)
-        patterns = [self.content["pattern"]] if self.sparse and ":" in self.content["pattern"] else []
+        facts = self.made.facts
+        patterns = [str(facts.pattern)] if _is_sparse(facts) and ":" in str(facts.pattern) else []
         # the hub's relations are adapter, finetune, merge (of several models) and quantized: a model that was only
         # pruned has none of them
         return ModelCardData(
-            base_model=self.base.hub_id,
-            base_model_relation="finetune" if self.base.hub_id and self.trained else None,
+            base_model=self.original.hub_id,
+            base_model_relation="finetune" if self.original.hub_id and self.trained else None,
             library_name="transformers" if self.reduction == 1 else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, *kinds, *methods, *patterns],
             datasets=_hub_datasets(self.steps) or None,
-            **self.base.metadata,
+            **self.original.metadata,
         )
 
     def title(self) -> str:
@@ -130,7 +133,7 @@ class _Model(_Made):
     def introduction(self) -> str:
         """What it is."""
         stored = " Zeros are stored like other numbers, so it is used, and takes as much memory, as the dense model."
-        made = f"{self.origin()}, {self.kind()}, made by `{PROJECT} {self.content['stage']}`."
+        made = f"{self.origin()}, {self.kind()}, made by `{PROJECT} {self.made.stage}`."
         return made + stored * (self.sparse and self.reduction == 1)
 
     def loading(self) -> list[str]:
@@ -142,17 +145,17 @@ class _Model(_Made):
 class _Adapter(_Made):
     """An adapter, which belongs to one model."""
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        super().__init__(content)
-        recovered = content["stage"] == "recover"
+    def __init__(self, made: Manifest) -> None:
+        super().__init__(made)
+        recovered = made.stage == "recover"
         self.owner = "model" if recovered else "pruned"
-        self.of_base = recovered or len(self.steps) == 1
-        self.method = content["method"] if recovered else content["request"]["settings"]["method"]
+        self.of_original = recovered or len(self.steps) == 1
+        self.method: str = made.facts.given["method"] if recovered else made.settings["method"]
         self.for_peft = adapters.METHODS[self.method].peft_type == "LORA" and self.reduction == 1
 
     def metadata(self) -> ModelCardData:
         """For the hub."""
-        base = self.base.hub_id if self.of_base else None
+        base = self.original.hub_id if self.of_original else None
         return ModelCardData(
             base_model=base,
             base_model_relation="adapter" if base else None,
@@ -160,8 +163,8 @@ class _Adapter(_Made):
             library_name="peft" if self.for_peft else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, "adapter", self.method],
-            datasets=_hub_datasets([step for step in self.steps if step["stage"] == "train"]) or None,
-            **self.base.metadata,
+            datasets=_hub_datasets([step for step in self.steps if step.stage == "train"]) or None,
+            **self.original.metadata,
         )
 
     def title(self) -> str:
@@ -170,16 +173,16 @@ class _Adapter(_Made):
 
     def introduction(self) -> str:
         """What it is."""
-        path, digest = (part[self.owner] for part in (self.content["input_paths"], self.content["request"]["inputs"]))
-        model = self.origin() if self.of_base else f"`{Path(path).name}`, which comes from {self.origin()}"
+        path, digest = self.made.input_paths[self.owner], self.made.inputs[self.owner]
+        model = self.origin() if self.of_original else f"`{Path(path).name}`, which comes from {self.origin()}"
         return (
-            f"An adapter for the linears of {model}, made by `{PROJECT} {self.content['stage']}`. It belongs to that"
+            f"An adapter for the linears of {model}, made by `{PROJECT} {self.made.stage}`. It belongs to that"
             f" model alone, whose digest is `{digest}`."
         )
 
     def loading(self) -> list[str]:
         """The lines of Python that load it."""
-        imported, model = self.load_model((self.base.hub_id if self.of_base else None) or "THE_MODEL")
+        imported, model = self.load_model((self.original.hub_id if self.of_original else None) or "THE_MODEL")
         if self.for_peft:
             imported += ["from peft import PeftModel"]
             load = f'model = PeftModel.from_pretrained(model, "{HERE}")'
@@ -189,43 +192,48 @@ class _Adapter(_Made):
         return [*imported, "", model, load]
 
 
-def _sparsity(content: dict[str, Any]) -> str:
+def _is_sparse(facts: Facts) -> TypeGuard[Pruned | Merged]:
+    """Whether the facts are of a model that has zeros."""
+    return isinstance(facts, Pruned | Merged) and facts.pattern not in (None, "dense")
+
+
+def _sparsity(facts: Pruned | Merged) -> str:
     rows = []
-    for place, linears in by_place(content["modules"]).items():
-        values = [facts["sparsity"] for facts in linears]
-        patterns = "/".join(sorted({facts["pattern"] for facts in linears}))
+    for place, linears in by_place(facts.modules or {}).items():
+        values = [linear["sparsity"] for linear in linears]
+        patterns = "/".join(sorted({linear["pattern"] for linear in linears}))
         rows.append([place, str(len(values)), f"{min(values):.4f}", f"{max(values):.4f}", patterns])
     table = markdown_table(["linears", "number", "least", "most", "pattern"], rows)
     return (
-        f"{content['sparsity']:.4f} of the weights in the linears of the blocks are zero, {content['pattern']};"
+        f"{facts.sparsity:.4f} of the weights in the linears of the blocks are zero, {facts.pattern};"
         f" measured in the saved files.\n\n{table}"
     )
 
 
-def _step(step: dict[str, Any]) -> str:
+def _step(step: Manifest) -> str:
     """A sentence on what a stage did."""
-    settings = step["request"]["settings"]
-    if step["stage"] == "prune":
+    settings, facts = step.settings, step.facts
+    if isinstance(facts, Pruned):
         row = pruning.METHODS[settings["method"]]
         extras = "".join(f", {key} {settings[key]}" for key in ("profile", "repair") if settings.get(key))
         goal = settings.get("sparsity") or "a given mask"
         if row.structured:
-            before, after = step["parameters"]["before"], step["parameters"]["after"]
+            before, after = ((facts.parameters or {})[when] for when in ("before", "after"))
             goal = f"a ratio of {settings['ratio']:g}, from {before:,} to {after:,} parameters"
         return f"Pruned with {settings['method']} to {goal}{extras}: `{row.equation}` ({row.paper})."
-    if step["stage"] in ("align", "train"):
+    if isinstance(facts, Trained):
         method = adapters.METHODS[settings["method"]]
-        rank = f", rank {settings['rank']}, alpha {settings['alpha']:g}, init {step['init']}" if method.has_rank else ""
-        verb = "Aligned" if step["stage"] == "align" else "Trained"
+        rank = f", rank {settings['rank']}, alpha {settings['alpha']:g}, init {facts.init}" if method.has_rank else ""
+        verb = "Aligned" if step.stage == "align" else "Trained"
         return (
             f"{verb} with {settings['method']}{rank}, learning rate {settings['learning_rate']:g}:"
-            f" {step['steps']} steps, {step['tokens']:,} tokens, {step['trainable_parameters']:,} parameters in"
-            f" {step['linears']} linears."
+            f" {facts.steps} steps, {facts.tokens:,} tokens, {facts.trainable_parameters:,} parameters in"
+            f" {facts.linears} linears."
             f" `{method.equation}` ({method.paper})."
         )
-    if step["stage"] == "merge":
+    if isinstance(facts, Merged):
         if settings["dense"]:
-            returned = step["returned_zeros"]
+            returned = facts.returned_zeros
             return (
                 f"Merged; {returned:,} zeros came back, as asked." if returned else "Merged; there was no mask to keep."
             )
@@ -234,9 +242,9 @@ def _step(step: dict[str, Any]) -> str:
     return "Recovered: the adapter is that of the original model (LoRAM, Zhang et al. 2025, arXiv 2502.13533)."
 
 
-def _used(step: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+def _used(step: Manifest) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The data sets of a step by what they were for: as the config names them, and what identifies their rows."""
-    settings = step["request"]["settings"]
+    settings = step.settings
     if settings.get("calibration_source"):
         return {"calibration": (settings["calibration"]["dataset"], settings["calibration_source"])}
     named = {"train.dataset": "training", "train.eval_dataset": "held-out loss"}
@@ -247,7 +255,7 @@ def _used(step: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, Any
     }
 
 
-def _data(steps: list[dict[str, Any]]) -> str:
+def _data(steps: list[Manifest]) -> str:
     """A line for each data set, empty if there are none."""
     lines = []
     for step in steps:
@@ -256,14 +264,13 @@ def _data(steps: list[dict[str, Any]]) -> str:
             facts = [f"{k} {asked[k]}" for k in ("name", "split", "revision", "data_files", "limit") if asked.get(k)]
             facts += [f"digest `{identity['digest']}`"] if "digest" in identity else []
             if purpose == "calibration":
-                settings = step["request"]["settings"]
-                windows, tokens = settings["calibration"], settings["calibration_tokens"]
+                windows, tokens = step.settings["calibration"], step.settings["calibration_tokens"]
                 facts += [f"{windows['samples']} x {windows['sequence_length']} tokens, digest of these `{tokens}`"]
             lines.append(f"* {purpose}: {', '.join([name, *facts])}")
     return "\n".join(lines)
 
 
-def _hub_datasets(steps: list[dict[str, Any]]) -> list[str]:
+def _hub_datasets(steps: list[Manifest]) -> list[str]:
     """The hub ids among the data sets."""
     identities = [identity for step in steps for _, identity in _used(step).values()]
     return list(dict.fromkeys(one["path"] for one in identities if "path" in one and "digest" not in one))

@@ -13,6 +13,7 @@ from lors_cli.errors import LorsError
 from lors_cli.models import source
 from lors_cli.run import manifest
 from lors_cli.run.layout import STAGES
+from lors_cli.run.manifest import Request
 
 
 @dataclass
@@ -45,10 +46,10 @@ class Job:
         """The directory that it makes."""
         return STAGES[self.stage].output(self.config.output_dir)
 
-    def request(self) -> dict[str, Any]:
+    def request(self) -> Request:
         """Everything that determines the result; weights that are still on the hub are fetched now."""
         self.digests = {name: verified_digest(source.complete(path)) for name, path in self.inputs.items()}
-        return {"settings": self.plain_settings(), "inputs": self.digests}
+        return Request(settings=self.plain_settings(), inputs=self.digests)
 
     def plain_settings(self) -> dict[str, Any]:
         """The settings, as JSON would give them back."""
@@ -75,9 +76,8 @@ def verified_digest(path: Path) -> str:
     """
     if path.is_file():
         return digest.of_file(path)
-    measured = digest.of_directory(path)
-    recorded = (manifest.read(path) or {}).get("digest", measured)
-    if measured != recorded:
+    measured, made = digest.of_directory(path), manifest.read(path)
+    if made and measured != made.digest:
         raise LorsError(
             f"{path} is not what its {manifest.NAME} recorded: a file was damaged or edited. Make it again with"
             f" --force, or delete {path / manifest.NAME} to use it as it is"

@@ -1,4 +1,8 @@
-"""``lors.json``: how a directory came to be. Written last, so a directory that has one is complete."""
+"""``lors.json``: how a directory came to be. Written last, so a directory that has one is complete.
+
+A manifest has the same fields for every stage, and facts of a type for each stage. On disk both are one flat object, in
+which keys that nothing was said about are left out. Keys that this version does not know are kept as they are.
+"""
 
 import json
 import sys
@@ -6,41 +10,257 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts import digest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lors_cli.artifacts import digest, files
 from lors_cli.errors import LorsError
-from lors_cli.models import memory
 from lors_cli.run import environment
 
 NAME = "lors.json"
+Number = int | float  # an int stays one: 16 and 16.0 are not the same bytes
 
 
-def read(directory: Path) -> dict[str, Any] | None:
+class Record(BaseModel):
+    """Checked in its types when it is made or read; keys that it does not declare are kept."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+
+class Facts(Record):
+    """What a stage has found out. A fact that was not recorded is None, as manifests of older versions lack some."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The facts that were recorded, by their keys; they are the arguments of a facts type that has them too."""
+        return self.model_dump(exclude_unset=True)
+
+
+class Pruned(Facts):
+    """Of `lors prune`; `parameters` before and after, and `reduction`, are there for structured methods only."""
+
+    calibration: dict[str, Any] | None = None  # windows, tokens, token_digest, tokens_per_linear
+    sparsity: Number | None = None
+    pattern: str | None = None
+    modules: dict[str, dict[str, Any]] | None = None  # by the names of the linears
+    asked: Number | str | None = None
+    states: str | None = None
+    profile: Any = None
+    parameters: dict[str, int] | None = None
+    reduction: Number | None = None  # parameters of the original for each one that is left
+
+
+class Trained(Facts):
+    """Of `lors train`."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    first_loss: Number | None = None
+    last_loss: Number | None = None
+    eval_losses: list[Number] | None = None
+    kept_step: int | None = None
+    eval_loss: Number | None = None  # of the kept step
+    trainable_parameters: int | None = None
+    tokens_per_second: Number | None = None
+    processes: int | None = None
+    merge_cache: dict[str, Any] | None = None  # linears, merges, hits
+    data: dict[str, Any] | None = None  # by the keys of the data sets in the config
+    train_dtype: str | None = None
+    init: str | None = None
+    linears: int | None = None
+    estimated_bytes: int | None = None
+
+
+class Merged(Facts):
+    """Of `lors merge`."""
+
+    method: str | None = None
+    rank: int | None = None
+    alpha: Number | None = None
+    sparsity: Number | None = None
+    pattern: str | None = None
+    zeros: int | None = None
+    parameters: int | None = None
+    returned_zeros: int | None = None
+    modules: dict[str, dict[str, Any]] | None = None
+
+
+class Aligned(Merged, Trained):
+    """Of `lors align`, which trains and merges; its last two facts are what later stages need of the pruned model."""
+
+    reduction: Number | None = None
+    original: str | None = None  # the digest of the model that was pruned
+
+
+class Recovered(Facts):
+    """Of `lors recover`."""
+
+    method: str | None = None
+    rank: int | None = None
+    alpha: Number | None = None
+    linears: int | None = None
+    parameters: int | None = None
+    structured: bool | None = None
+
+
+class Evaluated(Facts):
+    """Of `lors eval`: the results of each model, as they are in results.json."""
+
+    models: dict[str, dict[str, Any]] | None = None
+
+
+class Packed(Facts):
+    """Of `lors pack`."""
+
+    tensors: dict[str, int] | None = None  # how many were packed in which way
+    bytes: int | None = None
+    unpacked_bytes: int | None = None
+
+
+FACTS: dict[str, type[Facts]] = {
+    "prune": Pruned,
+    "align": Aligned,
+    "train": Trained,
+    "recover": Recovered,
+    "merge": Merged,
+    "eval": Evaluated,
+    "pack": Packed,
+}
+
+
+class Request(Record):
+    """All that determines a result; two requests that are equal have equal results."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)  # the digest of each input by its name
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As it is on disk."""
+        return self.model_dump()
+
+
+class Manifest(Record):
+    """How a directory came to be."""
+
+    stage: str
+    created: str = ""
+    command: str = ""
+    request: Request
+    digest: str  # of the directory
+    facts: Facts
+    config: dict[str, Any] = Field(default_factory=dict)
+    input_paths: dict[str, str] = Field(default_factory=dict)
+    hub_ids: dict[str, str] = Field(default_factory=dict)  # of the inputs that came from the hub
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    seconds: Number | None = None
+    peak_memory: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that determine the result."""
+        return self.request.settings
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digest of each input by its name."""
+        return self.request.inputs
+
+    @property
+    def model_digest(self) -> str | None:
+        """Of the model that an adapter belongs to: the original for a recovered one, else the one it was trained on."""
+        return self.inputs.get("model" if self.stage == "recover" else "pruned")
+
+    @property
+    def original_digest(self) -> str | None:
+        """Of the model that a pruned one, aligned or not, was made from; None where that is not recorded."""
+        recorded = self.facts.original if isinstance(self.facts, Aligned) else None
+        return recorded or self.inputs.get("model")
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As it is on disk: one flat object, the facts after the digest of the directory."""
+        content = {}
+        for key, value in self.model_dump(exclude={"facts"}, exclude_unset=True).items():
+            content[key] = value
+            if key == "digest":
+                content |= self.facts.given
+        return content
+
+
+def read(directory: Path) -> Manifest | None:
     """The manifest of `directory`, or None where there is none.
 
     Raises:
-        LorsError: it cannot be read as JSON.
+        LorsError: it is not JSON, or its values are not of the types that they should have.
 
     """
     path = directory / NAME
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        return parse(json.loads(path.read_text()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
     except ValueError as error:
-        raise LorsError(f"{path} is damaged ({error}); make the directory again with --force") from None
-    return content
+        reason = str(error)
+    raise LorsError(f"{path} is damaged ({reason}); make the directory again with --force")
 
 
-def input_digest(directory: Path, name: str) -> str | None:
-    """The digest of the input `name` that `directory` was made from; None where that is not recorded."""
-    found: str | None = (read(directory) or {}).get("request", {}).get("inputs", {}).get(name)
-    return found
+def parse(content: Any) -> Manifest:
+    """The manifest with this content.
+
+    Raises:
+        ValueError: its values are not of the types that they should have.
+
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is not one that lors wrote")
+    common = {key: content[key] for key in content.keys() & Manifest.model_fields.keys() - {"facts"}}
+    facts = FACTS.get(str(content.get("stage")), Facts)
+    recorded = {key: value for key, value in content.items() if key not in common}
+    return Manifest(**common, facts=facts(**recorded))
 
 
-def original_digest(pruned: Path) -> str | None:
-    """The digest of the model that a pruned one, aligned or not, was made from; None where that is not recorded."""
-    found: str | None = (read(pruned) or {}).get("original") or input_digest(pruned, "model")
-    return found
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest of a directory that is otherwise complete.
+
+    Raises:
+        LorsError: the write failed.
+
+    """
+    files.write_json(directory / NAME, manifest.content)
+
+
+def build(
+    directory: Path,
+    stage: str,
+    request: Request,
+    facts: Facts,
+    seconds: float,
+    *,
+    config: dict[str, Any] | None = None,
+    input_paths: dict[str, str] | None = None,
+    hub_ids: dict[str, str] | None = None,
+) -> Manifest:
+    """The manifest of a finished `directory`, made on this machine in so many seconds."""
+    from lors_cli.models import memory  # it imports torch, which whoever only reads manifests does without
+
+    origin = {"config": config, "input_paths": input_paths, "hub_ids": hub_ids or None}
+    return Manifest(
+        stage=stage,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=" ".join(sys.argv),
+        request=request,
+        digest=digest.of_directory(directory),
+        facts=facts,
+        **{key: value for key, value in origin.items() if value is not None},
+        versions=environment.versions(),
+        hardware=environment.hardware(),
+        seconds=round(seconds, 2),
+        peak_memory=memory.peaks(),
+    )
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -50,19 +270,9 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def build(
-    directory: Path, stage: str, request: dict[str, Any], seconds: float, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """The manifest of a finished `directory`."""
-    return {
-        "stage": stage,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
-        "request": request,
-        "digest": digest.of_directory(directory),
-        **facts,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "seconds": round(seconds, 2),
-        "peak_memory": memory.peaks(),
-    }
+def by_place(modules: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The facts about linears, those of the same place in their blocks together."""
+    places: dict[str, list[dict[str, Any]]] = {}
+    for name, facts in modules.items():
+        places.setdefault(name.rsplit(".", 1)[-1], []).append(facts)
+    return places

@@ -19,6 +19,7 @@ from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.models import memory, source
 from lors_cli.run import card, failures, manifest, request
 from lors_cli.run.job import Job, verified_digest
+from lors_cli.run.manifest import Request
 
 log = logging.getLogger(__name__)
 
@@ -56,24 +57,24 @@ def perform(job: Job, *, force: bool = False) -> None:
             _make(job, asked, partial)
 
 
-def _make(job: Job, asked: dict[str, Any], partial: Path) -> None:
+def _make(job: Job, asked: Request, partial: Path) -> None:
     """Do the work in the partial directory and publish it."""
     started = time.monotonic()
     log.info("%s: started", job.stage)
     memory.forget_peaks()
     try:
-        facts = job.work(partial)
-        made = manifest.build(partial, job.stage, asked, time.monotonic() - started, {**facts, **job.origin()})
+        facts = manifest.FACTS[job.stage](**job.work(partial))
+        made = manifest.build(partial, job.stage, asked, facts, time.monotonic() - started, **job.origin())
         config = job.config.model_dump(mode="json", exclude_unset=True)
         card.write(partial, made, as_yaml(without_places(config)))
-        files.write_json(partial / manifest.NAME, made)
+        manifest.write(partial, made)
         publish.publish(partial, job.output)
     except BaseException as error:
         log.debug("%s: failed: %s", job.stage, error)
         if not job.resumable or not _worth_keeping(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    log.info("%s: finished in %.0f s: %s", job.stage, made["seconds"], job.output)
+    log.info("%s: finished in %.0f s: %s", job.stage, made.seconds, job.output)
 
 
 def check_output(job: Job, *, force: bool) -> None:
@@ -98,8 +99,9 @@ def check_output(job: Job, *, force: bool) -> None:
     if force:
         return
     now = {"settings": job.plain_settings()}
-    for place, old in ((job.output, manifest.read(job.output)), (_partial(job), left(job))):
-        if old and (problems := _differences(job, {"settings": old.get("request", {}).get("settings")}, now, place)):
+    made, interrupted = manifest.read(job.output), left(job)
+    for place, old in ((job.output, made and made.request), (_partial(job), interrupted and interrupted[0])):
+        if old and (problems := _differences(job, {"settings": old.settings}, now, place)):
             raise RequestError(*problems)
 
 
@@ -109,16 +111,16 @@ def plan(job: Job, *, force: bool) -> str:
     return "\n".join(f"{job.stage}: {line}" for line in [*job.plan, *goes_on, f"writes {job.output}"])
 
 
-def left(job: Job) -> dict[str, Any] | None:
+def left(job: Job) -> tuple[Request, bool] | None:
     """What an interrupted run of a resumable job was making, and whether by force; None if it left nothing."""
     try:
-        interrupted: dict[str, Any] = json.loads((_partial(job) / "work" / REQUEST).read_text())
+        interrupted = json.loads((_partial(job) / "work" / REQUEST).read_text())
     except (OSError, ValueError):
         return None
-    return interrupted if job.resumable else None
+    return (Request(**interrupted["request"]), interrupted["forced"]) if job.resumable else None
 
 
-def _finished(job: Job, asked: dict[str, Any]) -> bool:
+def _finished(job: Job, asked: Request) -> bool:
     """Whether the output exists and was made from the same request.
 
     Raises:
@@ -128,10 +130,10 @@ def _finished(job: Job, asked: dict[str, Any]) -> bool:
     existing = manifest.read(job.output)
     if existing is None:
         return False
-    if existing.get("request") == asked:
+    if existing.request == asked:
         verified_digest(job.output)
         return True
-    raise RequestError(*_differences(job, existing.get("request", {}), asked, job.output))
+    raise RequestError(*_differences(job, existing.request.content, asked.content, job.output))
 
 
 def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path) -> list[Problem]:
@@ -148,7 +150,7 @@ def _worth_keeping(partial: Path) -> bool:
     return any(path.name != REQUEST for path in publish.scratch(partial).iterdir())
 
 
-def _open_partial(job: Job, asked: dict[str, Any], *, forced: bool) -> Path:
+def _open_partial(job: Job, asked: Request, *, forced: bool) -> Path:
     """The partial directory: the one that an interrupted run of the same request left, or a new one.
 
     Raises:
@@ -156,12 +158,12 @@ def _open_partial(job: Job, asked: dict[str, Any], *, forced: bool) -> Path:
 
     """
     partial, interrupted = _partial(job), left(job)
-    if interrupted and interrupted["request"] == asked and (interrupted["forced"] or not forced):
+    if interrupted and interrupted[0] == asked and (interrupted[1] or not forced):
         log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
         return partial
     if interrupted and not forced:
-        raise RequestError(*_differences(job, interrupted["request"], asked, partial))
+        raise RequestError(*_differences(job, interrupted[0].content, asked.content, partial))
     if partial.exists():
         shutil.rmtree(partial)
-    files.write_json(publish.scratch(partial) / REQUEST, {"request": asked, "forced": forced})
+    files.write_json(publish.scratch(partial) / REQUEST, {"request": asked.content, "forced": forced})
     return partial

@@ -53,9 +53,10 @@ def prepare(config: Config, graph: Graph) -> Job:
             (partial / name).replace(adapter / name)
         merged = merge.write(config, pruned, adapter, partial, Merge(dense=structured))
         # what recovery and reports need of the pruned model, which may not be there any more
-        before = manifest.read(pruned) or {}
-        reduction = {"reduction": before["reduction"]} if "reduction" in before else {}
-        return {**facts, **merged, **reduction, "original": manifest.original_digest(pruned)}
+        made = manifest.read(pruned)
+        reduction = made.facts.given.get("reduction") if made else None
+        kept = {"reduction": reduction} if reduction is not None else {}
+        return {**facts, **merged, **kept, "original": made.original_digest if made else None}
 
     return dataclasses.replace(training, work=work)
 

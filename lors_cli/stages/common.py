@@ -15,7 +15,8 @@ from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import load, measure
+from lors_cli.models import load
+from lors_cli.run import manifest
 from lors_cli.run.graph import Graph, Input
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def log_modules(found: dict[str, Any]) -> None:
     """Say what the linears hold, those of the same place in their blocks together."""
     for name, facts in found["modules"].items():
         log.debug("%s: sparsity %.6f, %s", name, facts["sparsity"], facts["pattern"])
-    for place, linears in measure.by_place(found["modules"]).items():
+    for place, linears in manifest.by_place(found["modules"]).items():
         values, kinds = [facts["sparsity"] for facts in linears], "/".join(sorted({f["pattern"] for f in linears}))
         log.info("  %-12s %3d x sparsity %.4f to %.4f, %s", place, len(values), min(values), max(values), kinds)
     log.info("  all linears of the blocks: sparsity %.4f, %s", found["sparsity"], found["pattern"])

@@ -193,8 +193,8 @@ def _attach(model: Any, path: Path, adapter: Path) -> None:
         RequestError: the adapter was trained for another model.
 
     """
-    trained_for = manifest.input_digest(adapter, "pruned")
-    if trained_for and trained_for != verified_digest(path):
+    trained = manifest.read(adapter)
+    if trained and trained.model_digest and trained.model_digest != verified_digest(path):
         got = f"{adapter}, trained for another model than {path}"
         raise request_error("eval.models", "an adapter and its model", got, "set train.input to its model")
     load_adapter(model, adapter).eval()

@@ -67,9 +67,8 @@ def _check_belongs(adapter: Path, content: AdapterFile, pruned: Path, skeleton: 
         f"an adapter trained for {pruned}",
         "set merge.input to the model that the adapter was trained for",
     )
-    recovered = (manifest.read(adapter) or {}).get("stage") == "recover"
-    recorded = manifest.input_digest(adapter, "model" if recovered else "pruned")
-    if recorded and recorded != verified_digest(pruned):
+    made = manifest.read(adapter)
+    if made and made.model_digest and made.model_digest != verified_digest(pruned):
         raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
     for module, named in content.modules.items():
         try:

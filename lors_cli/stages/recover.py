@@ -55,11 +55,12 @@ def _recover(
     config: Config, original: Path, pruned: Path, adapter: Path, digests: dict[str, str], partial: Path
 ) -> dict[str, Any]:
     content = adapter_file.load(adapter, "recover.adapter")
-    trained_for = manifest.input_digest(adapter, "pruned")
-    if trained_for and trained_for != digests["pruned"]:
+    trained = manifest.read(adapter)
+    if trained and trained.inputs.get("pruned", digests["pruned"]) != digests["pruned"]:
         raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
     found = structure.read(pruned)
-    made_from = found.original if found else manifest.original_digest(pruned)
+    made = manifest.read(pruned)
+    made_from = found.original if found else made and made.original_digest
     if made_from and made_from != digests["model"]:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
     skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)

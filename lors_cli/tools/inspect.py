@@ -26,13 +26,14 @@ def inspect(path: Path) -> dict[str, Any]:
     else:
         got = f"{path}, which {'has neither config' if path.is_dir() else 'does not exist'}"
         raise request_error("PATH", "a model or adapter directory", got, "name a directory such as runs/x/pruned")
+    made = manifest.read(path)
     files = sorted(file for file in path.iterdir() if file.is_file())
     return {
         "path": str(path),
         **facts,
         "files": {file.name: file.stat().st_size for file in files},
         "bytes": sum(file.stat().st_size for file in files),
-        "provenance": manifest.read(path),
+        "provenance": made.content if made else None,
     }
 
 

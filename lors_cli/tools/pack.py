@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lors_cli import console
-from lors_cli.artifacts import digest, files, publish, tensors
+from lors_cli.artifacts import digest, publish, tensors
 from lors_cli.artifacts.files import write_failed
 from lors_cli.artifacts.packed_file import PackedFile, pack_file
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
 from lors_cli.run import manifest
+from lors_cli.run.manifest import Packed, Request
 from lors_cli.sparsity import packed
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,9 @@ def pack(model: Path, output: Path, *, layout: str | None = None, force: bool = 
         if (model / manifest.NAME).is_file():
             shutil.copyfile(model / manifest.NAME, partial / ORIGIN)
         before, after = (sum(f.stat().st_size for f in d.glob("*.safetensors")) for d in (model, partial))
-        facts = {"tensors": counts, "bytes": after, "unpacked_bytes": before}
-        request = {"settings": {"layout": layout}, "inputs": {"model": digest.of_directory(model)}}
-        content = manifest.build(partial, "pack", request, time.monotonic() - started, facts)
-        files.write_json(partial / manifest.NAME, content)
+        facts = Packed(tensors=counts, bytes=after, unpacked_bytes=before)
+        request = Request(settings={"layout": layout}, inputs={"model": digest.of_directory(model)})
+        manifest.write(partial, manifest.build(partial, "pack", request, facts, time.monotonic() - started))
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     log.info("pack: %.3f GB -> %.3f GB (%.3f), tensors: %s", before / 1e9, after / 1e9, after / before, kinds)
     console.result(str(output))
@@ -88,8 +88,8 @@ def unpack(directory: Path, output: Path, *, force: bool = False) -> None:
         _copy_others(directory, partial, {path.name for path in files} | {manifest.NAME, ORIGIN})
         if (directory / ORIGIN).is_file():
             shutil.copyfile(directory / ORIGIN, partial / manifest.NAME)
-        recorded = manifest.input_digest(directory, "model")
-        if digest.of_directory(partial) != recorded:
+        packed_from = manifest.read(directory)
+        if packed_from is None or digest.of_directory(partial) != packed_from.inputs.get("model"):
             raise LorsError(
                 f"{directory} is damaged: a file is missing or was changed since it was packed; copy it again"
             )

@@ -22,6 +22,7 @@ from lors_cli.artifacts.public import without_places
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
 from lors_cli.run import manifest
+from lors_cli.run.manifest import Manifest
 from lors_cli.tools import push_card
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def push(directory: Path, target: Target, *, dry_run: bool = False) -> None:
         LorsError: the hub refused or could not be reached.
 
     """
-    content = _published(directory)
+    made = _published(directory)
     try:
         validate_repo_id(target.repo_id)
     except HFValidationError as error:
@@ -65,27 +66,27 @@ def push(directory: Path, target: Target, *, dry_run: bool = False) -> None:
     if not dry_run:
         _check_access()
     with tempfile.TemporaryDirectory(prefix="lors-push-") as copies:
-        files = _files(directory, content, target.repo_id, Path(copies))
+        files = _files(directory, made, target.repo_id, Path(copies))
         if dry_run:
             console.result(_listing(directory, files))
         else:
-            _send(files, content, target)
+            _send(files, made, target)
 
 
-def _published(directory: Path) -> dict[str, Any]:
+def _published(directory: Path) -> Manifest:
     """The manifest of a directory that is as lors published it."""
-    content = manifest.read(directory)
-    if content is None:
+    made = manifest.read(directory)
+    if made is None:
         got = f"{directory}, which has no {manifest.NAME}" if directory.is_dir() else f"{directory}, which is none"
         raise request_error(KEY, "a directory that lors published", got, "name one such as runs/x/merged")
     if (directory / adapter_file.CONFIG).is_file():
         adapter_file.read_config(directory, KEY)
     else:
         source.require_model(directory, KEY)
-    if digest.of_directory(directory) != content.get("digest"):
+    if digest.of_directory(directory) != made.digest:
         got = f"{directory}, in which a file was damaged or edited since"
         raise request_error(KEY, "the files as lors published them", got, "make it again with --force")
-    return content
+    return made
 
 
 def _check_access() -> None:
@@ -96,7 +97,7 @@ def _check_access() -> None:
         raise request_error("HF_TOKEN", "a token that may write to the hub", "none", remedy)
 
 
-def _files(directory: Path, content: dict[str, Any], repo_id: str, copies: Path) -> dict[str, Path]:
+def _files(directory: Path, made: Manifest, repo_id: str, copies: Path) -> dict[str, Path]:
     """What goes up, by its name there: the files of the directory, or changed copies of them."""
     files = {path.name: path for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."}
 
@@ -108,9 +109,9 @@ def _files(directory: Path, content: dict[str, Any], repo_id: str, copies: Path)
         found = json.loads(files[name].read_text())
         if (public := found | {key: without_places(found[key]) for key in PLACES if key in found}) != found:
             change(name, json.dumps(public, indent=2) + "\n")
-    public = without_places(content) | {"digest": digest.of_files(files)}
+    public = without_places(made.content) | {"digest": digest.of_files(files)}
     change(manifest.NAME, json.dumps(public, indent=2) + "\n")
-    change(CARD, push_card.card(directory, content, repo_id))
+    change(CARD, push_card.card(directory, made, repo_id))
     return dict(sorted(files.items()))
 
 
@@ -131,7 +132,7 @@ def _listing(directory: Path, files: dict[str, Path]) -> str:
     )
 
 
-def _send(files: dict[str, Path], content: dict[str, Any], target: Target) -> None:
+def _send(files: dict[str, Path], made: Manifest, target: Target) -> None:
     api = HfApi()
     size = sum(path.stat().st_size for path in files.values())
     try:
@@ -143,7 +144,7 @@ def _send(files: dict[str, Path], content: dict[str, Any], target: Target) -> No
         done = api.create_commit(
             repo_id,
             [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()],
-            commit_message=target.message or f"Upload what lors {content['stage']} made",
+            commit_message=target.message or f"Upload what lors {made.stage} made",
             revision=target.revision,
             create_pr=target.create_pr,
         )

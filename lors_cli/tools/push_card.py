@@ -16,13 +16,14 @@ from lors_cli.evaluation.metrics import headline
 from lors_cli.run import card as cards
 from lors_cli.run import manifest
 from lors_cli.run.job import verified_digest
+from lors_cli.run.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 TASK = "text-generation"
 
 
-def card(directory: Path, content: dict[str, Any], repo_id: str) -> str:
+def card(directory: Path, made: Manifest, repo_id: str) -> str:
     """The card of a published directory for the repository `repo_id`; made anew where the directory has none.
 
     Raises:
@@ -30,24 +31,24 @@ def card(directory: Path, content: dict[str, Any], repo_id: str) -> str:
 
     """
     path = directory / CARD
-    text = path.read_text() if path.is_file() else cards.render(content, as_yaml(without_places(content["config"])))
+    text = path.read_text() if path.is_file() else cards.render(made, as_yaml(without_places(made.config)))
     try:
-        made = ModelCard(text)
+        shown = ModelCard(text)
     except Exception as error:  # of the YAML parser or of the metadata's checks
         reason = str(error).splitlines()[0]
         raise request_error(CARD, "a card that the hub can read", reason, "correct its first lines", path) from None
-    if (evaluated := _evaluation(directory, content)) is not None:
+    if (evaluated := _evaluation(directory, made)) is not None:
         name, results, table = evaluated
-        data: Any = made.data
+        data: Any = shown.data
         data.model_name = repo_id.rpartition("/")[2]
         data.eval_results = list(_entries(results["models"][name], results["settings"]))
         section = f"## Results\n\nThis model is `{without_places(name)}`.\n\n{table.strip()}\n\n"
-        before, heading, after = made.text.partition(cards.HISTORY)
-        made.text = f"{before}{section}{heading}{after}"
-    return str(made).replace(cards.HERE, repo_id)
+        before, heading, after = shown.text.partition(cards.HISTORY)
+        shown.text = f"{before}{section}{heading}{after}"
+    return str(shown).replace(cards.HERE, repo_id)
 
 
-def _evaluation(directory: Path, content: dict[str, Any]) -> tuple[str, dict[str, Any], str] | None:
+def _evaluation(directory: Path, made: Manifest) -> tuple[str, dict[str, Any], str] | None:
     """What the run's evaluation calls this model, its results and their table; None if it is of other models."""
     evaluated = directory.resolve().parent / "eval"
     recorded = manifest.read(evaluated)
@@ -58,7 +59,7 @@ def _evaluation(directory: Path, content: dict[str, Any]) -> tuple[str, dict[str
     except LorsError as error:
         log.warning("push: no results on the card: %s", error)
         return None
-    name = next((name for name, known in recorded["request"]["inputs"].items() if known == content["digest"]), None)
+    name = next((name for name, known in recorded.inputs.items() if known == made.digest), None)
     if name is None:
         log.info("push: no results on the card: %s is of other models than this one", evaluated)
         return None

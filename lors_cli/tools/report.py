@@ -72,7 +72,7 @@ def collect(arguments: list[Path], *, over_seeds: bool = False, strict: bool = F
     read = [runs.read(directory, manifests) for directory in directories]
     usable = [one for one in read if not isinstance(one, LeftOut)]
     found, models_left = rows.of_runs(usable, manifests)
-    used = {row.origin.manifests[stage]["digest"] for row in found for stage in row.origin.manifests}
+    used = {row.origin.manifests[stage].digest for row in found for stage in row.origin.manifests}
     left += [one for one in read if isinstance(one, LeftOut) and not _only_serves(one.path, used, manifests)]
     left += models_left
     if left and (strict or not found):
@@ -93,7 +93,7 @@ def _only_serves(directory: Path, used: set[str], manifests: Manifests) -> bool:
     if (directory / runs.EVAL).exists():
         return False
     made = [manifests.of(directory / name) for name in runs.OUTPUTS if (directory / name).is_dir()]
-    return bool(made) and all(content is not None and content.get("digest") in used for content in made)
+    return bool(made) and all(content is not None and content.digest in used for content in made)
 
 
 def _kinds(kind: str | None, output: Path | None) -> list[str]:

@@ -25,13 +25,15 @@ def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
     training = None if failure else manifest.read(directory / "adapter")
     if training is None:
         return {**found, "state": FAILED if failure else MISSING, "reason": failure}
-    found["training"] = {key: value for key, value in training.items() if key != "config"}
+    found["training"] = {key: value for key, value in training.content.items() if key != "config"}
     if criterion == HELD_OUT:
-        value = training.get("eval_loss")
+        facts = training.facts.given
+        value = facts.get("eval_loss")
         if value is None:
-            value = min(training.get("eval_losses") or [math.nan])
+            value = min(facts.get("eval_losses") or [math.nan])
     else:
-        measured = (manifest.read(directory / "eval") or {}).get("models", {}).get("merged")
+        evaluation = manifest.read(directory / "eval")
+        measured = evaluation.facts.given.get("models", {}).get("merged") if evaluation else None
         if measured is None:
             return {**found, "state": MISSING, "reason": None}
         found["evaluation"] = measured

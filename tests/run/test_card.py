@@ -14,7 +14,7 @@ from typer.testing import Result
 from lors_cli.artifacts import digest
 from lors_cli.models import source
 from lors_cli.run import card, manifest
-from lors_cli.run.lineage import Base
+from lors_cli.run.lineage import Original
 from lors_cli.sequential import walk
 
 Lors = Callable[..., Result]
@@ -95,7 +95,7 @@ def test_every_stage_says_what_it_made(lors: Lors, write_config: WriteConfig, fr
     for directory in ("pruned", "adapter", "merged"):
         content = (run / directory / "README.md").read_text()
         assert str(tmp_path) not in content
-        assert manifest.read(run / directory)["created"][:10] not in content  # type: ignore[index]
+        assert manifest.read(run / directory).created[:10] not in content  # type: ignore[union-attr]
 
 
 def test_of_a_local_model_only_the_name_is_known(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_a_base_with_a_strange_card_is_a_base(dense: Path, tmp_path: Path) -> No
     shutil.copytree(dense, tmp_path / "model")
     for content in ("no metadata", "---\n- a list\n---\n", "---\n[broken: {\n---\n", "---\nlanguage: en\n---\n"):
         (tmp_path / "model/README.md").write_text(content)
-        assert Base.at(tmp_path / "model").name == "model"
-    assert Base.at(tmp_path / "model").metadata == {"language": "en"}
+        assert Original.at(tmp_path / "model").name == "model"
+    assert Original.at(tmp_path / "model").metadata == {"language": "en"}
 
 
 def test_the_datasets_of_the_hub_are_named() -> None:
@@ -218,7 +218,7 @@ def test_the_datasets_of_the_hub_are_named() -> None:
         **shared,
         "input_paths": {"pruned": "/nowhere/pruned"},
     }
-    rendered = ModelCard(card.render(trained, "model: x"))
+    rendered = ModelCard(card.render(manifest.parse(trained), "model: x"))
     assert rendered.data.to_dict()["datasets"] == ["owner/texts"]
     assert "* training: owner/texts, name small" in rendered.text
 
