@@ -1,16 +1,51 @@
-"""The options of a method, declared beside it: the YAML keys, their checks and the docs follow from that."""
+"""The options of a method, declared in its registry row: YAML keys, their checks, the docs and the schema follow."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+_NOT_GIVEN: Any = object()
 
 
 class Options(BaseModel):
-    """The options of a method. Each field has a default, a description with its unit, and its limits."""
+    """The options of a method. Each field is made by `option`; a field that methods share is inherited."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def arguments(self) -> dict[str, Any]:
+        """The values that the method's function, or module, takes as keyword arguments."""
+        return {
+            name: getattr(self, name) for name, field in type(self).model_fields.items() if extra(field)["argument"]
+        }
 
-def option(default: Any, description: str, *, without: str = "has no such option", **limits: Any) -> Any:
-    """A field of `Options`; `without` completes "METHOD ..." and says why other methods have nothing to set."""
-    return Field(default, description=description, json_schema_extra={"without": without}, **limits)
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    without: str = "has no such option",
+    off: Any = _NOT_GIVEN,
+    argument: bool = True,
+    **limits: Any,
+) -> Any:
+    """A field of `Options`.
+
+    Args:
+        default: the value if a config leaves it out; ``...`` if every config of the method has to give one.
+        description: what it does, with its unit.
+        without: completes "METHOD ..." and says why a method without this option has nothing to set.
+        off: what a config may say nevertheless for a method without it, because it means "not at all". If there is no
+            such value, a config of another method must not have the key.
+        argument: whether the method's function takes it; if not, whoever calls the function acts on it.
+        limits: pydantic's, such as ``ge=0``.
+
+    """
+    facts = {"without": without, "argument": argument} | ({} if off is _NOT_GIVEN else {"off": off})
+    return Field(default, description=description, json_schema_extra=facts, **limits)
+
+
+def extra(field: FieldInfo) -> dict[str, Any]:
+    """What `option` was told about a field beyond its value: without, argument, and off where there is one."""
+    facts: Any = field.json_schema_extra
+    return dict(facts)

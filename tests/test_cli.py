@@ -33,9 +33,11 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_methods_lists_every_method(lors: Lors) -> None:
     shown = lors("methods").stdout
-    for name in (*pruning.METHODS, *adapters.METHODS):
+    for name in (*pruning.all_methods(), *adapters.METHODS):
         assert f"  {name} " in shown
-    for paper in [row.paper for row in pruning.METHODS.values()] + [row.paper for row in adapters.METHODS.values()]:
+    for paper in [row.paper for row in pruning.all_methods().values()] + [
+        row.paper for row in adapters.METHODS.values()
+    ]:
         assert paper in shown
 
 
@@ -125,7 +127,7 @@ def test_two_runs_in_one_directory_are_refused(lors: Lors, write_config: WriteCo
 
 
 @pytest.mark.parametrize(
-    "pruner", [name for name, row in pruning.METHODS.items() if name != "from_mask" and not row.structured]
+    "pruner", [name for name, row in pruning.all_methods().items() if name != "from_mask" and not row.structured]
 )
 def test_a_model_with_bf16_weights_two_shards_and_an_untied_head(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path, pruner: str

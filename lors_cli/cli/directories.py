@@ -81,7 +81,7 @@ def methods() -> None:
         from lors_cli import adapters, pruning
 
         for title, table in (
-            ("pruning (prune.method)", pruning.METHODS),
+            ("pruning (prune.method)", pruning.all_methods()),
             ("adapters (train.method)", adapters.METHODS),
         ):
             console.result(title)

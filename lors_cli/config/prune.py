@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from lors_cli import pruning
 from lors_cli.config.fields import Count, Dataset, Fraction, PathText, Section, Sparsity, one_of
 from lors_cli.data.calibration import FORMATS
-from lors_cli.pruning import structured
+from lors_cli.pruning.rows import Row, StructuredMethod
 
 
 class CalibrationDataset(Dataset):
@@ -49,8 +49,8 @@ class Prune(Section):
     """dense model -> <output_dir>/pruned"""
 
     input: str | None = Field(None, description="a model; the top-level `model` if left out")
-    method: Annotated[str, one_of("pruning method", list(pruning.METHODS))] = Field(
-        description=", ".join(pruning.METHODS)
+    method: Annotated[str, one_of("pruning method", list(pruning.all_methods()))] = Field(
+        description=", ".join(pruning.all_methods())
     )
     sparsity: Sparsity | None = Field(
         None,
@@ -82,10 +82,10 @@ class Prune(Section):
     ratio: Fraction | None = Field(None, description="structured: of groups and channels that go, in each block")
     keep_first: Annotated[int, Field(ge=0)] = Field(4, description="structured: blocks at the start that stay whole")
     keep_last: Annotated[int, Field(ge=0)] = Field(2, description="structured: blocks at the end that stay whole")
-    importance: Annotated[str, one_of("form", list(structured.FORMS))] = Field(
+    importance: Literal["element", "vector"] = Field(
         "element", description="structured_taylor: element adds up |w g|; vector takes |sum of w g| of rows and columns"
     )
-    aggregation: Annotated[str, one_of("aggregation", list(structured.AGGREGATIONS))] = Field(
+    aggregation: Literal["sum", "prod", "max", "last"] = Field(
         "sum", description="structured_taylor: how the linears of a group are joined: sum, prod, max or last"
     )
     mask: PathText | None = Field(None, description="from_mask: a .safetensors file of masks, or a sparse model")
@@ -95,17 +95,17 @@ class Prune(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Prune":
-        method = pruning.METHODS[self.method]
+        method = pruning.all_methods()[self.method]
         reader = self.method if method.calibrated else self.repair or self.profile
         if reader and self.calibration is None:
             raise ValueError(f"calibration: {{dataset: ...}}, because {reader} looks at activations")
         self._check_options(method)
-        if method.structured:
+        if isinstance(method, StructuredMethod):
             return self._check_structured()
         fraction = self.sparsity is not None and self.sparsity.m is None
-        if (self.mask is None) == (method.statistic == "mask"):
+        if (self.mask is None) == method.reads_mask:
             raise ValueError("mask: PATH together with method: from_mask, and only then")
-        if self.sparsity is None and method.statistic != "mask":
+        if self.sparsity is None and not method.reads_mask:
             raise ValueError("sparsity: a fraction of zeros, or N:M")
         if self.variant and not fraction:
             raise ValueError("variant: false with N:M, which fixes how many weights a row loses")
@@ -123,10 +123,9 @@ class Prune(Section):
                 raise ValueError(f"no {option}: {self.method} leaves no zeros, its blocks get smaller")
         return self
 
-    def _check_options(self, method: pruning.Method) -> None:
-        known = {option for row in pruning.METHODS.values() for option in (*row.options, *row.prepare_options)}
-        own = {*method.options, *method.prepare_options} | ({"permute"} if method.score else set())
-        for option in sorted(self.model_fields_set & (known | {"permute"}) - own):
+    def _check_options(self, method: Row) -> None:
+        known = {option for row in pruning.all_methods().values() for option in row.options.model_fields}
+        for option in sorted(self.model_fields_set & known - set(method.options.model_fields)):
             raise ValueError(f"no {option}: {self.method} has no such option")
         if self.sequential == "linear" and self.permute:
             raise ValueError("sequential: block with permute, which changes several linears together")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lors_cli.artifacts import tensors
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models.linears import find_blocks
 
@@ -92,6 +93,25 @@ class Structure:
     def write(self, directory: Path) -> None:
         """Write ``structure.json``."""
         (directory / NAME).write_text(json.dumps(asdict(self)) + "\n")
+
+
+def write_weights(original: Path, directory: Path, structure: Structure, dtype: torch.dtype) -> None:
+    """Write what `structure` leaves of the model in `original` into `directory`, in files of the same names."""
+    places, total = {}, 0
+    shards = tensors.shards(original)
+    for shard in shards:
+        with tensors.open_shard(shard) as file:
+            content = {
+                name: structure.cut(name, file.get_tensor(name)).to(dtype)
+                for name in file.keys()  # noqa: SIM118 - safe_open is not a mapping
+            }
+        tensors.write(content, directory / shard.name)
+        places.update(dict.fromkeys(content, shard.name))
+        total += sum(tensor.nbytes for tensor in content.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (directory / tensors.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    structure.write(directory)
 
 
 def read(directory: Path) -> Structure | None:
@@ -183,10 +203,10 @@ def shrink(model: Any, structure: Structure) -> None:
     for number, block in enumerate(blocks):
         for place in PLACES:
             linear, name = block.get_submodule(place), f"{prefix}.{number}.{place}"
-            tensors = {kind: structure.cut(f"{name}.{kind}", tensor) for kind, tensor in linear.named_parameters()}
-            weight = tensors["weight"]
-            smaller = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors, device="meta")
-            for kind, tensor in tensors.items():
+            parts = {kind: structure.cut(f"{name}.{kind}", tensor) for kind, tensor in linear.named_parameters()}
+            weight = parts["weight"]
+            smaller = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in parts, device="meta")
+            for kind, tensor in parts.items():
                 setattr(smaller, kind, nn.Parameter(tensor, requires_grad=False))
             block.set_submodule(place, smaller)
     model.lors_structure = structure

@@ -1,97 +1,161 @@
-"""Pruning methods: tensors in, tensors out.
+"""Pruning methods: tensors in, tensors out; one file a method, named as in YAML.
 
-Every method that leaves zeros is ``prune(weight, statistic, pattern, **options) -> weight``; its row in ``METHODS``
-names the statistic that calibration gathers for it (see `statistics`) and the options that a config may set. What all
-linears with the same input share is computed once by ``prepare(statistic, **options)`` where a method has that. A
-structured method chooses the parts of a block that stay.
+``METHODS`` leave zeros, ``STRUCTURED`` ones make blocks smaller; ``PROFILES`` spread a sparsity over blocks, and
+``REPAIRS`` change a pruned weight afterwards. `rows` says what the functions of a row get and return, and
+docs/add-a-method.md how to add one. Nothing here imports torch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from torch import Tensor
+from lors_cli.options import Options, option
+from lors_cli.pruning.rows import Method, Profile, Repair, StructuredMethod
 
-from lors_cli.pruning import from_mask, magnitude, ria, sparsegpt, structured, wanda
+__all__ = ["METHODS", "PROFILES", "REPAIRS", "STRUCTURED", "PermuteOptions", "StructuredOptions", "all_methods"]
 
 
-@dataclass(frozen=True)
-class Method:
-    """One row of the registry.
+class WandaOptions(Options):
+    """The options of wanda."""
 
-    A method with a `score` can permute the inputs of a linear for N:M. One with `stacks` prunes to N:M row by row, so
-    that the linears of one input can be pruned as one. A `structured` one chooses the parts of a block that stay.
-    """
+    variant: bool = option(
+        False, "whether rows differ in sparsity: each loses the same share of the sum of its scores; not for N:M"
+    )
 
-    prune: Callable[..., Any]
-    statistic: str | None
-    equation: str
-    paper: str
-    options: tuple[str, ...] = ()
-    prepare: Callable[..., Any] | None = None
-    prepare_options: tuple[str, ...] = ()
-    score: Callable[..., Tensor] | None = None
-    stacks: bool = False
-    structured: bool = False
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether calibration gathers its statistic."""
-        return self.statistic not in (None, "mask")
+class PermuteOptions(Options):
+    """The options of a method whose module has a `score`."""
+
+    permute: bool = option(
+        False,
+        "whether inputs are reordered so that N:M keeps more, where that folds into the linears before",
+        argument=False,
+    )
+
+
+class RiaOptions(PermuteOptions):
+    """The options of ria."""
+
+    exponent: float = option(0.5, "a, the power to which the input norms are raised", ge=0)
+
+
+class SparseGPTOptions(Options):
+    """The options of sparsegpt."""
+
+    damping: float = option(
+        0.01, "lambda, which is added to the Hessian's diagonal, as a fraction of the diagonal's mean", gt=0
+    )
+    block_size: int = option(128, "columns whose mask is chosen together", ge=1)
+
+
+class StructuredOptions(Options):
+    """The options of every structured method."""
+
+    ratio: float = option(
+        ..., "fraction of the attention groups and MLP channels that go, in each block", ge=0, lt=1, argument=False
+    )
+    keep_first: int = option(4, "blocks at the start that stay whole", ge=0, argument=False)
+    keep_last: int = option(2, "blocks at the end that stay whole", ge=0, argument=False)
+
+
+class TaylorOptions(StructuredOptions):
+    """The options of structured_taylor."""
+
+    importance: Literal["element", "vector"] = option(
+        "element",
+        "element adds up |w g| over the weights of a part; vector adds up |sum of w g| over its rows or columns",
+    )
+    aggregation: Literal["sum", "prod", "max", "last"] = option(
+        "sum", "how the importances of the linears of a part are joined; last takes the linear that computes last"
+    )
+
+
+class OwlOptions(Options):
+    """The options of the profile owl."""
+
+    profile_range: float = option(
+        0.08, "lambda: the sparsities of two blocks differ by at most twice this", gt=0, lt=0.5
+    )
+    profile_outlier: float = option(5.0, "M: a score above M times the mean of its block is an outlier", gt=0)
+
+
+class DsnotOptions(Options):
+    """The options of the repair dsnot."""
+
+    repair_cycles: int = option(50, "exchanges of weights that are tried in each row", ge=1)
 
 
 METHODS = {
     "magnitude": Method(
-        prune=magnitude.prune,
-        statistic=None,
+        "lors_cli.pruning.magnitude",
         equation="score = |W|, ranked over the whole matrix",
         paper="Han et al. 2015, arXiv 1506.02626",
     ),
     "wanda": Method(
-        prune=wanda.prune,
-        statistic="input_norm",
+        "lors_cli.pruning.wanda",
         equation="score = |W_ij| * ||X_j||_2, ranked within each output row",
         paper="Sun et al. 2024, arXiv 2306.11695",
-        options=("variant",),
+        options=WandaOptions,
+        statistic="input_norm",
     ),
     "ria": Method(
-        prune=ria.prune,
-        statistic="input_norm",
+        "lors_cli.pruning.ria",
         equation="score = (|W_ij| / sum_i + |W_ij| / sum_j) * ||X_j||_2^a, ranked over the whole matrix",
         paper="Zhang et al. 2024, ICLR, openreview Tr0lPx9woF",
-        options=("exponent",),
-        score=ria.score,
+        options=RiaOptions,
+        statistic="input_norm",
     ),
     "sparsegpt": Method(
-        prune=sparsegpt.prune,
-        statistic="hessian",
+        "lors_cli.pruning.sparsegpt",
         equation="score = w_j^2 / U_jj^2, U^T U = (2 X^T X + lambda I)^-1; the error goes to the columns on the right",
         paper="Frantar and Alistarh 2023, arXiv 2301.00774",
-        options=("block_size",),
-        prepare=sparsegpt.prepare,
-        prepare_options=("damping",),
+        options=SparseGPTOptions,
+        statistic="hessian",
         stacks=True,
     ),
     "from_mask": Method(
-        prune=from_mask.prune,
-        statistic="mask",
+        "lors_cli.pruning.from_mask",
         equation="kept where prune.mask is true or nonzero: a mask file, or a sparse model",
         paper="masks learnt elsewhere, such as MaskLLM (Fang et al. 2024, arXiv 2409.17481)",
-    ),
-    "structured_random": Method(
-        prune=structured.random_kept,
-        statistic=None,
-        equation="whole attention groups and MLP channels of the middle blocks go, drawn at random",
-        paper="LoRAM-Rand, Zhang et al. 2025, ICLR, arXiv 2502.13533",
-        options=("ratio", "keep_first", "keep_last"),
-        structured=True,
-    ),
-    "structured_taylor": Method(
-        prune=structured.best_kept,
-        statistic="gradient",
-        equation="the same with the least importance |w dL/dw|, joined over the linears of a group or channel",
-        paper="LLM-Pruner, Ma et al. 2023, arXiv 2305.11627, as LoRAM-Stru uses it",
-        options=("ratio", "keep_first", "keep_last", "importance", "aggregation"),
-        structured=True,
+        reads_mask=True,
     ),
 }
+
+STRUCTURED = {
+    "structured_random": StructuredMethod(
+        "lors_cli.pruning.structured_random",
+        equation="whole attention groups and MLP channels of the middle blocks go, drawn at random",
+        paper="LoRAM-Rand, Zhang et al. 2025, ICLR, arXiv 2502.13533",
+        options=StructuredOptions,
+    ),
+    "structured_taylor": StructuredMethod(
+        "lors_cli.pruning.structured_taylor",
+        equation="the same with the least importance |w dL/dw|, joined over the linears of a group or channel",
+        paper="LLM-Pruner, Ma et al. 2023, arXiv 2305.11627, as LoRAM-Stru uses it",
+        options=TaylorOptions,
+        needs_gradients=True,
+    ),
+}
+
+PROFILES = {
+    "owl": Profile(
+        "lors_cli.pruning.owl",
+        equation="sparsity of block b = S + mean(d) - d_b, d the share of outliers among Wanda's scores, in a range",
+        paper="Yin et al. 2024, ICML, arXiv 2310.05175",
+        options=OwlOptions,
+        statistic="input_norm",
+    ),
+}
+
+REPAIRS = {
+    "dsnot": Repair(
+        "lors_cli.pruning.dsnot",
+        equation="removed and kept weights are exchanged until a row's expected output is what it was",
+        paper="Zhang et al. 2024, ICLR, arXiv 2310.08915",
+        options=DsnotOptions,
+        statistic="input_moments",
+    ),
+}
+
+
+def all_methods() -> dict[str, Method | StructuredMethod]:
+    """What `prune.method` may name."""
+    return {**METHODS, **STRUCTURED}

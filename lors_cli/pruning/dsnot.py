@@ -26,10 +26,10 @@ CHUNK = 1 << 22  # weights handled at once: scores and sorting take some 50 byte
 def repair(
     dense: Tensor,
     pruned: Tensor,
-    moments: Moments,
+    statistic: Moments,
     pattern: Pattern,
     *,
-    max_cycles: int = 50,
+    repair_cycles: int = 50,
     update_threshold: float = 0.1,
     var_power: float = 1.0,
 ) -> Tensor:
@@ -40,9 +40,9 @@ def repair(
     Args:
         dense: (R, C), the weight before pruning.
         pruned: (R, C), what a pruning method made of it, in the same dtype; its support is the mask.
-        moments: norm, sum and variance of each input feature, (C,) each, float32.
+        statistic: norm, sum and variance of each input feature, (C,) each, float32.
         pattern: what `pruned` holds.
-        max_cycles: exchanges tried in each row.
+        repair_cycles: exchanges tried in each row.
         update_threshold: abs(delta) at which a row stops, in units of the outputs summed over a sample.
         var_power: p, what the variance is raised to; 0 leaves it out.
 
@@ -53,7 +53,7 @@ def repair(
     step = max(CHUNK // dense.shape[1], 1)
     return torch.cat(
         [
-            _repair_rows(original, sparse, moments, pattern.m, max_cycles, update_threshold, var_power)
+            _repair_rows(original, sparse, statistic, pattern.m, repair_cycles, update_threshold, var_power)
             for original, sparse in zip(dense.split(step), pruned.split(step), strict=True)
         ]
     )

@@ -8,10 +8,15 @@ from lors_cli.sparsity.pattern import Pattern
 
 
 def prune(weight: Tensor, statistic: Tensor, pattern: Pattern | None) -> Tensor:
-    """Keep the weights of `weight` (R, C) where `statistic` (R, C) is true or nonzero.
+    """Keep the weights of `weight` (R, C) where the mask is true or nonzero.
+
+    Args:
+        weight: (R, C).
+        statistic: the mask, (R, C), of any dtype.
+        pattern: what the mask has to hold; None for anything.
 
     Raises:
-        LorsError: the mask has another shape, holds NaN, keeps everything, or does not hold the asked `pattern`.
+        LorsError: the mask has another shape, holds NaN, keeps everything, or does not hold `pattern`.
 
     """
     if statistic.shape != weight.shape:

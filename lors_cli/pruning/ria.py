@@ -11,7 +11,7 @@ from lors_cli.sparsity.mask import keep_largest
 from lors_cli.sparsity.pattern import Pattern
 
 
-def score(weight: Tensor, statistic: Tensor, exponent: float = 0.5) -> Tensor:
+def score(weight: Tensor, statistic: Tensor, *, exponent: float = 0.5) -> Tensor:
     """The importance of each weight, (R, C), in the dtype of `statistic`.
 
     Args:
@@ -41,4 +41,4 @@ def prune(weight: Tensor, statistic: Tensor, pattern: Pattern, *, exponent: floa
         exponent: a, what the norm is raised to.
 
     """
-    return weight.where(keep_largest(score(weight, statistic, exponent), pattern, per_row=False), 0)
+    return weight.where(keep_largest(score(weight, statistic, exponent=exponent), pattern, per_row=False), 0)

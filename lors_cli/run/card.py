@@ -214,7 +214,7 @@ def _step(step: Manifest) -> str:
     """A sentence on what a stage did."""
     settings, facts = step.settings, step.facts
     if isinstance(facts, Pruned):
-        row = pruning.METHODS[settings["method"]]
+        row = pruning.all_methods()[settings["method"]]
         extras = "".join(f", {key} {settings[key]}" for key in ("profile", "repair") if settings.get(key))
         goal = settings.get("sparsity") or "a given mask"
         if row.structured:

@@ -165,4 +165,4 @@ class Graph:
     def _cut(self) -> Prune | None:
         """The prune section, if it makes the model smaller."""
         section = self.config.prune
-        return section if section and pruning.METHODS[section.method].structured else None
+        return section if section and pruning.all_methods()[section.method].structured else None

@@ -1,4 +1,4 @@
-"""The pruning engine: what happens to each block on the walk through a model, and to the tensors outside the blocks."""
+"""The pruning engine: what happens to each block of a model, and to the tensors outside the blocks."""
 
 import logging
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from lors_cli.artifacts import publish, tensors
 from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
-from lors_cli.sequential import fold, interleave, profile, solve
+from lors_cli.sequential import fold, linear_by_linear, prune_linears
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input
-from lors_cli.sequential.recipe import PROFILE_STATISTIC, Recipe
+from lors_cli.sequential.loop import BlockLoop
+from lors_cli.sequential.prune_linears import Facts
+from lors_cli.sequential.recipe import Recipe
+from lors_cli.sequential.record import Record
 from lors_cli.sequential.states import States
-from lors_cli.sequential.walk import Record, Walk
 from lors_cli.sparsity import mask
 
 log = logging.getLogger(__name__)
@@ -50,95 +52,102 @@ class Pruning:
         record = Record(scratch)
         going_on = bool(record.done("prune"))
         self.writer = ShardWriter(partial, layout, going_on=going_on) if processes.rank() == 0 else None
-        self.walk = self._walk(scratch, dtype, record)
+        self.loop = self._loop(scratch, dtype, record)
         try:
             if self.writer:  # first, because what is wrong with them should not come out last
                 self._copy_others(layout, self.writer)
-            self._walk_through(record)
+            self._take_blocks(record)
         except BaseException:
             if record.nothing_done():
-                self.walk.forget()
+                self.loop.forget()
             raise
         return record
 
-    def _walk_through(self, record: Record) -> None:
-        if self.recipe.section.profile:
-            self.walk.run("profile", self._outliers, passes=1)
-            self.recipe = self.recipe.with_profile(record.done("profile"), self.blocks.prefix)
-        by_linear = self.recipe.section.sequential == "linear" and bool(self.recipe.statistics)
-        self.walk.run(
-            "prune", self._prune_linear_by_linear if by_linear else self._prune, 1 if by_linear else 2, self._flush
-        )
+    def _take_blocks(self, record: Record) -> None:
+        if self.recipe.profile:
+            self.loop.run("profile", self._measure, passes=1)
+            shares = [float(facts["outliers"]) for facts in record.done("profile")]
+            self.recipe = self.recipe.with_profile(shares, self.blocks.prefix)
+        if self.recipe.section.sequential == "linear" and self.recipe.statistics:
+            # as a rule a block has four inputs that linears share
+            self.loop.run("prune", self._prune_linear_by_linear, passes=5, flush=self._flush)
+        else:
+            self.loop.run("prune", self._prune, passes=2, flush=self._flush)
 
-    def _walk(self, scratch: Path, dtype: torch.dtype, record: Record) -> Walk:
+    def _loop(self, scratch: Path, dtype: torch.dtype, record: Record) -> BlockLoop:
         if self.tokens is None:
-            return Walk(self.blocks, {}, None, self.placement, record)
+            return BlockLoop(self.blocks, {}, None, self.placement, record)
         ours = range(len(self.tokens))[processes.rank() :: processes.count()]
         hidden = self.skeleton.config.get_text_config().hidden_size
         states = States(scratch, ours, (self.tokens.shape[1], hidden), dtype, self.device)
         # one window at a time, as the published codes do: a batch would round otherwise
         windows = {window: self.tokens[window : window + 1].to(self.device) for window in ours}
-        return Walk(self.blocks, windows, states, self.placement, record)
+        return BlockLoop(self.blocks, windows, states, self.placement, record)
 
     def _targeted(self, index: int, block: nn.Module) -> dict[str, nn.Linear]:
         """The linears of the block that are to be pruned."""
-        prefix = f"{self.blocks.prefix}.{index}"
-        found = linears.block_linears(block)
-        return {name: linear for name, linear in found.items() if f"{prefix}.{name}" in self.recipe.targets}
+        prefix, targets = f"{self.blocks.prefix}.{index}", self.recipe.targets
+        return {name: one for name, one in linears.block_linears(block).items() if f"{prefix}.{name}" in targets}
 
-    def _outliers(self, index: int, block: nn.Module) -> dict[str, Any]:
-        """A visit that changes nothing: the share of outliers among the scores of the block."""
-        found = linears.block_linears(block)
-        inputs = self.walk.gather_and_advance(found, block, [PROFILE_STATISTIC])
-        return profile.outliers(found, inputs, self.recipe.section.profile_outlier)
+    def _measure(self, index: int, block: nn.Module) -> dict[str, Any]:
+        """A visit that changes nothing: what a profile measures in the block."""
+        profile, by_name = self.recipe.profile, linears.block_linears(block)
+        if not profile:
+            raise ValueError("no profile is asked for")
+        inputs = self.loop.gather_and_advance(by_name, block, [str(profile.statistic)])
+        weights, statistics = [], []
+        for shared in inputs:
+            weights += [by_name[name].weight for name in shared.linears]
+            statistics += [shared.statistics[str(profile.statistic)].value()] * len(shared.linears)
+        return {"outliers": profile.share(weights, statistics, self.recipe.options(profile))}
 
-    def _prune(self, index: int, block: nn.Module) -> solve.Facts:
+    def _prune(self, index: int, block: nn.Module) -> Facts:
         """A visit that gathers the statistics of the whole block, prunes it, and runs it again."""
         targeted, prefix = self._targeted(index, block), f"{self.blocks.prefix}.{index}"
         if self.recipe.statistics and targeted:
-            inputs = self.walk.gather(targeted, block, self.recipe.statistics)
+            inputs = self.loop.gather(targeted, block, self.recipe.statistics)
         else:
             inputs = [Input([name], {}, torch.empty(0, 0)) for name in targeted]
         _check_reached(prefix, targeted, inputs)
-        if self.recipe.section.permute:
+        if self.recipe.permutes:
             self._permute(prefix, block, inputs)
         facts = self._solve(prefix, targeted, inputs)
         if self.recipe.statistics:
-            self.walk.advance(block)
+            self.loop.advance(block)
         self._write(index, block)
         return facts
 
     @torch.no_grad()
     def _permute(self, prefix: str, block: nn.Module, inputs: list[Input]) -> None:
         """Reorder inputs, and check that the block still computes the same."""
-        before = self.walk.sample(block).float()
+        before = self.loop.sample(block).float()
         width = load.head_width(self.skeleton)
-        names = solve.permute(linears.block_linears(block), prefix, inputs, self.recipe, width)
+        names = fold.permute(linears.block_linears(block), prefix, inputs, self.recipe, width)
         log.debug("%s: reordered the inputs of %s", prefix, ", ".join(names) or "none")
-        change = float((self.walk.sample(block).float() - before).norm() / before.norm())
+        change = float((self.loop.sample(block).float() - before).norm() / before.norm())
         if change > fold.tolerance(self.blocks.dtype):
             raise LorsError(
                 f"{prefix}: reordering inputs changes what the block computes, by {change:.2g} of its output: something"
                 " between its linears tells channels apart; set prune.permute: false"
             )
 
-    def _prune_linear_by_linear(self, index: int, block: nn.Module) -> solve.Facts:
-        """A visit in which each linear sees the pruned ones before it; one pass over the windows does."""
+    def _prune_linear_by_linear(self, index: int, block: nn.Module) -> Facts:
+        """A visit in which each linear sees the pruned ones before it."""
         targeted, prefix = self._targeted(index, block), f"{self.blocks.prefix}.{index}"
-        facts: solve.Facts = {}
+        facts: Facts = {}
 
         def prune_input(shared: Input) -> None:
             facts.update(self._solve(prefix, targeted, [shared]))
 
-        inputs = self.walk.gather(targeted, block, [], windows=list(self.walk.windows)[:1])
+        inputs = self.loop.gather(targeted, block, [], windows=list(self.loop.windows)[:1])
         _check_reached(prefix, targeted, inputs)
-        interleave.run(targeted, inputs, self.recipe.statistics, self.walk, block, prune_input)
+        linear_by_linear.run(targeted, inputs, self.recipe.statistics, self.loop, block, prune_input)
         self._write(index, block)
         return facts
 
-    def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> solve.Facts:
-        self.walk.say(f"pruning {', '.join(name for shared in inputs for name in shared.linears)}")
-        facts = solve.prune(targeted, prefix, inputs, self.recipe)
+    def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> Facts:
+        self.loop.say(f"pruning {', '.join(name for shared in inputs for name in shared.linears)}")
+        facts = prune_linears.prune(targeted, prefix, inputs, self.recipe)
         for name, fact in facts.items():
             error = "not measured" if fact["error"] is None else f"{fact['error']:.6f}"
             damping = "" if fact["damping"] is None else f", damping {fact['damping']:g}"

@@ -7,9 +7,16 @@ not tell that for certain (a norm may lie between), so the caller compares the b
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from lors_cli import processes
+from lors_cli.pruning import permutation
+from lors_cli.sequential.gather import Input
+from lors_cli.sequential.recipe import Recipe
+from lors_cli.sparsity.pattern import Pattern
 
 # The last parts of the names: a linear, and those whose outputs are its inputs channel by channel.
 CHANNELS = {"mlp.down_proj": ("mlp.gate_proj", "mlp.up_proj"), "fc2": ("fc1",)}
@@ -17,6 +24,34 @@ HEADS = {"self_attn.o_proj": "self_attn.v_proj", "self_attn.out_proj": "self_att
 
 # From a score (rows, columns) to the order of its columns.
 Order = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def permute(
+    linears: dict[str, nn.Linear], prefix: str, inputs: list[Input], recipe: Recipe, head_width: int
+) -> list[str]:
+    """Give each linear with an N:M target the order of inputs that keeps most, where it folds into its neighbours.
+
+    Returns:
+        the full names of the linears that were permuted.
+
+    """
+    method, done = recipe.method, []
+    for shared in inputs:
+        name, pattern = shared.linears[0], recipe.targets.get(f"{prefix}.{shared.linears[0]}")
+        if len(shared.linears) > 1 or pattern is None or not pattern.m:
+            continue
+        weight, norms = linears[name].weight.data, shared.statistics[str(method.statistic)].value()
+        score = method.score(weight, norms, recipe.options(method))
+        index = permuted(linears, name, score, head_width, pattern.m, partial(_order, pattern=pattern))
+        if index is not None:
+            shared.permute(index)
+            done.append(f"{prefix}.{name}")
+    return done
+
+
+def _order(score: Tensor, pattern: Pattern) -> Tensor:
+    return processes.send_from(permutation.permutation(score, pattern), 0)
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -44,6 +44,10 @@ class Input:
         for statistic in self.statistics.values():
             statistic.permute(index)
 
+    def start(self, kinds: Iterable[str]) -> None:
+        """Begin with new statistics."""
+        self.statistics = {kind: STATISTICS[kind]() for kind in kinds}
+
     def add(self, x: Tensor) -> None:
         """Take in the input of one window, (1, length, C)."""
         self.last = x
@@ -57,8 +61,8 @@ class Input:
                 statistic.reduce(processes.add_up)
 
 
-class _EnoughError(Exception):
-    """Raised at the last linear of a block."""
+class StopPassError(Exception):
+    """Raised in a hook to end a pass: the rest of the block is not needed."""
 
 
 @torch.no_grad()
@@ -85,7 +89,7 @@ def gather(
     with watch.hooks(linears):
         for window in windows:
             watch.start()
-            with suppress(_EnoughError):
+            with suppress(StopPassError):
                 run(window)
     for shared in watch.inputs:
         shared.reduce()
@@ -127,7 +131,7 @@ class _Watch:
         elif self._now.get(place) is not x:
             raise LorsError(f"{name} shares its input with {shared.linears[0]} in some windows only: not supported")
         if self._calls == self._last_calls and not self._whole:
-            raise _EnoughError
+            raise StopPassError
 
     def _meet(self, name: str, x: Tensor) -> Input:
         """The input that `name` gets in the first window: that of an earlier linear, or a new one."""

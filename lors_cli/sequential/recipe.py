@@ -1,26 +1,30 @@
 """What is to be done to each linear: the method with its options, the target of each linear, a profile over blocks."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import nn
 
-from lors_cli import pruning
 from lors_cli.artifacts.tensors import TensorFiles
 from lors_cli.config.prune import Prune
-from lors_cli.errors import LorsError, request_error
-from lors_cli.models import linears
+from lors_cli.errors import request_error
+from lors_cli.models.linears import select
+from lors_cli.options import Options
+from lors_cli.pruning import METHODS, PROFILES, REPAIRS, PermuteOptions
+from lors_cli.pruning.rows import Method, Profile, Repair, Row
 from lors_cli.sparsity.pattern import Pattern
-
-REPAIR_STATISTIC = "input_moments"
-PROFILE_STATISTIC = "input_norm"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a model is pruned.
 
-    `targets` has the linears to prune, each with what it is to hold; None for what its mask says.
+    Attributes:
+        section: of the config.
+        targets: the linears to prune, each with what it is to hold; None for what its mask says.
+        sizes: how many weights each linear of the model has.
+        follows_profile: the linears whose sparsity a profile sets.
+        masks: made elsewhere, for a method that reads them.
+
     """
 
     section: Prune
@@ -30,66 +34,74 @@ class Recipe:
     masks: TensorFiles | None = None
 
     @property
-    def method(self) -> pruning.Method:
-        """The registry row."""
-        return pruning.METHODS[self.section.method]
+    def method(self) -> Method:
+        """The registry row of the method."""
+        return METHODS[self.section.method]
+
+    @property
+    def profile(self) -> Profile | None:
+        """The registry row of the profile."""
+        return PROFILES[self.section.profile] if self.section.profile else None
+
+    @property
+    def repair(self) -> Repair | None:
+        """The registry row of the repair."""
+        return REPAIRS[self.section.repair] if self.section.repair else None
 
     @property
     def statistics(self) -> list[str]:
         """What calibration gathers for pruning."""
-        gathered = [str(self.method.statistic)] if self.method.calibrated else []
-        return gathered + ([REPAIR_STATISTIC] if self.section.repair else [])
+        return [row.statistic for row in (self.method, self.repair) if row and row.statistic]
 
-    def options(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The section's values of the method's options `names`."""
-        return {name: getattr(self.section, name) for name in names}
+    @property
+    def permutes(self) -> bool:
+        """Whether inputs of linears are reordered."""
+        options = self.options(self.method)
+        return isinstance(options, PermuteOptions) and options.permute
 
-    def with_profile(self, outliers: list[dict[str, Any]], prefix: str) -> "Recipe":
-        """Spread the asked sparsity over the blocks by their shares of outliers (OWL, Yin et al. 2024, section 3.2).
+    def options(self, row: Row) -> Options:
+        """The values of the options of `row`."""
+        return options_of(self.section, row)
 
-        The shares d are scaled to a range of 2 lambda, and block b gets ``S + mean(d) - d_b``: the more outliers, the
-        less is removed. The mean is weighted by parameters, so that the asked sparsity is met also where overrides
-        make the blocks unequal; with equal blocks it is the published one.
+    def with_profile(self, shares: list[float], prefix: str) -> "Recipe":
+        """Spread the asked sparsity over the blocks by what the profile measured in each of them.
+
+        Overrides make blocks unequal, so each counts by its weights that follow the profile.
 
         Raises:
             LorsError: a block would have to lose less than nothing or everything.
 
         """
-        width = 2 * self.section.profile_range
-        asked = self.section.sparsity or Pattern(0.0)  # never None beside a profile
-        shares = [float(facts["outliers"]) for facts in outliers]
-        low, high = min(shares), max(shares)
-        scaled = [(share - low) / (high - low) * width if high > low else 0.0 for share in shares]
+        if not (self.profile and self.section.sparsity):
+            return self
         block_of = {name: int(name.removeprefix(f"{prefix}.").split(".")[0]) for name in self.follows_profile}
-        total = sum(self.sizes[name] for name in block_of)
-        mean = sum(scaled[block] * self.sizes[name] for name, block in block_of.items()) / total
-        levels = [asked.sparsity + mean - share for share in scaled]
-        wrong = [
-            (block, level) for block, level in enumerate(levels) if block in block_of.values() and not 0 < level < 1
-        ]
-        if wrong:
-            raise LorsError(
-                f"the profile cannot reach a mean sparsity of {asked}: block {wrong[0][0]} would get {wrong[0][1]:.3f};"
-                " lower prune.profile_range, or ask for another sparsity"
-            )
+        sizes = [0] * len(shares)
+        for name, block in block_of.items():
+            sizes[block] += self.sizes[name]
+        levels = self.profile.spread(shares, sizes, self.section.sparsity.sparsity, self.options(self.profile))
         spread: dict[str, Pattern | None] = {name: Pattern(levels[block]) for name, block in block_of.items()}
         return replace(self, targets={**self.targets, **spread})
 
 
-def build(section: Prune, found: dict[str, nn.Linear], masks: TensorFiles | None) -> Recipe:
-    """The recipe of a config for the linears `found` of a (skeleton) model.
+def options_of(section: Prune, row: Row) -> Options:
+    """The values that a section of the config has for the options of a registry row."""
+    return row.options(**{name: getattr(section, name) for name in row.options.model_fields})
+
+
+def build(section: Prune, linears: dict[str, nn.Linear], masks: TensorFiles | None) -> Recipe:
+    """The recipe of a config for the `linears` of a (skeleton) model.
 
     Raises:
         RequestError: an override matches nothing, or a target does not fit a linear.
 
     """
-    names = list(found)
+    names = list(linears)
     targets: dict[str, Pattern | None] = dict.fromkeys(names, section.sparsity)
     plain = set(names)
     keys = dict.fromkeys(names, "prune.sparsity")
     for position, override in enumerate(section.overrides):
         key = f"prune.overrides[{position}]"
-        for name in linears.select(names, [override.match], f"{key}.match"):
+        for name in select(names, [override.match], f"{key}.match"):
             plain.discard(name)
             if override.skip:
                 targets.pop(name, None)
@@ -99,7 +111,7 @@ def build(section: Prune, found: dict[str, nn.Linear], masks: TensorFiles | None
     if not targets:
         raise request_error("prune.overrides", "at least one linear left to prune", "all skipped", "skip fewer")
     for name, pattern in targets.items():
-        columns = found[name].in_features
+        columns = linears[name].in_features
         if pattern and pattern.m and columns % pattern.m:
             raise request_error(
                 keys[name],
@@ -108,8 +120,8 @@ def build(section: Prune, found: dict[str, nn.Linear], masks: TensorFiles | None
                 "use another M, or a fraction",
             )
     if masks:
-        _check_masks(masks, {name: found[name] for name in targets})
-    sizes = {name: linear.weight.numel() for name, linear in found.items()}
+        _check_masks(masks, {name: linears[name] for name in targets})
+    sizes = {name: linear.weight.numel() for name, linear in linears.items()}
     follows = plain & targets.keys() if section.profile else set()
     if section.profile and not follows:
         got = "overrides that set every linear"

@@ -24,8 +24,8 @@ from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
 from lors_cli.sequential import estimate
 from lors_cli.sequential.engine import Pruning
+from lors_cli.sequential.prune_linears import Facts
 from lors_cli.sequential.recipe import Recipe, build
-from lors_cli.sequential.solve import Facts
 from lors_cli.sparsity import mask
 from lors_cli.stages import common, prune_structured
 
@@ -42,7 +42,7 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     section = common.section(config, "prune", config.prune)
-    if pruning.METHODS[section.method].structured:
+    if pruning.all_methods()[section.method].structured:
         return prune_structured.prepare(config, section, graph)
     key = "prune.input" if section.input else "model"
     calibration = section.calibration

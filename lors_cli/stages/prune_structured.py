@@ -1,32 +1,29 @@
 """``lors prune`` with a structured method: whole attention groups and MLP channels of the middle blocks go.
 
-The files are read and written one tensor at a time; only structured_taylor, which needs gradients, has the model in
-memory.
+The files are read and written one tensor at a time; only a method that needs gradients has the model in memory.
 """
 
-import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from lors_cli import console, processes, pruning
+from lors_cli import processes
 from lors_cli.artifacts import digest, tensors
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, measure, source, structure
-from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure
-from lors_cli.pruning import structured
+from lors_cli.models.structure import Structure
+from lors_cli.pruning import STRUCTURED, StructuredOptions
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
-from lors_cli.sequential.backward import visit_backwards
+from lors_cli.sequential.recipe import options_of
+from lors_cli.sequential.structured import Reduction, choose
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
@@ -47,26 +44,33 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
         raise request_error(key, "a whole model", f"{directory}, which is smaller already", "prune the original")
     if source.is_complete(directory):
         load.open_weights(directory, skeleton, key)
-    sizes = structure.sizes(skeleton, key)
-    plan = _Plan.of(section, skeleton, sizes)
+    method, calibration = STRUCTURED[section.method], section.calibration
+    options = _options(section)
+    reduction = Reduction.of(options, skeleton, structure.sizes(skeleton, key))
     tokens = None
-    if pruning.METHODS[section.method].calibrated and section.calibration:
-        data.check(section.calibration.dataset.source("prune.calibration.dataset"), section.calibration.dataset.format)
-        tokens = common.calibration_tokens(config, section.calibration, directory, skeleton)
+    if method.needs_gradients and calibration:
+        data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
+        tokens = common.calibration_tokens(config, calibration, directory, skeleton)
     device = load.pick_device(config.device)
 
     def work(partial: Path) -> dict[str, Any]:
         if processes.rank() > 0:
             return {}  # there is too little to share
-        kept = _choose(config, section, sizes, plan, directory, tokens, device)
-        found = Structure(sizes, kept, job.digests["model"], plan.before)
-        _write(directory, partial, found, skeleton.dtype)
+        model = None
+        if method.needs_gradients:
+            model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
+            model.requires_grad_(False)
+        kept = choose(method, options, reduction, torch.Generator().manual_seed(config.seed), model, tokens)
+        smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.before)
+        structure.write_weights(directory, partial, smaller, skeleton.dtype)
+        load.copy_config(directory, partial, skeleton.dtype)
+        tensors.copy_companions(directory, partial)
         facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
-        log.info("prune: %s", plan.summary())
+        log.info("prune: %s", reduction.summary())
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}
-        return {**measured, "parameters": {"before": plan.before, "after": plan.after}, "reduction": plan.reduction}
+        parameters = {"before": reduction.before, "after": reduction.after}
+        return {**measured, "parameters": parameters, "reduction": reduction.factor}
 
-    calibration = section.calibration
     job = Job(
         stage="prune",
         inputs={"model": directory},
@@ -77,141 +81,19 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
         },
         config=config,
         work=work,
-        plan=[f"{section.method}: {plan.summary()}"],
+        plan=[f"{section.method}: {reduction.summary()}"],
     )
     return job
 
 
 def shrink_as_planned(section: Prune, skeleton: PreTrainedModel) -> None:
     """Give a (skeleton) original the shapes that `section` will leave; errors as in `prepare`."""
-    sizes = structure.sizes(skeleton, "model")
-    structure.shrink(skeleton, _Plan.of(section, skeleton, sizes).structure(sizes))
+    reduction = Reduction.of(_options(section), skeleton, structure.sizes(skeleton, "model"))
+    structure.shrink(skeleton, reduction.structure())
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which of how many blocks are pruned, how many parts each keeps, and the parameters before and after."""
-
-    middle: range
-    blocks: int
-    groups: int
-    channels: int
-    before: int
-    after: int
-
-    @classmethod
-    def of(cls, section: Prune, skeleton: PreTrainedModel, sizes: Sizes) -> "_Plan":
-        """The plan of a section for a (skeleton) model.
-
-        Raises:
-            RequestError: no block is to be pruned.
-
-        """
-        ratio = section.ratio or 0.0
-        prefix, blocks = linears.find_blocks(skeleton)
-        count = len(blocks)
-        middle = range(section.keep_first, count - section.keep_last)
-        if not middle:
-            got = f"{section.keep_first} and {section.keep_last} of {count} blocks kept whole"
-            raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer")
-        groups = structured.groups_left(sizes.groups, ratio)
-        channels = structured.channels_left(sizes.channels, ratio)
-        before = sum(parameter.numel() for parameter in skeleton.parameters())
-        sample = Structure(sizes, [Kept(list(range(groups)), list(range(channels)))], "", 0)
-        gone = sum(
-            parameter.numel() - sample.cut(f"{prefix}.0.{name}", parameter).numel()
-            for name, parameter in blocks[middle.start].named_parameters()
-        )
-        return cls(middle, count, groups, channels, before, before - gone * len(middle))
-
-    def structure(self, sizes: Sizes) -> Structure:
-        """A structure of the planned sizes; which parts are kept is not known yet."""
-        whole = Kept(list(range(sizes.groups)), list(range(sizes.channels)))
-        smaller = Kept(whole.groups[: self.groups], whole.channels[: self.channels])
-        blocks = [smaller if index in self.middle else whole for index in range(self.blocks)]
-        return Structure(sizes, blocks, original="", parameters=self.before)
-
-    @property
-    def reduction(self) -> float:
-        """The parameters of the original for each one that is left."""
-        return self.before / self.after
-
-    def summary(self) -> str:
-        """In a line."""
-        return (
-            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.reduction:.2f}x, exactly {self.after:,});"
-            f" {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP"
-            " channels"
-        )
-
-
-def _short(count: int) -> str:
-    return f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
-
-
-def _choose(
-    config: Config,
-    section: Prune,
-    sizes: Sizes,
-    plan: _Plan,
-    directory: Path,
-    tokens: Tensor | None,
-    device: torch.device,
-) -> list[Kept]:
-    """What each block keeps."""
-    kept = [Kept(list(range(sizes.groups)), list(range(sizes.channels))) for _ in range(plan.blocks)]
-    if tokens is None:
-        generator = torch.Generator().manual_seed(config.seed)
-        for index in plan.middle:
-            kept[index] = Kept(
-                structured.random_kept(sizes.groups, plan.groups, generator),
-                structured.random_kept(sizes.channels, plan.channels, generator),
-            )
-        return kept
-    model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
-    model.requires_grad_(False)
-
-    def visit(index: int, block: torch.nn.Module) -> None:
-        if index in plan.middle:
-            groups, channels = _importances(block, sizes, section)
-            kept[index] = Kept(structured.best_kept(groups, plan.groups), structured.best_kept(channels, plan.channels))
-
-    with console.progress("prune: gradients, block", len(tokens) * plan.blocks) as advance:
-        visit_backwards(model, tokens, visit, advance)
-    return kept
-
-
-def _importances(block: torch.nn.Module, sizes: Sizes, section: Prune) -> tuple[Tensor, Tensor]:
-    """Those of the groups and of the channels of a block whose weights have gradients."""
-    found: dict[str, dict[str, Tensor]] = {"groups": {}, "channels": {}}
-    for place in PLACES:
-        weight: Any = block.get_submodule(place).weight
-        name = place.rsplit(".", 1)[-1]
-        kind = "channels" if (ROWS.get(name) or COLUMNS[name]) == "channels" else "groups"
-        parts = sizes.channels if kind == "channels" else sizes.groups
-        found[kind][place] = structured.part_importance(
-            weight.detach(), weight.grad, parts, by_rows=name in ROWS, form=section.importance
-        )
-    groups, channels = (structured.importance(parts, section.aggregation) for parts in found.values())
-    return groups, channels
-
-
-def _write(directory: Path, partial: Path, found: Structure, dtype: torch.dtype) -> None:
-    """Write what is left of each tensor, in files of the same names."""
-    places, total = {}, 0
-    shards = tensors.shards(directory)
-    for shard in shards:
-        with tensors.open_shard(shard) as file:
-            content = {
-                name: found.cut(name, file.get_tensor(name)).to(dtype)
-                for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
-            }
-        tensors.write(content, partial / shard.name)
-        places.update(dict.fromkeys(content, shard.name))
-        total += sum(tensor.nbytes for tensor in content.values())
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        (partial / tensors.INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    load.copy_config(directory, partial, dtype)
-    tensors.copy_companions(directory, partial)
-    found.write(partial)
+def _options(section: Prune) -> StructuredOptions:
+    options = options_of(section, STRUCTURED[section.method])
+    if not isinstance(options, StructuredOptions):
+        raise TypeError(f"the options of {section.method} are not those of a structured method")
+    return options

@@ -12,8 +12,7 @@ from typer.testing import Result
 
 from lors_cli.models import load, structure
 from lors_cli.models.linears import block_linears, find_blocks
-from lors_cli.pruning import structured
-from lors_cli.sequential.backward import visit_backwards
+from lors_cli.sequential.gradients import visit_backwards
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -79,20 +78,6 @@ def test_the_gradients_of_each_block_are_those_of_the_whole_model(dense: Path) -
     visit_backwards(model, windows, visit, lambda: steps.append(1))
     assert seen == [1, 0]
     assert len(steps) == 6
-
-
-def test_importances_by_hand() -> None:
-    weight, gradient = torch.tensor([[1.0, -2.0], [3.0, 4.0], [0.0, 1.0], [2.0, 2.0]]), torch.ones(4, 2)
-    rows = structured.part_importance(weight, gradient, 2, by_rows=True, form="element")
-    assert rows.tolist() == [10.0, 5.0]
-    rows = structured.part_importance(weight, gradient, 2, by_rows=True, form="vector")
-    assert rows.tolist() == [1.0 + 7.0, 1.0 + 4.0]
-    columns = structured.part_importance(weight, gradient, 2, by_rows=False, form="vector")
-    assert columns.tolist() == [6.0, 5.0]
-    parts = {"q": torch.tensor([1.0, 4.0]), "o": torch.tensor([3.0, 2.0])}
-    for name, wanted in {"sum": [4.0, 6.0], "prod": [3.0, 8.0], "max": [3.0, 4.0], "last": [3.0, 2.0]}.items():
-        assert structured.importance(parts, name).tolist() == wanted
-    assert structured.best_kept(torch.tensor([3.0, 1.0, 2.0, 1.0]), 2) == [0, 2]
 
 
 LLAMA = {"vocab_size": 32000, "tie_word_embeddings": False, "torch_dtype": "float16"}

@@ -69,7 +69,9 @@ def test_equals_the_published_algorithm_row_by_row(text: str, cycles: int, thres
     pattern = Pattern.parse(text)
     dense, moments = torch.randn(40, 60, dtype=torch.float64), moments_of(inputs(4, 30, 60))
     pruned = wanda.prune(dense, moments.norm, pattern)
-    repaired = repair(dense, pruned, moments, pattern, max_cycles=cycles, update_threshold=threshold, var_power=power)
+    repaired = repair(
+        dense, pruned, moments, pattern, repair_cycles=cycles, update_threshold=threshold, var_power=power
+    )
     expected = [
         slow_row(d, p, moments, pattern.m, cycles, threshold, power) for d, p in zip(dense, pruned, strict=True)
     ]
@@ -105,7 +107,7 @@ def test_counts_stay_and_the_expected_error_falls(text: str, method: str) -> Non
 def test_a_larger_threshold_or_no_cycle_changes_nothing() -> None:
     dense, moments, pattern = torch.randn(8, 16), Moments(*torch.rand(3, 16)), Pattern(0.5)
     pruned = wanda.prune(dense, moments.norm, pattern)
-    assert torch.equal(repair(dense, pruned, moments, pattern, max_cycles=0), pruned)
+    assert torch.equal(repair(dense, pruned, moments, pattern, repair_cycles=0), pruned)
     assert torch.equal(repair(dense, pruned, moments, pattern, update_threshold=1e9), pruned)
 
 
@@ -132,7 +134,7 @@ def test_ties_and_more_cycles_than_candidates_keep_the_count(text: str) -> None:
     pattern = Pattern.parse(text)
     dense, moments = torch.tensor([1.0, -1.0]).repeat(5, 12)[:, torch.randperm(24)], Moments(*torch.ones(3, 24))
     pruned = wanda.prune(dense, moments.norm, pattern)
-    repaired = repair(dense, pruned, moments, pattern, max_cycles=1000, update_threshold=0)
+    repaired = repair(dense, pruned, moments, pattern, repair_cycles=1000, update_threshold=0)
     assert torch.equal(repaired.count_nonzero(dim=1), pruned.count_nonzero(dim=1))
     assert not pattern.m or holds(repaired, pattern)
 

@@ -21,7 +21,7 @@ def slow_score(weight: Tensor, norms: Tensor, exponent: float) -> Tensor:
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 0.0])
 def test_score_equals_the_paper(exponent: float) -> None:
     weight, norms = torch.randn(7, 13, dtype=torch.float64), torch.rand(13, dtype=torch.float64) * 9
-    torch.testing.assert_close(ria.score(weight, norms, exponent), slow_score(weight, norms, exponent))
+    torch.testing.assert_close(ria.score(weight, norms, exponent=exponent), slow_score(weight, norms, exponent))
 
 
 def test_empty_rows_columns_and_inputs_score_zero() -> None:

@@ -15,7 +15,7 @@ from lors_cli.artifacts import digest
 from lors_cli.models import source
 from lors_cli.run import card, manifest
 from lors_cli.run.lineage import Original
-from lors_cli.sequential import walk
+from lors_cli.sequential.record import Record
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -161,13 +161,13 @@ def test_a_killed_run_ends_with_the_same_card(
     lors("prune", config)
     whole = (final / "README.md").read_bytes()
     shutil.rmtree(final)
-    original = walk.Record.add
+    original = Record.add
 
-    def add(self: walk.Record, phase: str, facts: Any) -> None:
+    def add(self: Record, phase: str, facts: Any) -> None:
         original(self, phase, facts)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(walk.Record, "add", add)
+    monkeypatch.setattr(Record, "add", add)
     lors("prune", config, status=130)
     monkeypatch.undo()
     assert "going on with what an interrupted run left" in lors("prune", config).stderr

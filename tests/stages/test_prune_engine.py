@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
 from lors_cli.models import memory
-from lors_cli.sequential import solve, walk
+from lors_cli.sequential import prune_linears
+from lors_cli.sequential.record import Record
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -37,15 +38,15 @@ def masks(directory: Path) -> dict[str, Tensor]:
 
 def stop_after(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """End the process's work, as a signal would, once so many blocks are recorded."""
-    original, left = walk.Record.add, [blocks]
+    original, left = Record.add, [blocks]
 
-    def add(self: walk.Record, phase: str, facts: Any) -> None:
+    def add(self: Record, phase: str, facts: Any) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
         original(self, phase, facts)
 
-    monkeypatch.setattr(walk.Record, "add", add)
+    monkeypatch.setattr(Record, "add", add)
 
 
 KINDS: list[dict[str, Any]] = [
@@ -105,13 +106,13 @@ def test_sigterm_stops_after_the_block(
 ) -> None:
     config = write_config()
     with monkeypatch.context() as patch:
-        original = solve.prune
+        original = prune_linears.prune
 
         def terminated(*args: Any) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
             return original(*args)
 
-        patch.setattr(solve, "prune", terminated)
+        patch.setattr(prune_linears, "prune", terminated)
         stopped = lors("prune", config, status=130)
     assert "stopped by SIGTERM after block 1 of 2" in stopped.stderr
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -12,12 +12,13 @@ from lors_cli.config.prune import Prune
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
 from lors_cli.pruning.statistics import STATISTICS
-from lors_cli.sequential import interleave, replay, solve
+from lors_cli.sequential import linear_by_linear, prune_linears, replay
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input, gather
+from lors_cli.sequential.loop import BlockLoop
 from lors_cli.sequential.recipe import Recipe, build
+from lors_cli.sequential.record import Record
 from lors_cli.sequential.states import States
-from lors_cli.sequential.walk import Record, Walk
 
 CPU = torch.device("cpu")
 WINDOWS, LENGTH = 4, 24
@@ -49,49 +50,49 @@ def make_recipe(directory: Path, method: str, sparsity: object, skip: str | None
     return build(section, linears.all_linears(load.skeleton(directory)), None)
 
 
-def one_window(chosen: dict[str, nn.Linear], walk: Any, block: nn.Module) -> list[Input]:
+def one_window(chosen: dict[str, nn.Linear], loop: Any, block: nn.Module) -> list[Input]:
     """The inputs of the block, as one window shows them."""
-    found: list[Input] = walk.gather(chosen, block, [], windows=list(walk.windows)[:1])
+    found: list[Input] = loop.gather(chosen, block, [], windows=list(loop.windows)[:1])
     return found
 
 
-def make_walk(directory: Path, windows: dict[int, Tensor], scratch: Path) -> Walk:
+def make_loop(directory: Path, windows: dict[int, Tensor], scratch: Path) -> BlockLoop:
     skeleton = load.skeleton(directory)
     blocks = Blocks(skeleton, load.open_weights(directory, skeleton, "model"), torch.float32, CPU)
     states = States(scratch, list(windows), (LENGTH, 32), torch.float32, CPU)
-    return Walk(blocks, windows, states, "host", Record(scratch))
+    return BlockLoop(blocks, windows, states, "host", Record(scratch))
 
 
-def interleaved(
+def linear_by_linear_run(
     directory: Path, windows: dict[int, Tensor], scratch: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Weights, list[list[str]], list[list[Tensor]]]:
     """The pruned weights, the inputs as they were reached, and the output states of each block but the last."""
-    walk = make_walk(directory, windows, scratch)
+    loop = make_loop(directory, windows, scratch)
     weights: Weights = {}
     reached: list[list[str]] = []
     kept: dict[int, list[Tensor]] = {}
-    keep = walk.keep
+    keep = loop.keep
 
     def visit(index: int, block: nn.Module) -> list[str]:
-        prefix = f"{walk.blocks.prefix}.{index}"
+        prefix = f"{loop.blocks.prefix}.{index}"
         chosen = {k: v for k, v in linears.block_linears(block).items() if f"{prefix}.{k}" in recipe.targets}
 
         def prune(shared: Input) -> None:
             reached.append(shared.linears)
             assert shared.tokens == WINDOWS * LENGTH
-            solve.prune(chosen, prefix, [shared], recipe)
+            prune_linears.prune(chosen, prefix, [shared], recipe)
 
         def note(window: int, states: Tensor) -> None:
             kept.setdefault(index, []).append(states)
             keep(window, states)
 
-        monkeypatch.setattr(walk, "keep", note)
-        interleave.run(chosen, one_window(chosen, walk, block), recipe.statistics, walk, block, prune)
+        monkeypatch.setattr(loop, "keep", note)
+        linear_by_linear.run(chosen, one_window(chosen, loop, block), recipe.statistics, loop, block, prune)
         weights.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in chosen.items()})
         assert not any(linear._forward_pre_hooks for linear in chosen.values())
         return []
 
-    walk.run("prune", visit, 1)
+    loop.run("prune", visit, 1)
     return weights, reached, [kept[index] for index in sorted(kept)]
 
 
@@ -105,7 +106,7 @@ def one_by_one(
     states: dict[int, Tensor] = {}
     calls = replay.capture(model, windows, states.__setitem__)
     prefix, blocks = linears.find_blocks(model)
-    method = recipe.method
+    method, options = recipe.method, recipe.options(recipe.method)
     for index, block in enumerate(blocks):
         for group in GROUPS:
             names = [name for name in group if f"{prefix}.{index}.{name}" in recipe.targets]
@@ -117,14 +118,11 @@ def one_by_one(
             for window in windows:
                 calls.run(block, index, window, states[window])
             hook.remove()
-            value = statistic.value()
-            if method.prepare:
-                value = method.prepare(value, **recipe.options(method.prepare_options))
+            value = method.prepare(statistic.value(), options)
             for name in names:
                 full = f"{prefix}.{index}.{name}"
                 linear: Any = block.get_submodule(name)
-                options = recipe.options(method.options)
-                linear.weight.data = method.prune(linear.weight.data, value, recipe.targets[full], **options)
+                linear.weight.data = method.prune(linear.weight.data, value, recipe.targets[full], options)
                 weights[full] = linear.weight.clone()
         states = {window: calls.run(block, index, window, states[window]) for window in windows}
         outputs.append(list(states.values()))
@@ -143,16 +141,15 @@ def test_equals_running_the_block_again_before_each_input(
     skip: str | None,
 ) -> None:
     recipe = make_recipe(dense, method, sparsity, skip)
-    got, reached, outputs = interleaved(dense, windows, tmp_path, recipe, monkeypatch)
+    got, reached, outputs = linear_by_linear_run(dense, windows, tmp_path, recipe, monkeypatch)
     expected, order, states = one_by_one(dense, windows, recipe)
     assert reached == order
     assert got.keys() == expected.keys() == recipe.targets.keys()
     for name, weight in expected.items():
         assert torch.equal(got[name] != 0, weight != 0), name
         assert torch.equal(got[name], weight), name
-    assert len(outputs) == len(states) == 2
-    for found, wanted in zip(outputs, states, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert len(outputs) == len(states) - 1 == 1  # nothing needs the states after the last block
+    assert all(torch.equal(a, b) for a, b in zip(outputs[0], states[0], strict=True))
 
 
 def test_is_not_the_same_as_pruning_by_the_dense_block(
@@ -160,13 +157,13 @@ def test_is_not_the_same_as_pruning_by_the_dense_block(
 ) -> None:
     """Else the test above would pass without doing what it says."""
     recipe = make_recipe(dense, "sparsegpt", "2:4", None)
-    got, _, _ = interleaved(dense, windows, tmp_path, recipe, monkeypatch)
-    again = make_walk(dense, windows, tmp_path)
+    got, _, _ = linear_by_linear_run(dense, windows, tmp_path, recipe, monkeypatch)
+    again = make_loop(dense, windows, tmp_path)
     seen: Weights = {}
 
     def visit(index: int, block: nn.Module) -> list[str]:
         prefix, found = f"{again.blocks.prefix}.{index}", linears.block_linears(block)
-        solve.prune(found, prefix, again.gather(found, block, recipe.statistics), recipe)
+        prune_linears.prune(found, prefix, again.gather(found, block, recipe.statistics), recipe)
         seen.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in found.items()})
         again.advance(block)
         return []
@@ -190,8 +187,8 @@ class Turning(nn.Module):
         return found
 
 
-class FakeWalk:
-    """What `interleave` asks of a walk."""
+class FakeLoop:
+    """What `linear_by_linear` asks of a loop."""
 
     def __init__(self, windows: dict[int, Tensor]) -> None:
         self.windows, self.kept = windows, dict[int, Tensor]()
@@ -203,16 +200,18 @@ class FakeWalk:
         found: Tensor = block(self.windows[window])
         return found
 
-    def keep(self, window: int, states: Tensor) -> None:
-        self.kept[window] = states
+    def advance(self, block: nn.Module, before_each: Callable[[], object]) -> None:
+        for window in self.windows:
+            before_each()
+            self.kept[window] = self.forward(block, window, "")
 
 
-def take(signs: str, prune: Callable[[Input], None] = lambda _: None) -> FakeWalk:
+def take(signs: str, prune: Callable[[Input], None] = lambda _: None) -> FakeLoop:
     block = Turning()
-    walk = FakeWalk({window: torch.full((1, 3, 4), float(sign + "1")) for window, sign in enumerate(signs)})
+    loop = FakeLoop({window: torch.full((1, 3, 4), float(sign + "1")) for window, sign in enumerate(signs)})
     both = {"a": block.a, "b": block.b}
-    interleave.run(both, one_window(both, walk, block), ["input_norm"], walk, block, prune)  # type: ignore[arg-type]
-    return walk
+    linear_by_linear.run(both, one_window(both, loop, block), ["input_norm"], loop, block, prune)  # type: ignore[arg-type]
+    return loop
 
 
 @pytest.mark.parametrize("signs", ["-+", "+-", "--+", "+++-"])
@@ -223,13 +222,13 @@ def test_windows_that_take_different_ways_are_an_error(signs: str) -> None:
 
 def test_every_window_goes_on_to_its_end() -> None:
     places: list[str] = []
-    walk = take("+++", lambda shared: places.extend(shared.linears))
-    assert sorted(walk.kept) == [0, 1, 2]
+    loop = take("+++", lambda shared: places.extend(shared.linears))
+    assert sorted(loop.kept) == [0, 1, 2]
     assert places == ["b", "a"]
 
 
 def test_an_error_while_pruning_leaves_no_hook(dense: Path, windows: dict[int, Tensor], tmp_path: Path) -> None:
-    walk = make_walk(dense, windows, tmp_path)
+    loop = make_loop(dense, windows, tmp_path)
     blocks: list[nn.Module] = []
 
     def fail(shared: Input) -> None:
@@ -239,9 +238,9 @@ def test_an_error_while_pruning_leaves_no_hook(dense: Path, windows: dict[int, T
     def visit(index: int, block: nn.Module) -> None:
         blocks.append(block)
         found = linears.block_linears(block)
-        interleave.run(found, one_window(found, walk, block), ["hessian"], walk, block, fail)
+        linear_by_linear.run(found, one_window(found, loop, block), ["hessian"], loop, block, fail)
 
     with pytest.raises(LorsError, match="as planned"):
-        walk.run("prune", visit, 1)
+        loop.run("prune", visit, 1)
     assert not any(linear._forward_pre_hooks for linear in linears.block_linears(blocks[0]).values())
     assert all(parameter.is_meta for parameter in blocks[0].parameters())

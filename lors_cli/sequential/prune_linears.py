@@ -1,8 +1,6 @@
 """Pruning the linears of one block, in place, from what calibration gathered about their inputs."""
 
-import logging
 import time
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +8,9 @@ from torch import Tensor, nn
 
 from lors_cli import processes
 from lors_cli.errors import LorsError
-from lors_cli.pruning import dsnot, permutation
-from lors_cli.sequential import fold
 from lors_cli.sequential.gather import Input
-from lors_cli.sequential.recipe import REPAIR_STATISTIC, Recipe, mask_name
+from lors_cli.sequential.recipe import Recipe, mask_name
 from lors_cli.sparsity import mask
-from lors_cli.sparsity.pattern import Pattern
-
-log = logging.getLogger(__name__)
 
 Facts = dict[str, dict[str, Any]]
 
@@ -60,8 +53,7 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
         if not mask.finite(statistic):
             raise LorsError(f"{first}: NaN or infinity in its calibration inputs; check the model, or its dtype")
     try:
-        if method.prepare:
-            statistic = method.prepare(statistic, **recipe.options(method.prepare_options))
+        statistic = method.prepare(statistic, recipe.options(method))
     except LorsError as error:
         raise LorsError(f"{first}: {error}") from None
     dense = {name: linear.weight.data for name, linear in linears.items()}
@@ -95,14 +87,13 @@ def _together(names: list[str], prefix: str, recipe: Recipe) -> list[list[str]]:
 
 def _pruned(full: str, dense: Tensor, statistic: Any, shared: Input, recipe: Recipe) -> Tensor:
     """`dense` pruned and repaired to the target of the linear `full`."""
-    method, pattern = recipe.method, recipe.targets[full]
+    method, repair, pattern = recipe.method, recipe.repair, recipe.targets[full]
     if recipe.masks:
         statistic = recipe.masks.tensor(mask_name(recipe.masks, full)).to(dense.device)
-    pruned = method.prune(dense, statistic, pattern, **recipe.options(method.options))
-    if recipe.section.repair:
-        moments = shared.statistics[REPAIR_STATISTIC].value()
-        pattern = pattern or mask.held_by(pruned)
-        pruned = dsnot.repair(dense, pruned, moments, pattern, max_cycles=recipe.section.repair_cycles)
+    pruned = method.prune(dense, statistic, pattern, recipe.options(method))
+    if repair:
+        gathered = shared.statistics[str(repair.statistic)].value()
+        pruned = repair.repair(dense, pruned, gathered, pattern or mask.held_by(pruned), recipe.options(repair))
     return mask.positive_zeros(pruned)
 
 
@@ -113,31 +104,3 @@ def _error(dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:
     x = probe.float()
     lost, whole = x @ (dense - pruned).float().T, x @ dense.float().T
     return float(lost.square().sum() / whole.square().sum().clamp(min=torch.finfo(torch.float32).tiny))
-
-
-@torch.no_grad()
-def permute(
-    linears: dict[str, nn.Linear], prefix: str, inputs: list[Input], recipe: Recipe, head_width: int
-) -> list[str]:
-    """Give each linear with an N:M target the order of inputs that keeps most, where it folds into its neighbours.
-
-    Returns:
-        the full names of the linears that were permuted.
-
-    """
-    method, done = recipe.method, []
-    for shared in inputs:
-        name, pattern = shared.linears[0], recipe.targets.get(f"{prefix}.{shared.linears[0]}")
-        if len(shared.linears) > 1 or pattern is None or not pattern.m or not method.score:
-            continue
-        weight, norms = linears[name].weight.data, shared.statistics[str(method.statistic)].value()
-        score = method.score(weight, norms, **recipe.options(method.options))
-        index = fold.permuted(linears, name, score, head_width, pattern.m, partial(_order, pattern=pattern))
-        if index is not None:
-            shared.permute(index)
-            done.append(f"{prefix}.{name}")
-    return done
-
-
-def _order(score: Tensor, pattern: Pattern) -> Tensor:
-    return processes.send_from(permutation.permutation(score, pattern), 0)

@@ -1,27 +1,25 @@
-"""Taking a model's blocks one by one, and going on at the block where an interrupted walk stopped.
+"""Taking a model's blocks one after another, and going on at the block where an interrupted run stopped.
 
 What is done is recorded after every block, when its output and the states of the next one are on the disk.
 """
 
-import json
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lors_cli import console, processes
-from lors_cli.artifacts import files
 from lors_cli.errors import LorsError
 from lors_cli.sequential import replay
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input, gather
+from lors_cli.sequential.record import Record
 from lors_cli.sequential.states import States
 from lors_cli.sparsity import mask
 
@@ -30,34 +28,8 @@ log = logging.getLogger(__name__)
 Visit = Callable[[int, nn.Module], Any]
 
 
-class Record:
-    """What the finished blocks of each phase came to, kept in a file."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "progress.json"
-        try:
-            found = json.loads(self._path.read_text()) if self._path.is_file() else {}
-        except ValueError as error:
-            raise LorsError(f"{self._path} is damaged ({error}); --force starts over") from None
-        self.phases: dict[str, list[Any]] = processes.agree(found)
-
-    def done(self, phase: str) -> list[Any]:
-        """The facts of the blocks that are finished in `phase`."""
-        return self.phases.setdefault(phase, [])
-
-    def nothing_done(self) -> bool:
-        """Whether no block is finished, so that there is nothing to go on with."""
-        return not any(self.phases.values())
-
-    def add(self, phase: str, facts: Any) -> None:
-        """The next block of `phase` is finished."""
-        self.done(phase).append(facts)
-        if processes.rank() == 0:
-            files.write_json(self._path, self.phases)
-
-
-class Walk:
-    """A walk over `blocks` with the calibration `windows` (token ids (1, length) by number) of this process.
+class BlockLoop:
+    """A loop over `blocks` with the calibration `windows` (token ids (1, length) by number) of this process.
 
     Without windows the blocks are only visited.
     """
@@ -114,7 +86,7 @@ class Walk:
         states = self._states
         states.open(0, self._placement)
         with self.blocks.embeddings():
-            put = states.put if first == 0 else lambda window, found: None
+            put = states.put if first == 0 else lambda window, states: None
             self._calls = replay.capture(self.blocks.model, self.windows, put)
         if first:
             states.open(first, self._placement)
@@ -150,7 +122,7 @@ class Walk:
 
     def _output(self, block: nn.Module, window: int) -> Tensor:
         if self._states is None:
-            raise ValueError("a walk without states has no windows")
+            raise ValueError("a loop without states has no windows")
         return self._calls.run(block, self._index, window, self._states[window])
 
     def keep(self, window: int, states: Tensor) -> None:
@@ -167,10 +139,11 @@ class Walk:
             self._states.put(window, states)
 
     @torch.no_grad()
-    def advance(self, block: nn.Module) -> None:
+    def advance(self, block: nn.Module, before_each: Callable[[], object] = lambda: None) -> None:
         """Run `block` on all windows for the states of the next one; after the last block nothing needs them."""
         if self._index + 1 < len(self.blocks):
             for window in self.windows:
+                before_each()
                 self.keep(window, self.forward(block, window, "states"))
 
     def forget(self) -> None:

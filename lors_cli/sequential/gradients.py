@@ -80,5 +80,5 @@ def _forward(model: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor) -> tupl
 
 
 def _to_host(tensor: Any) -> Tensor:
-    found: Tensor = tensor.detach().cpu()
-    return found
+    host: Tensor = tensor.detach().cpu()
+    return host

@@ -1,0 +1,130 @@
+"""The rows of the pruning registries: what each kind of method has, and what its functions get and return.
+
+A row names a module, which is imported when one of its functions is called. So reading the registry does not import
+torch, and a mistake in a config is reported at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lors_cli.options import Options
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lors_cli.sparsity.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Row:
+    """What every row has.
+
+    `module` holds the functions. `options` are what a config may set; a function gets those that it declares as
+    parameters. `statistic` is what calibration gathers, a key of `statistics.STATISTICS`.
+    """
+
+    module: str
+    equation: str
+    paper: str
+    options: type[Options] = Options
+    statistic: str | None = None
+
+    def _function(self, name: str) -> Callable[..., Any] | None:
+        return getattr(import_module(self.module), name, None)
+
+    def _call(self, name: str, *arguments: Any, options: Options) -> Any:
+        function = self._function(name)
+        if function is None:
+            raise AttributeError(f"{self.module} has no function {name!r}")
+        parameters = signature(function).parameters
+        return function(*arguments, **{option: value for option, value in options if option in parameters})
+
+
+@dataclass(frozen=True)
+class Method(Row):
+    """A method that leaves zeros: ``prune(weight, statistic, pattern, **options) -> weight`` in its module.
+
+    Its module may also have ``prepare(statistic, **options)``, what all linears with one input share, whose result
+    `prune` then gets as its statistic; and ``score(weight, statistic, **options)``, the importance of each weight,
+    which a method with `PermuteOptions` needs.
+
+    `stacks`: the method prunes to N:M row by row, so that the linears of one input can be pruned as one matrix.
+    `reads_mask`: in place of a statistic, `prune` gets a mask (R, C) that was made elsewhere.
+    """
+
+    structured: ClassVar[bool] = False
+    stacks: bool = False
+    reads_mask: bool = False
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration gathers a statistic for it."""
+        return self.statistic is not None
+
+    def prepare(self, statistic: Any, options: Options) -> Any:
+        """What `prune` needs of the `statistic` of one input; the statistic itself if the method has no `prepare`."""
+        return self._call("prepare", statistic, options=options) if self._function("prepare") else statistic
+
+    def prune(self, weight: "Tensor", statistic: Any, pattern: "Pattern | None", options: Options) -> "Tensor":
+        """The pruned weight, (R, C) like `weight`; `pattern` is None where a mask alone says what stays."""
+        pruned: Tensor = self._call("prune", weight, statistic, pattern, options=options)
+        return pruned
+
+    def score(self, weight: "Tensor", statistic: "Tensor", options: Options) -> "Tensor":
+        """The importance of each weight, (R, C), larger is kept."""
+        score: Tensor = self._call("score", weight, statistic, options=options)
+        return score
+
+
+@dataclass(frozen=True)
+class StructuredMethod(Row):
+    """A method that chooses which parts of a block stay: ``keep(members, count, left, generator, **options)``.
+
+    See `structured.Member` and `keep` below. `needs_gradients`: of the loss on calibration text in the weights.
+    """
+
+    structured: ClassVar[bool] = True
+    needs_gradients: bool = False
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs calibration text."""
+        return self.needs_gradients
+
+    def keep(
+        self, members: Sequence[Any], count: int, left: int, generator: "torch.Generator", options: Options
+    ) -> list[int]:
+        """The numbers, rising, of the `left` parts that stay of the `count` that the `members` consist of."""
+        kept: list[int] = self._call("keep", members, count, left, generator, options=options)
+        return kept
+
+
+@dataclass(frozen=True)
+class Profile(Row):
+    """A way to give blocks different sparsities: `share` measures each dense block, `spread` says what each gets."""
+
+    def share(self, weights: "Sequence[Tensor]", statistics: Sequence[Any], options: Options) -> float:
+        """What is measured in a block: the `weights` of its linears, each with the statistic of its input."""
+        share: float = self._call("share", weights, statistics, options=options)
+        return share
+
+    def spread(self, shares: list[float], sizes: list[int], sparsity: float, options: Options) -> list[float]:
+        """The sparsity of each block; `sizes` are the weights in it that follow the profile."""
+        sparsities: list[float] = self._call("spread", shares, sizes, sparsity, options=options)
+        return sparsities
+
+
+@dataclass(frozen=True)
+class Repair(Row):
+    """What is done to a pruned weight afterwards: ``repair(dense, pruned, statistic, pattern, **options)``."""
+
+    def repair(
+        self, dense: "Tensor", pruned: "Tensor", statistic: Any, pattern: "Pattern", options: Options
+    ) -> "Tensor":
+        """The repaired weight, (R, C), which holds `pattern` as `pruned` does."""
+        repaired: Tensor = self._call("repair", dense, pruned, statistic, pattern, options=options)
+        return repaired

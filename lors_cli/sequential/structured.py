@@ -1,0 +1,134 @@
+"""Structured pruning: how small the blocks of a model get, and which of their parts stay."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lors_cli import console
+from lors_cli.errors import request_error
+from lors_cli.models.linears import find_blocks
+from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure
+from lors_cli.pruning import StructuredOptions, structured
+from lors_cli.pruning.rows import StructuredMethod
+from lors_cli.pruning.structured import Member
+from lors_cli.sequential.gradients import visit_backwards
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Which of how many blocks get smaller, how many parts each of them keeps, and the parameters before and after."""
+
+    sizes: Sizes
+    middle: range
+    blocks: int
+    groups: int
+    channels: int
+    before: int
+    after: int
+
+    @classmethod
+    def of(cls, options: StructuredOptions, skeleton: PreTrainedModel, sizes: Sizes) -> "Reduction":
+        """What the options do to a (skeleton) model with blocks of these sizes.
+
+        Raises:
+            RequestError: no block is to be pruned.
+
+        """
+        prefix, blocks = find_blocks(skeleton)
+        count = len(blocks)
+        middle = range(options.keep_first, count - options.keep_last)
+        if not middle:
+            got = f"{options.keep_first} and {options.keep_last} of {count} blocks kept whole"
+            raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer")
+        groups = structured.groups_left(sizes.groups, options.ratio)
+        channels = structured.channels_left(sizes.channels, options.ratio)
+        before = sum(parameter.numel() for parameter in skeleton.parameters())
+        sample = Structure(sizes, [Kept(list(range(groups)), list(range(channels)))], "", 0)
+        gone = sum(
+            parameter.numel() - sample.cut(f"{prefix}.0.{name}", parameter).numel()
+            for name, parameter in blocks[middle.start].named_parameters()
+        )
+        return cls(sizes, middle, count, groups, channels, before, before - gone * len(middle))
+
+    def structure(self) -> Structure:
+        """A structure of the right sizes, whichever parts will be kept."""
+        smaller = Kept(list(range(self.groups)), list(range(self.channels)))
+        blocks = [smaller if index in self.middle else kept for index, kept in enumerate(self.whole())]
+        return Structure(self.sizes, blocks, original="", parameters=self.before)
+
+    def whole(self) -> list[Kept]:
+        """What each block of the original has."""
+        return [Kept(list(range(self.sizes.groups)), list(range(self.sizes.channels))) for _ in range(self.blocks)]
+
+    @property
+    def factor(self) -> float:
+        """How many parameters the original has for each one that is left."""
+        return self.before / self.after
+
+    def summary(self) -> str:
+        """In a line."""
+        return (
+            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.factor:.2f}x, exactly {self.after:,});"
+            f" {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP"
+            " channels"
+        )
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
+
+
+def choose(
+    method: StructuredMethod,
+    options: StructuredOptions,
+    reduction: Reduction,
+    generator: torch.Generator,
+    model: PreTrainedModel | None,
+    tokens: Tensor | None,
+) -> list[Kept]:
+    """What each block keeps.
+
+    Args:
+        method: chooses.
+        options: of the method.
+        reduction: how much is kept.
+        generator: for a method that draws.
+        model: frozen, in memory, for a method that needs gradients; otherwise None.
+        tokens: the text of the gradients, token ids (windows, length).
+
+    """
+    kept = reduction.whole()
+
+    def keep(index: int, groups: Sequence[Member], channels: Sequence[Member]) -> None:
+        kept[index] = Kept(
+            method.keep(groups, reduction.sizes.groups, reduction.groups, generator, options),
+            method.keep(channels, reduction.sizes.channels, reduction.channels, generator, options),
+        )
+
+    def visit(index: int, block: nn.Module) -> None:
+        if index in reduction.middle:
+            keep(index, *_members(block))
+
+    if model is None or tokens is None:
+        for index in reduction.middle:
+            keep(index, [], [])
+    else:
+        with console.progress("prune: gradients, block", len(tokens) * reduction.blocks) as advance:
+            visit_backwards(model, tokens, visit, advance)
+    return kept
+
+
+def _members(block: nn.Module) -> tuple[list[Member], list[Member]]:
+    """What the attention groups, and what the MLP channels, of a block with gradients consist of."""
+    groups: list[Member] = []
+    channels: list[Member] = []
+    for place in PLACES:
+        weight: Any = block.get_submodule(place).weight
+        name = place.rsplit(".", 1)[-1]
+        member = Member(weight.detach(), weight.grad, by_rows=name in ROWS)
+        (channels if (ROWS.get(name) or COLUMNS[name]) == "channels" else groups).append(member)
+    return groups, channels
