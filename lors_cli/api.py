@@ -1,35 +1,55 @@
-"""Adapters in a transformers causal language model that others train: attach, start, save, load.
+"""What other people's code needs of lors: models with adapters in a training loop that is not ours.
 
-    attach                 linears become adapters, everything else is frozen
-    start_from_gradient    lora_A from the first batches, as LoRS starts
-    save_adapter           a directory in PEFT's form, which ``lors merge`` takes
-    load_adapter           the way back
-
-This is the one file of the package that knows models and files: the door for training loops that are not ours. It
-imports what knows them inside its functions, so that importing adapters stays light and numerics stay below.
+load                   a model directory of any kind, also one that structured pruning made smaller
+attach                 linears become adapters, everything else is frozen
+start_from_gradient    lora_A from the first batches, as LoRS starts
+save_adapter           a directory in PEFT's form, which ``lors merge`` takes
+load_adapter           the way back
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lors_cli import adapters
-from lors_cli.adapters.attached import Settings, find, misfits, unwrapped, whole
-from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
+from lors_cli.adapters import Adapter, LoRS, LowRankAdapter, fit
+from lors_cli.adapters.attached import Settings, find, unwrapped, whole
+from lors_cli.adapters.base import Checkpointing
 from lors_cli.adapters.initialize import initialize_from_gradient
-from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.replace import replace_linears
+from lors_cli.artifacts import adapter_file
 from lors_cli.errors import RequestError, nearest
+from lors_cli.models import linears, targets
+from lors_cli.models.load import load_model
 from lors_cli.sparsity import mask
-from lors_cli.sparsity.packed import smallest_sparsity
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def load(
+    directory: str | PathLike[str], *, dtype: str = "auto", device: str = "cpu", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model in `directory`, in eval mode; also a structured-pruned one, which plain transformers refuses.
+
+    Args:
+        directory: of a model, such as ``pruned`` or ``merged`` of a run.
+        dtype: float32, bfloat16 or float16; auto: as the weights are stored.
+        device: where to put it.
+        trust_remote_code: whether code that the directory brings may run.
+
+    Raises:
+        ValueError: it is not a model directory that transformers can build.
+        LorsError: a weight file is missing or damaged.
+
+    """
+    with _as_value_error():
+        return load_model(Path(directory), dtype, torch.device(device), trust_remote_code=trust_remote_code)
 
 
 def attach(
@@ -42,7 +62,7 @@ def attach(
     dropout: float = 0.0,
     formulation: str | None = None,
     packed: bool = False,
-    checkpoint: Checkpointing = False,
+    adapter_checkpointing: Checkpointing = False,
     stochastic: bool = False,
 ) -> Model:
     """Replace linears of `model`, in place, by adapters; only the adapters' own tensors stay trainable.
@@ -59,8 +79,8 @@ def attach(
         dropout: lora, spp: probability of dropping an input of the update.
         formulation: how to compute the method; its first if left out.
         packed: lors: keep the frozen weights without their zeros.
-        checkpoint: sqft, spp: recompute the method's own tensors in backward.
-        stochastic: lors in bfloat16: round the merged weight stochastically, anew in each training forward.
+        adapter_checkpointing: sqft, spp: recompute the method's own tensors in backward.
+        stochastic: lors in bfloat16: round the effective weight stochastically, anew in each training forward.
 
     Returns:
         the same model.
@@ -72,7 +92,7 @@ def attach(
     kind = _formulation(method, formulation)
     for option, argument, value in (
         ("dropout", "dropout", dropout),
-        ("adapter_checkpointing", "checkpoint", checkpoint),
+        ("adapter_checkpointing", "adapter_checkpointing", adapter_checkpointing),
         ("merge_rounding", "stochastic", stochastic),
     ):
         if value and option not in kind.options:
@@ -85,10 +105,13 @@ def attach(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
         )
     names = _targets(model, kind, rank, target_modules, packed=packed)
-    options: dict[str, Any] = {"stochastic": True} if stochastic else {}
-    attached = replace_linears(
-        model, names, kind, base=base, rank=rank, alpha=alpha, dropout=dropout, checkpoint=checkpoint, **options
-    )
+    options: dict[str, Any] = {
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        **({"stochastic": True} if stochastic else {}),
+    }
+    attached = replace_linears(model, names, kind, base=base, adapter_checkpointing=adapter_checkpointing, **options)
     Settings(method, rank, alpha, dropout).keep_in(model)
     if stochastic:
         for adapter in attached.values():
@@ -107,20 +130,20 @@ def start_from_gradient(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
         batches: keyword arguments of its forward (input_ids, labels, attention_mask, ...); all are kept in memory.
 
     Raises:
-        ValueError: no adapters are attached, they are of no low-rank method, the model is wrapped, or there are no
+        ValueError: no adapters are attached, their method is not low-rank, the model is wrapped, or there are no
             batches.
         LorsError: a gradient is zero or not finite; the adapters are as they were.
 
     """
-    core, settings, found = find(model)
+    core, settings, named_adapters = find(model)
     if not adapters.METHODS[settings.method].low_rank:
-        raise ValueError(f"{settings.method} is no low-rank product: there is no lora_A to start")
+        raise ValueError(f"{settings.method} is not a low-rank product: it has no lora_A to start")
     if core is not model:
         raise ValueError("a model that is not wrapped yet: DDP would not send one start to all processes any more")
     kept = list(batches)
     if not kept:
         raise ValueError("at least one batch to take the gradient from, got none")
-    attached = cast(dict[str, LowRankAdapter], found)
+    attached = cast(dict[str, LowRankAdapter], named_adapters)
     device = next(iter(attached.values())).linear.weight.device
     own = {name: adapter.tensors() for name, adapter in attached.items()}
 
@@ -144,7 +167,7 @@ def start_from_gradient(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
                 setattr(attached[name], key, parameter)
 
 
-def save_adapter(model: nn.Module, directory: "str | PathLike[str]") -> None:
+def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
     """Write the adapters into `directory` as ``lors train`` does, whole or not at all.
 
     With several processes the first one writes. Where parameters are sharded (FSDP2), all of them must call it.
@@ -158,13 +181,10 @@ def save_adapter(model: nn.Module, directory: "str | PathLike[str]") -> None:
         LorsError: it cannot be written.
 
     """
-    from pathlib import Path
-
-    from lors_cli.artifacts import adapter_file
-
-    core, settings, found = find(model)
-    modules = {name: {key: whole(tensor) for key, tensor in a.tensors().items()} for name, a in found.items()}
-    if wrong := misfits(settings.method, settings.rank, modules, found):  # FSDP1 and ZeRO-3 leave pieces
+    core, settings, attached = find(model)
+    modules = {name: {key: whole(tensor) for key, tensor in a.tensors().items()} for name, a in attached.items()}
+    kind = adapters.METHODS[settings.method].adapter
+    if wrong := fit.misfits(kind, settings.rank, modules, _sizes(attached)):  # FSDP1 and ZeRO-3 leave pieces
         raise ValueError(f"adapters with all of their numbers; gather the parameters first: {wrong[0]}")
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         return
@@ -173,7 +193,7 @@ def save_adapter(model: nn.Module, directory: "str | PathLike[str]") -> None:
         adapter_file.save_whole(Path(directory), content, base=core.config._name_or_path, dropout=settings.dropout)
 
 
-def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
+def load_adapter(model: Model, directory: str | PathLike[str]) -> Model:
     """Give `model` the adapters in `directory`; they are attached first, in the default formulation, if there are none.
 
     Returns:
@@ -185,11 +205,6 @@ def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
         LorsError: a file is damaged.
 
     """
-    from pathlib import Path
-
-    from lors_cli.artifacts import adapter_file
-    from lors_cli.models import linears
-
     path, core = Path(directory), unwrapped(model)
     settings = Settings.of(core)
     if settings is None:
@@ -199,19 +214,20 @@ def load_adapter(model: Model, directory: "str | PathLike[str]") -> Model:
     with _as_value_error():
         content = adapter_file.load(path, "directory")
         dropout = adapter_file.read_dropout(path)
-    kind = (content.method, content.rank, content.alpha)
-    if settings and kind != (settings.method, settings.rank, settings.alpha):
-        raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {kind} in {path}")
-    modules: Mapping[str, Any] = find(model)[2] if settings else linears.all_linears(core, asked=content.modules)
-    wrong = misfits(content.method, content.rank, content.modules, modules)
+    method, rank, alpha = content.method, content.rank, content.alpha
+    if settings and (method, rank, alpha) != (settings.method, settings.rank, settings.alpha):
+        got = f"{(method, rank, alpha)} in {path}"
+        raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {got}")
+    sizes = _sizes(find(model)[2]) if settings else linears.shapes(core, asked=content.modules)
+    wrong = fit.misfits(adapters.METHODS[method].adapter, rank, content.modules, sizes)
     if settings:
-        wrong += [f"it has nothing for {name}" for name in modules if name not in content.modules]
+        wrong += [f"it has nothing for {name}" for name in sizes if name not in content.modules]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise ValueError(f"{path} does not fit this {type(core).__name__}: {'; '.join(wrong[:4])}{more}")
     if settings is None:
         names = list(content.modules)
-        attach(model, method=kind[0], rank=kind[1], alpha=kind[2], target_modules=names, dropout=dropout)
+        attach(model, method=method, rank=rank, alpha=alpha, target_modules=names, dropout=dropout)
     with torch.no_grad():
         for name, adapter in find(model)[2].items():
             for key, parameter in adapter.tensors().items():
@@ -232,42 +248,32 @@ def _targets(
     model: Any, kind: type[Adapter], rank: int, target_modules: list[str] | None, *, packed: bool
 ) -> list[str]:
     """The names of the linears to adapt, each checked to be large enough for the rank and worth packing."""
-    from lors_cli.models import linears
-
     if Settings.of(unwrapped(model)):
         raise ValueError("a model without adapters, got one to which some are attached already")
     _check_plain(model)
     if isinstance(target_modules, str) or target_modules == []:
         raise ValueError(f"target_modules: a list of names or globs (['*'] for all), got {target_modules!r}")
-    found = linears.all_linears(model, asked=target_modules or ())
+    every = linears.all_linears(model, asked=target_modules or ())
     with _as_value_error():
-        names = linears.select(list(found), target_modules, "target_modules")
-    if target_modules is None or packed:
-        sparsities = {name: mask.sparsity(found[name].weight) for name in names}
-    if target_modules is None:
-        names = [name for name in names if sparsities[name] >= mask.DENSE_BELOW]
-        if not names:
-            raise ValueError(
-                "a model whose linears have zeros, got a dense one: prune it first, or name the linears"
-                " (target_modules=['*'] for all)"
-            )
-    for name in names:
-        linear = found[name]
-        try:
-            kind.shapes(linear.out_features, linear.in_features, rank)
-        except ValueError as error:
-            size = (linear.out_features, linear.in_features)
-            raise ValueError(f"rank: {error} {size} of {name}, got {rank}") from None
-        if packed and sparsities[name] < (least := smallest_sparsity(linear.weight.dtype)):
-            raise ValueError(
-                f"packed: linears with at least {least:.3f} of zeros, got {name} with {sparsities[name]:.3f}: leave it"
-                " out of target_modules, or packed"
-            )
+        names = linears.select(list(every), target_modules, "target_modules")
+        measured = target_modules is None or packed
+        sparsities = {name: mask.sparsity(every[name].weight) for name in names if measured}
+        if target_modules is None:
+            names = targets.pruned(sparsities, "target_modules", type(model).__name__)
+        sizes = {name: (every[name].out_features, every[name].in_features) for name in names}
+        targets.check_rank(kind, rank, sizes, "rank")
+        if packed:
+            dtype, remedy = every[names[0]].weight.dtype, "leave it out of target_modules, or leave packed out"
+            targets.check_packable({name: sparsities[name] for name in names}, dtype, "packed", remedy)
     return names
 
 
+def _sizes(attached: Mapping[str, Adapter]) -> dict[str, tuple[int, int]]:
+    return {name: adapter.shape for name, adapter in attached.items()}
+
+
 def _check_plain(model: Any) -> None:
-    """Refuse what is no transformers model with float weights, or is wrapped."""
+    """Refuse what is not a transformers model with float weights, or is wrapped."""
     if unwrapped(model) is not model or not hasattr(model, "config") or hasattr(model, "peft_config"):
         raise ValueError(f"a plain transformers model, not wrapped yet, got {type(model).__name__}")
     if getattr(model.config, "quantization_config", None):
@@ -291,4 +297,4 @@ def _as_value_error() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError("; ".join(f"{p.key}: {p.expected}, got {p.got}: {p.remedy}" for p in error.problems)) from None

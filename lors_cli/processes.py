@@ -89,9 +89,9 @@ def everyone(value: Any) -> list[Any]:
         return [value]
     import torch.distributed as dist
 
-    found: list[Any] = [None] * count()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def wait() -> None:

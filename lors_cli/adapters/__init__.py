@@ -9,7 +9,7 @@ from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.lors_listing import LoRSListing
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.adapters.spp import SPP, SPPColumns
-from lors_cli.adapters.spp_merged import SPPMerged
+from lors_cli.adapters.spp_fused import SPPFused
 from lors_cli.adapters.sqft import SQFT
 
 __all__ = [
@@ -31,7 +31,7 @@ class Method:
     """One row of the registry.
 
     `formulations`: ways to compute the same, the first one by default; each says which options it has.
-    `keeps_zeros`: the merged weight has the support of the pruned one. `peft_type`: what adapter_config.json says;
+    `keeps_zeros`: the effective weight has the support of the pruned one. `peft_type`: what adapter_config.json says;
     plain PEFT applies only "LORA" and refuses the others.
     """
 
@@ -66,7 +66,7 @@ METHODS = {
         peft_type="LORS",
     ),
     "spp": Method(
-        formulations={"listing": SPP, "columns": SPPColumns, "merged": SPPMerged},
+        formulations={"listing": SPP, "columns": SPPColumns, "merged": SPPFused},
         keeps_zeros=True,
         equation="W' = W + s W * repeat(alpha, R/r) * beta",
         paper="Lu et al. 2024, arXiv 2405.16057",

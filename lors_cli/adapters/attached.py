@@ -1,12 +1,11 @@
 """The adapters in a model, also in one that DDP, torch.compile or FSDP2 has wrapped or sharded since."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from lors_cli import adapters
 from lors_cli.adapters.base import Adapter
 
 _SETTINGS = "lors_settings"  # where a model with adapters keeps them
@@ -15,7 +14,7 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of torch.compile and 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all adapters of one model share and their tensors do not tell."""
+    """What all adapters of one model share and their tensors do not say."""
 
     method: str
     rank: int
@@ -50,30 +49,9 @@ def find(model: nn.Module) -> tuple[Any, Settings, dict[str, Adapter]]:
     settings = Settings.of(core)
     if settings is None:
         raise ValueError("a model with adapters, got one without: call lors_cli.api.attach first")
-    found = {name: module for name, module in core.named_modules() if isinstance(module, Adapter)}
-    plain = {".".join(p for p in name.split(".") if p not in _WRAPPERS): adapter for name, adapter in found.items()}
+    attached = {name: module for name, module in core.named_modules() if isinstance(module, Adapter)}
+    plain = {".".join(part for part in name.split(".") if part not in _WRAPPERS): attached[name] for name in attached}
     return core, settings, plain
-
-
-def misfits(
-    method: str, rank: int, tensors: Mapping[str, Mapping[str, Tensor]], modules: Mapping[str, Any]
-) -> list[str]:
-    """Which `tensors`, by module and name, do not fit the linears or adapters `modules`, in words."""
-    found = []
-    for name, named in tensors.items():
-        if name not in modules:
-            found.append(f"there is no linear {name}")
-            continue
-        linear = modules[name].linear if isinstance(modules[name], Adapter) else modules[name]
-        size = (linear.out_features, linear.in_features)
-        try:
-            wanted: Any = adapters.METHODS[method].adapter.shapes(*size, rank)
-        except ValueError as error:
-            wanted = error
-        got = {key: tuple(tensor.shape) for key, tensor in named.items()}
-        if got != wanted:
-            found.append(f"{name} {size} needs {wanted}, got {got}")
-    return found
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Adapter(nn.Module):
         rank: rank of the update.
         alpha: the update is scaled by ``alpha / rank``.
         dropout: probability of dropping an input of the update, for the methods that have it.
-        checkpoint: whether the method's own intermediate tensors are recomputed in backward instead of saved
+        adapter_checkpointing: whether the method's own intermediate tensors are recomputed in backward instead of saved
             (the "-gc" variants of the papers); "reentrant" as PyTorch's older checkpoints do it, which run the whole
             forward again.
 
@@ -35,14 +35,20 @@ class Adapter(nn.Module):
     bases: ClassVar[tuple[str, ...]] = ("dense",)
 
     def __init__(
-        self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float = 0.0, checkpoint: Checkpointing = False
+        self,
+        linear: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        adapter_checkpointing: Checkpointing = False,
     ) -> None:
         super().__init__()
         self.linear = linear.requires_grad_(False)
         self.rank = rank
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
-        self.checkpoint: Checkpointing = checkpoint
+        self.adapter_checkpointing: Checkpointing = adapter_checkpointing
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,16 +94,15 @@ class Adapter(nn.Module):
 
     def _checkpointed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``function(x)``, recomputed in backward if this adapter does so."""
-        if not self.checkpoint or not torch.is_grad_enabled():
+        if not self.adapter_checkpointing or not torch.is_grad_enabled():
             return function(x)
-        if self.checkpoint == "reentrant":
+        if self.adapter_checkpointing == "reentrant":
             # such checkpoints give gradients only where an argument needs one; the first block's x does not
             anchor = torch.empty(0, device=x.device, requires_grad=True)
-            found: Any = checkpoint(lambda x, _: function(x), x, anchor, use_reentrant=True)
+            y: Tensor = checkpoint(lambda x, _: function(x), x, anchor, use_reentrant=True)  # type: ignore[assignment]
         else:
-            found = checkpoint(function, x, use_reentrant=False)
-        result: Tensor = found
-        return result
+            y = checkpoint(function, x, use_reentrant=False)  # type: ignore[assignment]
+        return y
 
 
 class LowRankAdapter(Adapter):

@@ -1,7 +1,7 @@
-"""The merged weight of LoRS, W + s (B A) * (W != 0): fused on CUDA, in blocks of rows on a CPU.
+"""The effective weight of LoRS, W' = W + s (B A) * (W != 0): in one kernel on CUDA, in blocks of rows on a CPU.
 
 The low-rank parts are float32 whatever W is and must not be rounded first: the sum is taken in their precision and
-rounded once.
+rounded once. The formula itself is in `EffectiveWeight._fill`.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from lors_cli.kernels import effective_weight as kernel
 from lors_cli.sparsity import packed, rounding
 from lors_cli.sparsity.packed import Stored
 
-# Rows are merged so many bytes at a time, which stay in the cache of a CPU's core, and multiplied with so many.
-MERGED_BYTES, MULTIPLIED_BYTES = 1 << 20, 1 << 23
+# Rows are made so many bytes at a time, which stay in the cache of a CPU's core, and multiplied with so many.
+MADE_BYTES, MULTIPLIED_BYTES = 1 << 20, 1 << 23
 
 
 @dataclass
-class Merged:
-    """The merged weight (R, C) in `dtype`, as a whole or in blocks of rows; the same numbers either way.
+class EffectiveWeight:
+    """W' (R, C) in `dtype`, as a whole or in blocks of rows; the same numbers either way.
 
     `stored` is W (R, C), dense or packed, lora_A (rank, C), lora_B (R, rank). With a `seed`, (), int64, it is rounded
     to bfloat16 stochastically (`lors_cli.sparsity.rounding`), else to nearest. `slot` names where it may be kept.
@@ -51,21 +51,21 @@ class Merged:
         A block is valid until the next one is asked for.
         """
         kept, (rows, columns) = self._kept(last=last), self.shape
-        # whole merges, so that the numbers are those of `make` to the last bit
-        size = min(self._merged_at_once() * (MULTIPLIED_BYTES // MERGED_BYTES), rows)
+        # in whole steps of `_fill`, so that the numbers are those of `make` to the last bit
+        size = min(self._rows_at_once() * (MULTIPLIED_BYTES // MADE_BYTES), rows)
         buffer = self.lora_A.new_empty(size if kept is None else 0, columns, dtype=self.dtype)
         for first in range(0, rows, size):
             end = min(first + size, rows)
             yield first, end, self._fill(buffer[: end - first], first) if kept is None else kept[first:end]
 
     def make(self, into: Tensor | None = None) -> Tensor:
-        """Merge, whatever is kept; in the place of an older merged weight if one is given."""
+        """Compute it, whatever is kept; in the place of an older one if that is given."""
         like = self.lora_A.new_empty(0, dtype=self.dtype)
         fits = into is not None and (into.shape, into.dtype, into.device) == (self.shape, self.dtype, like.device)
         if into is None or not fits or into.is_inference():  # of inference mode it could not be written to outside
             into = like.new_empty(self.shape)
         if kernel.available(self.stored.values, self.dtype):
-            return kernel.merge(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)
+            return kernel.write(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)
         return self._fill(into, 0)
 
     def _kept(self, *, last: bool) -> Tensor | None:
@@ -73,28 +73,28 @@ class Merged:
         operands = self.stored.values, self.lora_A, self.lora_B, *seed
         return effective_cache.use(self.slot, operands, self.scale, self.dtype, self.make, last=last)
 
-    def _merged_at_once(self) -> int:
-        """Rows."""
+    def _rows_at_once(self) -> int:
+        """Rows that are computed in one step."""
         rows, columns = self.shape
-        return max(MERGED_BYTES // (4 * columns), 1) if self.lora_A.device.type == "cpu" else rows
+        return max(MADE_BYTES // (4 * columns), 1) if self.lora_A.device.type == "cpu" else rows
 
     def _fill(self, target: Tensor, first: int) -> Tensor:
         """Write the rows from `first` on into `target`: the plain version, which the kernel is held against."""
         columns = self.shape[1]
-        size = min(self._merged_at_once(), len(target))
+        size = min(self._rows_at_once(), len(target))
         mask, rounded = self.lora_A.new_empty(size, columns), target.dtype != self.lora_A.dtype
         exact = torch.empty_like(mask) if rounded or self.seed is not None else target
         for begin in range(0, len(target), size):
             part = target[begin : begin + size]
             start, end = first + begin, first + begin + len(part)
             weight = packed.unpack_rows(self.stored, self.shape, start, end)
-            merged = part if exact is target else exact[: len(part)]
+            effective = part if exact is target else exact[: len(part)]
             with torch.autocast(weight.device.type, enabled=False):  # it would multiply in 16 bits
-                torch.mm(self.lora_B[start:end] * self.scale, self.lora_A, out=merged)
+                torch.mm(self.lora_B[start:end] * self.scale, self.lora_A, out=effective)
             # the mask as numbers: a product with a bool tensor takes several times as long
-            merged.mul_(torch.ne(weight, 0, out=mask[: len(part)])).add_(weight)
+            effective.mul_(torch.ne(weight, 0, out=mask[: len(part)])).add_(weight)
             if self.seed is not None:
-                part.copy_(rounding.stochastic_bfloat16(merged, self.seed, start * columns))
+                part.copy_(rounding.stochastic_bfloat16(effective, self.seed, start * columns))
             elif rounded:
-                part.copy_(merged)
+                part.copy_(effective)
         return target

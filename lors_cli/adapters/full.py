@@ -1,6 +1,6 @@
 """Full: W' = W + D * M with M = (W != 0); the update D (R, C) is as large as the weight and is trained as a whole.
 
-Continual pre-training that keeps the zeros. It is no adapter in the sense of being small: in float32 the update, its
+Continual pre-training that keeps the zeros. It is not small, as other adapters are: in float32 the update, its
 gradient and AdamW's moments take 16 bytes a weight. The `align` stage uses it, and it is the upper baseline for the
 low-rank methods.
 """
@@ -32,5 +32,5 @@ class Full(Adapter):
 
     @classmethod
     def shapes(cls, out_features: int, in_features: int, rank: int) -> dict[str, tuple[int, int]]:
-        """Delta (R, C), whatever the rank."""
+        """The update delta (R, C), whatever the rank."""
         return {"delta": (out_features, in_features)}

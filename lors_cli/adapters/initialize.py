@@ -185,10 +185,7 @@ def _orthonormal(name: str, directions: Tensor | None, add_up: AddUp, what: str 
     return basis
 
 
-def _checked(name: str, found: Tensor | None, what: str = _GRADIENT) -> Tensor:
-    if found is None or not bool(found.isfinite().all()) or not bool(found.any()):
-        raise LorsError(
-            f"{name}: {what} zero or not finite, so train.init has nothing to start from; use train.init: random, or"
-            " check the data and the model"
-        )
-    return found
+def _checked(name: str, matrix: Tensor | None, what: str = _GRADIENT) -> Tensor:
+    if matrix is None or not bool(matrix.isfinite().all()) or not bool(matrix.any()):
+        raise LorsError(f"{name}: {what} zero or not finite, so lora_A has nothing to start from; check data and model")
+    return matrix

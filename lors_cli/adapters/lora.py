@@ -1,4 +1,4 @@
-"""LoRA: Y = X W^T + s (X A^T) B^T. The merged weight W + s B A is dense, whatever W was.
+"""LoRA: Y = X W^T + s (X A^T) B^T. The effective weight W + s B A is dense, whatever W was.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685. Here as the baseline: merged
 into a sparse model it destroys the zeros, and masking it only at the merge is the "LoRA*" of the SPP paper.

@@ -13,11 +13,11 @@ numbers are saved in one place, it is CL, the input X; its Listing 5 leaves the 
 returns a gradient for a bias that is frozen or absent.
 
 The products with W' are opaque custom operators. Written as ordinary tensor code they would let ``torch.compile`` see
-that both directions merge the same, and it would save W' for the backward, the tensor that LoRS exists to free.
+that both directions make the same W', and it would save it for the backward, the tensor that LoRS exists to free.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from lors_cli.adapters import effective_cache
 from lors_cli.adapters.base import LowRankAdapter
-from lors_cli.adapters.effective_weight import Merged
+from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.sparsity.packed import Stored
 
@@ -36,8 +36,7 @@ class LoRS(LowRankAdapter):
 
     Args:
         linear: also a `PackedLinear`.
-        stochastic: round the merged weight to bfloat16 stochastically; `rounding_seed` is then to be changed once per
-            optimiser step.
+        stochastic: round W' to bfloat16 stochastically; `rounding_seed` is then to be changed once per optimiser step.
         options: of every adapter.
 
     """
@@ -45,7 +44,7 @@ class LoRS(LowRankAdapter):
     options = frozenset({"merge_cache", "merge_rounding"})
     bases = ("dense", "packed")
     rounding_seed: Tensor | None
-    slot: effective_cache.Slot | None = None  # where the merged weight is kept between uses
+    slot: effective_cache.Slot | None = None  # where W' is kept between uses
 
     def __init__(self, linear: Any, *, stochastic: bool = False, **options: Any) -> None:
         super().__init__(linear, **options)
@@ -54,16 +53,9 @@ class LoRS(LowRankAdapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R). Under autocast both are of its dtype, to which W' is rounded once."""
-        y: Tensor = torch.ops.lors.linear(
-            self._as_multiplied(x),
-            *self.stored,
-            self.linear.bias,
-            self.lora_A,
-            self.lora_B,
-            self.scale,
-            self.rounding_seed,
-            self.slot.number if self.slot else effective_cache.NONE,
-        )
+        slot = self.slot.number if self.slot else effective_cache.NONE
+        operands = Operands(*self.stored, self.lora_A, self.lora_B, self.rounding_seed, self.scale, slot)
+        y: Tensor = torch.ops.lors.linear(self._as_multiplied(x), self.linear.bias, *operands)
         return y
 
     @property
@@ -73,86 +65,76 @@ class LoRS(LowRankAdapter):
 
     def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s (B A) * M, with W's support."""
-        return torch.ops.lors.merge(weight, None, None, self.lora_A, self.lora_B, self.scale, weight.dtype)  # type: ignore[no-any-return]
+        operands = Operands(weight, None, None, self.lora_A, self.lora_B, None, self.scale, effective_cache.NONE)
+        made: Tensor = torch.ops.lors.effective_weight(weight.dtype, *operands)
+        return made
 
 
-_STORED = "Tensor weight, Tensor? positions, Tensor? starts"
-_UPDATE = "Tensor lora_A, Tensor lora_B, float scale"
+class Operands(NamedTuple):
+    """What every operator here takes besides X or dY: what W' is made from, and the slot where it may be kept.
+
+    Operators take no tuples, so it is spread into their arguments and put together again inside.
+    """
+
+    weight: Any  # with `positions` and `starts` W as it is stored
+    positions: Any
+    starts: Any
+    lora_A: Any
+    lora_B: Any
+    seed: Any
+    scale: Any
+    slot: Any
+
+    def effective(self, dtype: torch.dtype) -> EffectiveWeight:
+        """W' in `dtype`."""
+        stored = Stored(self.weight, self.positions, self.starts)
+        return EffectiveWeight(stored, self.lora_A, self.lora_B, self.scale, self.seed, dtype, self.slot)
 
 
-@torch.library.custom_op(
-    "lors::merge", mutates_args=(), schema=f"({_STORED}, {_UPDATE}, ScalarType dtype, Tensor? seed=None) -> Tensor"
+_OPERANDS = (
+    "Tensor weight, Tensor? positions, Tensor? starts, Tensor lora_A, Tensor lora_B, Tensor? seed, float scale,"
+    " int slot"
 )
-def _merge(
-    weight: Tensor,
-    positions: Tensor | None,
-    starts: Tensor | None,
-    lora_A: Tensor,
-    lora_B: Tensor,
-    scale: float,
-    dtype: torch.dtype,
-    seed: Tensor | None = None,
-) -> Tensor:
-    """The merged weight (R, C) of a dense or packed W."""
-    return Merged(Stored(weight, positions, starts), lora_A, lora_B, scale, seed, dtype).make()
 
 
-@torch.library.custom_op(
-    "lors::linear",
-    mutates_args=(),
-    schema=f"(Tensor x, {_STORED}, Tensor? bias, {_UPDATE}, Tensor? seed, int slot) -> Tensor",
-)
-def _linear(
-    x: Tensor,
-    weight: Tensor,
-    positions: Tensor | None,
-    starts: Tensor | None,
-    bias: Tensor | None,
-    lora_A: Tensor,
-    lora_B: Tensor,
-    scale: float,
-    seed: Tensor | None,
-    slot: int,
-) -> Tensor:
+def _operator(name: str, first: str) -> Any:
+    """Register a function of `first` and the `Operands`, a tensor, as an operator."""
+    return torch.library.custom_op(f"lors::{name}", mutates_args=(), schema=f"({first}, {_OPERANDS}) -> Tensor")
+
+
+@_operator("effective_weight", "ScalarType dtype")
+def _effective_weight(dtype: torch.dtype, *operands: Any) -> Tensor:
+    """W' (R, C) in `dtype`, never a kept one."""
+    return Operands(*operands).effective(dtype).make()
+
+
+@_operator("linear", "Tensor x, Tensor? bias")
+def _linear(x: Tensor, bias: Tensor | None, *operands: Any) -> Tensor:
     """X W'^T + bias, (..., R)."""
-    merged = Merged(Stored(weight, positions, starts), lora_A, lora_B, scale, seed, x.dtype, slot)
+    effective = Operands(*operands).effective(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     if not _in_blocks(x):
-        return F.linear(x, merged.whole(), bias)
-    rows, columns = merged.shape
+        return F.linear(x, effective.whole(), bias)
+    rows, columns = effective.shape
     flat = x.reshape(-1, columns)
     y = x.new_empty(len(flat), rows)
-    for first, end, part in merged.blocks():
+    for first, end, part in effective.blocks():
         torch.mm(flat, part.T, out=y[:, first:end])
     if bias is not None:
         y += bias
     return y.view(*x.shape[:-1], rows)
 
 
-@torch.library.custom_op(
-    "lors::linear_input_grad",
-    mutates_args=(),
-    schema=f"(Tensor grad_y, {_STORED}, {_UPDATE}, Tensor? seed, int slot) -> Tensor",
-)
-def _linear_input_grad(
-    grad_y: Tensor,
-    weight: Tensor,
-    positions: Tensor | None,
-    starts: Tensor | None,
-    lora_A: Tensor,
-    lora_B: Tensor,
-    scale: float,
-    seed: Tensor | None,
-    slot: int,
-) -> Tensor:
-    """DY W', (..., C)."""
-    merged = Merged(Stored(weight, positions, starts), lora_A, lora_B, scale, seed, grad_y.dtype, slot)
+@_operator("linear_input_grad", "Tensor grad_y")
+def _linear_input_grad(grad_y: Tensor, *operands: Any) -> Tensor:
+    """The gradient of X, dY W' (..., C)."""
+    effective = Operands(*operands).effective(grad_y.dtype)
     if not _in_blocks(grad_y):
-        return grad_y @ merged.whole(last=True)
-    rows, columns = merged.shape
+        return grad_y @ effective.whole(last=True)
+    rows, columns = effective.shape
     flat = grad_y.reshape(-1, rows)
     grad_x = grad_y.new_empty(len(flat), columns)
-    for first, end, part in merged.blocks(last=True):
+    for first, end, part in effective.blocks(last=True):
         torch.addmm(grad_x, flat[:, first:end], part, beta=float(first > 0), out=grad_x)
     return grad_x.view(*grad_y.shape[:-1], columns)
 
@@ -165,71 +147,64 @@ def _in_blocks(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-@_merge.register_fake
-def _(
-    weight: Tensor,
-    positions: Any,
-    starts: Any,
-    lora_A: Tensor,
-    lora_B: Tensor,
-    scale: float,
-    dtype: torch.dtype,
-    seed: Any = None,
-) -> Tensor:
-    return lora_A.new_empty(lora_B.shape[0], lora_A.shape[1], dtype=dtype)
+@_effective_weight.register_fake
+def _(dtype: torch.dtype, *operands: Any) -> Tensor:
+    rows, columns = Operands(*operands).effective(dtype).shape
+    return Operands(*operands).lora_A.new_empty(rows, columns, dtype=dtype)  # type: ignore[no-any-return]
 
 
 @_linear.register_fake
-def _(
-    x: Tensor, weight: Tensor, positions: Any, starts: Any, bias: Any, lora_A: Tensor, lora_B: Tensor, *_: Any
-) -> Tensor:
-    return x.new_empty(*x.shape[:-1], lora_B.shape[0])
+def _(x: Tensor, bias: Any, *operands: Any) -> Tensor:
+    return x.new_empty(*x.shape[:-1], Operands(*operands).lora_B.shape[0])
 
 
 @_linear_input_grad.register_fake
-def _(grad_y: Tensor, weight: Tensor, positions: Any, starts: Any, lora_A: Tensor, *_: Any) -> Tensor:
-    return grad_y.new_empty(*grad_y.shape[:-1], lora_A.shape[1])
+def _(grad_y: Tensor, *operands: Any) -> Tensor:
+    return grad_y.new_empty(*grad_y.shape[:-1], Operands(*operands).lora_A.shape[1])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, positions, starts, _, lora_A, lora_B, ctx.scale, seed, ctx.slot = inputs
-    ctx.save_for_backward(x, weight, positions, starts, lora_A, lora_B, seed)
+    x, _, *tensors, ctx.scale, ctx.slot = inputs
+    ctx.save_for_backward(x, *tensors)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, positions, starts, lora_A, lora_B, seed = ctx.saved_tensors
+    x, *tensors = ctx.saved_tensors
+    operands, needed = Operands(*tensors, ctx.scale, ctx.slot), Operands(*ctx.needs_input_grad[2:])
+    lora_A, lora_B = operands.lora_A, operands.lora_B
     grad_x = grad_A = grad_B = None
     if ctx.needs_input_grad[0]:
-        grad_x = torch.ops.lors.linear_input_grad(
-            grad_y, weight, positions, starts, lora_A, lora_B, ctx.scale, seed, ctx.slot
-        )
+        grad_x = torch.ops.lors.linear_input_grad(grad_y, *operands)
     x, grad_y = x.reshape(-1, x.shape[-1]), grad_y.reshape(-1, grad_y.shape[-1])
-    if ctx.needs_input_grad[5]:
+    if needed.lora_A:
         grad_A = ctx.scale * ((grad_y @ lora_B.to(grad_y.dtype)).T @ x).to(lora_A.dtype)
-    if ctx.needs_input_grad[6]:
+    if needed.lora_B:
         grad_B = ctx.scale * (grad_y.T @ (x @ lora_A.to(x.dtype).T)).to(lora_B.dtype)
-    return grad_x, None, None, None, None, grad_A, grad_B, None, None, None
+    return grad_x, None, *Operands(*[None] * len(operands))._replace(lora_A=grad_A, lora_B=grad_B)
 
 
 _linear.register_autograd(_backward, setup_context=_save)
 
 
-@register_flop_formula(torch.ops.lors.merge)
-def _merge_flops(weight: Any, positions: Any, starts: Any, lora_A: Any, lora_B: Any, *_: Any, **__: Any) -> int:
-    return int(2 * lora_B[0] * lora_A[0] * lora_A[1])
+# Formulas of multiply-adds get shapes where the operators have tensors.
+@register_flop_formula(torch.ops.lors.effective_weight)
+def _effective_weight_flops(dtype: Any, *operands: Any, **_: Any) -> int:
+    (rank, columns), (rows, _) = Operands(*operands).lora_A, Operands(*operands).lora_B
+    return int(2 * rows * rank * columns)
 
 
 @register_flop_formula(torch.ops.lors.linear)
-def _linear_flops(x: Any, weight: Any, positions: Any, starts: Any, bias: Any, *rest: Any, **_: Any) -> int:
-    return _product_flops(x, *rest)
+def _linear_flops(x: Any, bias: Any, *operands: Any, **_: Any) -> int:
+    return _product_flops(x, Operands(*operands))
 
 
 @register_flop_formula(torch.ops.lors.linear_input_grad)
-def _linear_input_grad_flops(grad_y: Any, weight: Any, positions: Any, starts: Any, *rest: Any, **_: Any) -> int:
-    return _product_flops(grad_y, *rest)
+def _linear_input_grad_flops(grad_y: Any, *operands: Any, **_: Any) -> int:
+    return _product_flops(grad_y, Operands(*operands))
 
 
-def _product_flops(vectors: Any, lora_A: Any, lora_B: Any, scale: float, seed: Any, slot: int) -> int:
-    """Of a product with W' and of the merge before it, unless a kept W' was used; counted after the operator ran."""
-    merging = lora_A[0] if effective_cache.last_use_merged(slot) else 0
-    return int(2 * lora_B[0] * lora_A[1] * (math.prod(vectors[:-1]) + merging))
+def _product_flops(vectors: Any, operands: Operands) -> int:
+    """Of a product with W', and of making it unless a kept one was used; counted after the operator ran."""
+    (rank, columns), (rows, _) = operands.lora_A, operands.lora_B
+    making = rank if effective_cache.last_use_made(operands.slot) else 0
+    return int(2 * rows * columns * (math.prod(vectors[:-1]) + making))

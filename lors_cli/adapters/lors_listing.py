@@ -26,7 +26,8 @@ class LoRSListing(LowRankAdapter):
         return low_rank_sum(weight, self.lora_A, self.lora_B, self.scale).where(weight != 0, 0)
 
 
-def _merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tensor:
+def listed_weight(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tensor:
+    """W' (R, C) in three passes."""
     return weight.addmm(lora_B.to(weight.dtype), lora_A.to(weight.dtype), alpha=scale).mul_(weight != 0)
 
 
@@ -37,12 +38,14 @@ class _Listing(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(x, weight, lora_A, lora_B)
         ctx.scale = scale
-        return x @ _merge(weight, lora_A, lora_B, scale).to(x.dtype).T
+        return x @ listed_weight(weight, lora_A, lora_B, scale).to(x.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, lora_A, lora_B = ctx.saved_tensors
-        grad_x = grads[0] @ _merge(weight, lora_A, lora_B, ctx.scale).to(x.dtype) if ctx.needs_input_grad[0] else None
+        grad_x = (
+            grads[0] @ listed_weight(weight, lora_A, lora_B, ctx.scale).to(x.dtype) if ctx.needs_input_grad[0] else None
+        )
         x, grad_y = x.reshape(-1, weight.shape[1]), grads[0].reshape(-1, weight.shape[0])
         grad_A = ctx.scale * ((grad_y @ lora_B.to(x.dtype)).T @ x).to(lora_A.dtype)
         grad_B = ctx.scale * (grad_y.T @ (x @ lora_A.to(x.dtype).T)).to(lora_B.dtype)

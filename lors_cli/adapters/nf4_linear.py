@@ -29,7 +29,7 @@ def nf4_linear(linear: nn.Linear) -> nn.Linear:
     """
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
-    found: Any = Linear4bit(
+    quantised: Any = Linear4bit(
         linear.in_features,
         linear.out_features,
         bias=False,
@@ -39,9 +39,8 @@ def nf4_linear(linear: nn.Linear) -> nn.Linear:
         device="meta",
     )
     weight: Any = Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4", compress_statistics=True)
-    found.weight = weight.to(linear.weight.device)  # moving it to a device is what quantises it
-    found.bias = linear.bias
+    quantised.weight = weight.to(linear.weight.device)  # moving it to a device is what quantises it
+    quantised.bias = linear.bias
     # where a CPU has it, the library would repack the weight for inference in the first pass that needs no gradient
-    found.support_avx512bf16_for_cpu = False
-    quantised: nn.Linear = found
-    return quantised
+    quantised.support_avx512bf16_for_cpu = False
+    return quantised  # type: ignore[no-any-return]

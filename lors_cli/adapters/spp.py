@@ -6,10 +6,10 @@ Three ways to compute the same (multiply-adds with R x C weights and N tokens, w
 
     listing    Y = F(X, W) + s F(dropout(X), W * alpha * beta)          2RCN + 3RCN   X and three R x C
     columns    Eq. 7: the second term in r slices of R/r outputs        2RCN + 2RCN   X and Y
-    merged     Y = F(X, W'), in `lors_cli.adapters.spp_merged`            RCN + 2RCN   X
+    merged     Y = F(X, W'), in `lors_cli.adapters.spp_fused`            RCN + 2RCN   X
 
-With ``checkpoint`` the listing's second term is computed again in backward instead of saved ("SPP-gc"). The LoRS
-paper's backward count of it is SQFT-gc's: the separate F(X, W) costs one product more.
+With ``adapter_checkpointing`` the listing's second term is computed again in backward instead of saved ("SPP-gc"). The
+LoRS paper's backward count of it is SQFT-gc's: the separate F(X, W) costs one product more.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 Munoz et al. 2024, "SQFT: Low-cost Model Adaptation in Low-precision Sparse Foundation Models", arXiv 2410.03750.
 Autograd masks the gradient of the update and keeps W' and M for backward (three bytes a weight in bf16);
-with ``checkpoint`` they are computed again instead (the "SQFT-gc" of the LoRS paper).
+with ``adapter_checkpointing`` they are computed again instead (the "SQFT-gc" of the LoRS paper).
 """
 
 from torch import Tensor

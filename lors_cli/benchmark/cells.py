@@ -18,7 +18,7 @@ from lors_cli.models import memory
 
 log = logging.getLogger(__name__)
 
-# Rounds beyond those asked for: up to so many, while a cell's have taken no longer than this.
+# There are more rounds than asked for, up to MOST_ROUNDS, while those of a cell take less than SHORT_SECONDS.
 MOST_ROUNDS, SHORT_SECONDS = 20, 20.0
 UNTIMED = 4  # of each variant besides the first timed unit: counting, memory, its profiler, the run before the first
 
@@ -36,14 +36,19 @@ def predicted(
     }
 
 
-def unfit(shape: Shape, setting: Setting, device: torch.device, found: dict[str, Any], limit: float, built: int) -> str:
-    """Why a cell cannot be measured here: too little memory, or time; empty if it can. So many bytes are `built`."""
+def unfit(
+    shape: Shape, setting: Setting, device: torch.device, methods: dict[str, Any], limit: float, built: int
+) -> str:
+    """Why a cell cannot be measured here, empty if it can: too little memory, or more than `limit` seconds.
+
+    `built` are the bytes of its weights that are already there.
+    """
     free = memory.free_device(device) or memory.free_host()
     more = roofline.peak_bytes("frozen", shape, setting) - built
     if more > free:
         return f"needs {more / 1e9:.1f} GB, {free / 1e9:.1f} are free"
-    units = {name: setting.accumulation if VARIANTS[name].cached else 1 for name in found}
-    least = sum(found[name]["predicted_ms"] / 1e3 * units[name] for name in found) * (UNTIMED + 1)
+    units = {name: setting.accumulation if VARIANTS[name].cached else 1 for name in methods}
+    least = sum(methods[name]["predicted_ms"] / 1e3 * units[name] for name in methods) * (UNTIMED + 1)
     if least > limit:
         return f"would take at least {least:.0f} s, {max(limit, 0):.0f} are left of --time-limit"
     return ""
@@ -52,17 +57,17 @@ def unfit(shape: Shape, setting: Setting, device: torch.device, found: dict[str,
 def measured(
     base: nn.Module,
     setting: Setting,
-    found: dict[str, Any],
+    methods: dict[str, Any],
     *,
     rounds: int,
     deadline: float,
     advance: Callable[..., None],
 ) -> None:
-    """Add each variant's figures to what is predicted in `found`: counts first, then rounds of one run each.
+    """Add each variant's figures to the predicted ones in `methods`: counts first, then rounds of one run each.
 
-    Every round goes through the variants in the opposite order of the one before. There are at least `rounds`, more
-    while they take little time, and none begins after `deadline` but the first. What does not fit memory is left out
-    and says so.
+    Every round goes through the variants in the opposite order of the one before. There are at least `rounds`, and more
+    while they take little time; only the first may begin after `deadline`. A variant that does not fit the memory gets
+    no figures but says so.
     """
     first = next(base.parameters())
     inputs, target = inputs_for(base, setting, first.dtype, first.device)
@@ -70,18 +75,18 @@ def measured(
 
     def prepare(name: str) -> None:
         subject = Subject(base, VARIANTS[name], setting)
-        found[name].update(measure.counts(subject, inputs, target))
-        found[name]["peak_bytes"] = measure.peak_bytes(subject, inputs, target)
+        methods[name].update(measure.counts(subject, inputs, target))
+        methods[name]["peak_bytes"] = measure.peak_bytes(subject, inputs, target)
         subject.cache.clear()
         subjects[name] = subject
 
-    times: dict[str, list[float]] = {name: [] for name in found}
+    times: dict[str, list[float]] = {name: [] for name in methods}
 
     def run(name: str) -> None:
         times[name].append(measure.seconds(subjects[name], inputs, target))
         subjects[name].cache.clear()
 
-    for name, figures in found.items():
+    for name, figures in methods.items():
         _if_it_fits(prepare, name, figures)
         advance(name)
     started, turn = time.monotonic(), 0
@@ -90,19 +95,19 @@ def measured(
             log.warning("bench: --time-limit reached after %d of %d rounds", turn, rounds)
             break
         for name in list(subjects)[:: 1 if turn % 2 == 0 else -1]:
-            if not _if_it_fits(run, name, found[name]):
+            if not _if_it_fits(run, name, methods[name]):
                 del subjects[name]
             advance(name, steps=int(turn < rounds))
         turn += 1
     for name in subjects:
         median = statistics.median(times[name])
-        found[name]["ms"] = median * 1e3
-        found[name]["tokens_per_second"] = setting.tokens / median
-        found[name]["rounds_ms"] = [round(one * 1e3, 3) for one in times[name]]
+        methods[name]["ms"] = median * 1e3
+        methods[name]["tokens_per_second"] = setting.tokens / median
+        methods[name]["rounds_ms"] = [round(one * 1e3, 3) for one in times[name]]
 
 
 def _if_it_fits(run: Callable[[str], None], name: str, figures: dict[str, Any]) -> bool:
-    """``run(name)``; where memory does not reach for it, `figures` say so instead of what they had."""
+    """Do ``run(name)``; where the memory is too small, `figures` say so instead of what they had."""
     try:
         run(name)
     except (RuntimeError, MemoryError) as error:

@@ -1,7 +1,6 @@
 """Time, memory and work of one subject: what a profiler, a hook and a clock see."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,24 +10,22 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from lors_cli import console
+from lors_cli.benchmark import clock
 from lors_cli.benchmark.subject import Subject
 
 
 def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
-    """Of a micro-batch; of a window of several their mean, in which all but the first, which merges, count as equal.
+    """The seconds of a micro-batch; where a unit of work is a window of several, their mean.
 
-    A micro-batch before it is not timed, because in a training every step finds the memory that the one before used.
-    The equal ones enter with their median, so that a window is no easier disturbed than a single micro-batch.
+    One micro-batch runs before, untimed, because in a training every step finds the memory that the one before used.
+    In a window only the first micro-batch makes the effective weights. The others do equal work and enter with their
+    median, so that a window is not disturbed more easily than a single micro-batch.
     """
     subject.run(inputs, target, 1)
     subject.renew()
     times = []
     for _ in range(subject.micro_batches):
-        _wait(inputs.device)
-        started = time.perf_counter()
-        subject.backward(subject.forward(inputs, target), target)
-        _wait(inputs.device)
-        times.append(time.perf_counter() - started)
+        times.append(clock.seconds(lambda: subject.backward(subject.forward(inputs, target), target), inputs.device))
     subject.drop_gradients(inputs)
     first, *equal = times
     return (first + len(equal) * statistics.median(equal)) / len(times) if equal else first
@@ -37,10 +34,10 @@ def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
 def counts(subject: Subject, inputs: Tensor, target: Tensor | None) -> dict[str, int]:
     """FLOPs of forward and backward, and the bytes kept between them besides parameters and the input.
 
-    Those of a cached variant are of the window's mean micro-batch.
+    For a cached variant they are those of the window's mean micro-batch.
     """
     subject.renew()
-    passes = []  # the first merges; all others of a window are like the second
+    passes = []  # the first makes the effective weights; all others of a window are like the second
     for _ in range(min(subject.micro_batches, 2)):
         with FlopCounterMode(display=False) as forward:
             output, saved = _saved_bytes(subject, inputs, target)
@@ -67,7 +64,7 @@ def _saved_bytes(subject: Subject, inputs: Tensor, target: Tensor | None) -> tup
         keep(inputs[0])
 
     # a checkpoint keeps its input by itself, where no hook sees it
-    checkpointed = [adapter for adapter in subject.adapters.values() if adapter.checkpoint]
+    checkpointed = [adapter for adapter in subject.adapters.values() if adapter.adapter_checkpointing]
     hooks = [adapter.register_forward_pre_hook(keep_input) for adapter in checkpointed]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = subject.forward(inputs, target)
@@ -103,8 +100,3 @@ def allocated_peak(run: Callable[[], None], device: torch.device) -> int:
         total += event.nbytes()
         peak = max(peak, total)
     return peak
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

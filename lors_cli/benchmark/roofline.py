@@ -1,21 +1,21 @@
-"""What a step should take: each product at the hardware's rate, everything else at its memory's.
+"""What a step should take: each product at the rate of the hardware, everything else at that of its memory.
 
 A model of ideal kernels (fused norms, SwiGLU and cross-entropy, flash attention, no launch cost). Nothing here is
 measured on the hardware named; it is what a measurement can be held against.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from lors_cli.benchmark import clock
 from lors_cli.benchmark.variants import VARIANTS, Variant, Work
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Rates that large problems sustain: multiply-adds count twice, bytes are read or written."""
+    """Rates that large problems sustain, a second: operations (a multiply-add is two), and bytes read or written."""
 
     name: str
     flops: float
@@ -38,23 +38,11 @@ def calibrate(device: torch.device, dtype: torch.dtype) -> Hardware:
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.empty(2**26 if device.type == "cuda" else 2**24, device=device, dtype=dtype)
     target = torch.empty_like(b)
-    product = _seconds(lambda: a @ a, device)
-    copy = _seconds(lambda: target.copy_(b), device)
-    flops = 2 * size**3 / product
+    ways = {"product": lambda: a @ a, "copy": lambda: target.copy_(b)}
+    taken = clock.medians(ways, device, rounds=5, warm_up=1)
+    flops = 2 * size**3 / taken["product"]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    return Hardware(name, flops, 2 * b.numel() * b.itemsize / copy, flops, flops)
-
-
-def _seconds(run: Any, device: torch.device) -> float:
-    """The median of a few runs after one to warm up."""
-    times = []
-    for _ in range(6):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times[1:])[2]
+    return Hardware(name, flops, 2 * b.numel() * b.itemsize / taken["copy"], flops, flops)
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class Shape:
         )
 
     def linears(self, scope: str) -> list[tuple[int, int]]:
-        """(R, C) of the adapted linears: of one linear (the widest), of a block, or of one block of the model."""
+        """The (R, C) of the adapted linears: the widest one for "linear", else those of one block."""
         h, i, q, kv = self.hidden, self.intermediate, self.heads * self.head_width, self.kv_heads * self.head_width
         return [(i, h)] if scope == "linear" else [(q, h), (kv, h), (kv, h), (h, q), (i, h), (i, h), (h, i)]
 
@@ -105,12 +93,12 @@ class Setting:
 
     @property
     def tokens(self) -> int:
-        """In a micro-batch."""
+        """The tokens in a micro-batch."""
         return self.sequence_length * self.batch_size
 
 
 def seconds(name: str, shape: Shape, setting: Setting, hardware: Hardware) -> float:
-    """Of forward and backward of one micro-batch with the variant `name`."""
+    """The seconds of forward and backward of one micro-batch with the variant `name`."""
     variant = VARIANTS[name]
     forward = backward = 0.0
     for rows, columns in shape.linears(setting.scope):
@@ -145,15 +133,11 @@ def _product(rows: int, columns: int, tokens: int, width: int, hardware: Hardwar
 
 
 def _around(shape: Shape, setting: Setting, hardware: Hardware) -> tuple[float, float]:
-    """Attention, norms, rotations, SwiGLU and sums of one block, forward and backward."""
+    """The seconds of attention, norms, rotations, SwiGLU and sums of one block, forward and backward."""
     tokens, width = setting.tokens, setting.width
     q, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     attention = 2 * setting.batch_size * setting.sequence_length**2 * q  # causal: half of two products
-    hidden, inner, rotated = (
-        width * tokens * shape.hidden,
-        width * tokens * shape.intermediate,
-        width * tokens * (q + kv),
-    )
+    hidden, inner, rotated = (width * tokens * numbers for numbers in (shape.hidden, shape.intermediate, q + kv))
     forward = 3 * inner + 2 * 2 * hidden + 2 * 3 * hidden + 2 * rotated
     backward = 5 * inner + 2 * 3 * hidden + 2 * 3 * hidden + 3 * 3 * hidden + 2 * rotated
     return (
@@ -163,12 +147,11 @@ def _around(shape: Shape, setting: Setting, hardware: Hardware) -> tuple[float, 
 
 
 def trained(variant: Variant, linears: list[tuple[int, int]], rank: int) -> int:
-    """Trainable numbers."""
+    """How many numbers are trainable."""
     if variant.method is None:
         return 0
-    return sum(
-        rank * columns + rows if variant.method == "spp" else rank * (rows + columns) for rows, columns in linears
-    )
+    spp = variant.method == "spp"
+    return sum(rank * columns + rows if spp else rank * (rows + columns) for rows, columns in linears)
 
 
 def peak_bytes(name: str, shape: Shape, setting: Setting, *, optimizer: bool = False) -> int:

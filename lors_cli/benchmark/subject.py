@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lors_cli.adapters import METHODS, Adapter
-from lors_cli.adapters.effective_cache import MergeCache
+from lors_cli.adapters.effective_cache import EffectiveCache
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.benchmark.roofline import Setting, Shape
 from lors_cli.benchmark.variants import Variant
@@ -144,10 +144,10 @@ class Subject:
                     for tensor in adapter.tensors().values():
                         tensor.normal_(std=0.01)
         self.micro_batches = setting.accumulation if variant.cached else 1
-        self.cache = MergeCache()
+        self.cache = EffectiveCache()
         if variant.cached:
             self.cache.serve(self.adapters, next(base.parameters()).dtype)  # type: ignore[arg-type]
-            self.cache.plan(self.cache.bytes)
+            self.cache.allot(self.cache.bytes)
         if variant.method is None and setting.scope == "model":
             self.model.enable_input_require_grads()  # without anything to train there would be no backward
         if setting.checkpointing and setting.scope != "linear":
@@ -176,7 +176,7 @@ class Subject:
             output.backward(target)
 
     def renew(self) -> None:
-        """Make kept merged weights outdated, as an optimiser's update does."""
+        """Make kept effective weights outdated, as an optimiser's update does."""
         with torch.no_grad():
             for adapter in self.adapters.values():
                 for tensor in adapter.tensors().values():

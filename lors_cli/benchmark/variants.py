@@ -1,8 +1,8 @@
 """What `lors bench` compares: every way to train a sparse linear, by name, each with its cost in the roofline's terms.
 
-Costs are per linear of R x C weights, N tokens, rank r. Products are counted in RCN and rRC multiply-adds; what
-elementwise work moves, in numbers of the weights' width over the R x C weights and over the RN and CN activations, and
-in bytes of masks over R x C: each operation reads its operands and writes its result once.
+Costs are those of a linear of R x C weights, N tokens and rank r. Products are counted in RCN and rRC multiply-adds.
+What elementwise work moves is counted in numbers of the weights' width over the R x C weights and over the RN and CN
+activations, and in bytes of masks over R x C: each operation reads its operands and writes its result once.
 """
 
 from dataclasses import dataclass, field, replace
@@ -37,101 +37,36 @@ class Variant:
     saved: tuple[int, int, int] = (0, 0, 0)
 
 
-_LISTED = Work(merges=1, weights=7.0, masks=2)  # addmm, !=, mul
-_FACTORS = Work(outputs=2, inputs=2)  # dA and dB read dY and X twice
+def _backward(work: Work) -> Work:
+    """The products and merges of `work`, and the products for dA and dB, which read dY and X twice."""
+    return replace(work, outputs=2, inputs=2)
+
+
+# A forward that multiplies with W', made by one kernel, by one from packed weights, or by addmm, != and mul.
+_FUSED, _UNPACKED, _LISTED = Work(merges=1, weights=2.0), Work(merges=1, weights=1.5625), Work(1, 1, 7.0, masks=2)
 _SPP = Work(gemms=2, weights=8.0, outputs=3)
+_RECOMPUTED: dict[str, Any] = {"adapter_checkpointing": True}
+_REENTRANT: dict[str, Any] = {"adapter_checkpointing": "reentrant"}
 
 VARIANTS = {
     "frozen": Variant("frozen (lower bound)", Work(), Work()),
-    "lora": Variant(
-        "LoRA, eager", Work(outputs=6, inputs=1), Work(outputs=4, inputs=5), method="lora", formulation="eager"
-    ),
-    "lors": Variant(
-        "LoRS",
-        Work(merges=1, weights=2.0),
-        replace(_FACTORS, merges=1, weights=2.0),
-        method="lors",
-        formulation="fused",
-    ),
-    "lors-cached": Variant(
-        "LoRS, merged once per window", Work(), _FACTORS, method="lors", formulation="fused", cached=True
-    ),
-    "lors-packed": Variant(
-        "LoRS, packed base",
-        Work(merges=1, weights=1.5625),
-        replace(_FACTORS, merges=1, weights=1.5625),
-        method="lors",
-        formulation="fused",
-        packed=True,
-    ),
-    "lors-listing": Variant(
-        "LoRS, paper's listing",
-        _LISTED,
-        replace(_FACTORS, merges=1, weights=7.0, masks=2),
-        method="lors",
-        formulation="listing",
-    ),
-    "sqft": Variant(
-        "SQFT",
-        _LISTED,
-        Work(gemms=2, merges=2, weights=4.5, masks=2),
-        method="sqft",
-        formulation="listing",
-        saved=(1, 1, 0),
-    ),
-    "sqft-gc": Variant(
-        "SQFT-gc",
-        _LISTED,
-        Work(gemms=2, merges=3, weights=11.5, masks=4),
-        method="sqft",
-        formulation="listing",
-        options={"checkpoint": True},
-    ),
+    "lora": Variant("LoRA, eager", Work(outputs=6, inputs=1), Work(outputs=4, inputs=5), "lora", "eager"),
+    "lors": Variant("LoRS", _FUSED, _backward(_FUSED), "lors", "fused"),
+    "lors-cached": Variant("LoRS, merged once per window", Work(), _backward(Work()), "lors", "fused", cached=True),
+    "lors-packed": Variant("LoRS, packed base", _UNPACKED, _backward(_UNPACKED), "lors", "fused", packed=True),
+    "lors-listing": Variant("LoRS, paper's listing", _LISTED, _backward(_LISTED), "lors", "listing"),
+    "sqft": Variant("SQFT", _LISTED, Work(2, 2, 4.5, masks=2), "sqft", "listing", saved=(1, 1, 0)),
+    "sqft-gc": Variant("SQFT-gc", _LISTED, Work(2, 3, 11.5, masks=4), "sqft", "listing", options=_RECOMPUTED),
     "sqft-gc-reentrant": Variant(
-        "SQFT-gc, re-entrant",
-        _LISTED,
-        Work(gemms=3, merges=3, weights=11.5, masks=4),
-        method="sqft",
-        formulation="listing",
-        options={"checkpoint": "reentrant"},
+        "SQFT-gc, re-entrant", _LISTED, Work(3, 3, 11.5, masks=4), "sqft", "listing", options=_REENTRANT
     ),
-    "spp": Variant(
-        "SPP, listing",
-        _SPP,
-        Work(gemms=3, weights=11.0, inputs=3),
-        method="spp",
-        formulation="listing",
-        saved=(3, 0, 0),
-    ),
-    "spp-gc": Variant(
-        "SPP-gc",
-        _SPP,
-        Work(gemms=3, weights=19.0, inputs=3),
-        method="spp",
-        formulation="listing",
-        options={"checkpoint": True},
-    ),
+    "spp": Variant("SPP, listing", _SPP, Work(3, weights=11.0, inputs=3), "spp", "listing", saved=(3, 0, 0)),
+    "spp-gc": Variant("SPP-gc", _SPP, Work(3, weights=19.0, inputs=3), "spp", "listing", options=_RECOMPUTED),
     "spp-gc-reentrant": Variant(
-        "SPP-gc, re-entrant",
-        _SPP,
-        Work(gemms=4, weights=19.0, inputs=3),
-        method="spp",
-        formulation="listing",
-        options={"checkpoint": "reentrant"},
+        "SPP-gc, re-entrant", _SPP, Work(4, weights=19.0, inputs=3), "spp", "listing", options=_REENTRANT
     ),
     "spp-columns": Variant(
-        "SPP, Eq. 7",
-        Work(gemms=2, outputs=7, slices=3),
-        Work(gemms=2, outputs=5, slices=8),
-        method="spp",
-        formulation="columns",
-        saved=(0, 0, 1),
+        "SPP, Eq. 7", Work(2, outputs=7, slices=3), Work(2, outputs=5, slices=8), "spp", "columns", saved=(0, 0, 1)
     ),
-    "spp-merged": Variant(
-        "SPP, one product",
-        Work(weights=2.0),
-        Work(gemms=2, weights=4.0),
-        method="spp",
-        formulation="merged",
-    ),
+    "spp-merged": Variant("SPP, one product", Work(weights=2.0), Work(2, weights=4.0), "spp", "merged"),
 }

@@ -37,11 +37,11 @@ def bench(
 ) -> None:
     """Time, peak memory, FLOPs and saved activations of each method, side by side in one run; tables and plots."""
     with reporting(None, debug=debug, quiet=quiet):
-        from lors_cli.tools.bench import Options, render
-        from lors_cli.tools.bench import bench as measure
+        from lors_cli.benchmark import bench as benchmark
+        from lors_cli.benchmark.tables import render
 
-        found = measure(
-            Options(
+        results = benchmark.bench(
+            benchmark.Options(
                 shape=shape,
                 scopes=_words(scopes),
                 sequence_lengths=_numbers("--sequence-lengths", sequence_lengths),
@@ -61,7 +61,7 @@ def bench(
                 force=force,
             )
         )
-        console.result(json.dumps(found, indent=2) if as_json else render(found))
+        console.result(json.dumps(results, indent=2) if as_json else render(results))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,39 +1,11 @@
-"""The eval section, and the benchmarks that its presets stand for."""
+"""The eval section."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from lors_cli.config.fields import Count, Dataset, PathText, Section, one_of
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A task of lm-eval with the metric and the number of examples in the prompt that a paper reports it with."""
-
-    task: str
-    metric: str
-    shots: int
-
-
-def _accuracies(shots: int, *tasks: str) -> tuple[Benchmark, ...]:
-    return tuple(Benchmark(task, "acc", shots) for task in tasks)
-
-
-PRESETS: dict[str, tuple[Benchmark, ...]] = {
-    # LoRS and SPP, tables 1: the seven tasks of Wanda (Sun et al. 2024), whose numbers are acc, not acc_norm
-    "lors-paper": _accuracies(0, "arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "rte", "winogrande"),
-    # LoRAM, table 1 and section 3.1
-    "loram-csr": _accuracies(1, "arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "winogrande"),
-    "loram-math": (Benchmark("mathqa", "acc", 1), Benchmark("gsm8k", "exact_match,strict-match", 8)),
-    # pass@1 of the greedy answer, and of ten sampled ones at each temperature pass@1 and pass@10
-    "humaneval": (
-        Benchmark("humaneval_greedy", "pass@1", 0),
-        *(Benchmark(f"humaneval_{temperature}", "pass@10", 0) for temperature in ("t02", "t06", "t08")),
-    ),
-    "mmlu": _accuracies(5, "mmlu"),
-}
+from lors_cli.evaluation.presets import PRESETS
 
 
 class Perplexity(Section):

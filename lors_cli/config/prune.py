@@ -6,14 +6,14 @@ from pydantic import Field, model_validator
 
 from lors_cli import pruning
 from lors_cli.config.fields import Count, Dataset, Fraction, PathText, Section, Sparsity, one_of
-from lors_cli.data.calibration import FORMATS
+from lors_cli.data.formats import CALIBRATION
 from lors_cli.pruning.rows import Row, StructuredMethod
 
 
 class CalibrationDataset(Dataset):
     """A data set with a format; recognised by its fields if left out."""
 
-    format: Annotated[str, one_of("format", list(FORMATS))] | None = Field(
+    format: Annotated[str, one_of("format", list(CALIBRATION))] | None = Field(
         None, description="calibration only: text, chat (messages, by the tokenizer's template) or tokens (input_ids)"
     )
 

@@ -8,13 +8,13 @@ from lors_cli import adapters, processes
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.fields import Count, Dataset, Dtype, Fraction, PathText, Section, one_of
 from lors_cli.config.prune import Prune
-from lors_cli.data.instructions import FORMATS
+from lors_cli.data.formats import TRAINING
 
 
 class TrainingDataset(Dataset):
     """A data set with a format; recognised by its fields if left out."""
 
-    format: Annotated[str, one_of("format", list(FORMATS))] | None = Field(
+    format: Annotated[str, one_of("format", list(TRAINING))] | None = Field(
         None, description="training: alpaca, chat or text; calibration: text, chat or tokens; recognised if left out"
     )
     streaming: bool = Field(

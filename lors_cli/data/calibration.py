@@ -13,14 +13,12 @@ from itertools import chain, islice
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.data import chat, windows
-from lors_cli.data.sources import Row, Source
+from lors_cli.data import chat, formats, windows
+from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("text", "chat", "tokens")
-TOKEN_FIELDS = ("input_ids", "tokens")
 FEW_TOKENS = 0.01  # distinct ones, as a fraction of all
 
 
@@ -31,32 +29,7 @@ def check(source: Source, kind: str | None) -> None:
         RequestError: the source cannot be read, is empty, or its rows have no format.
 
     """
-    recognise(next(source.rows()), source, kind)
-
-
-def recognise(row: Row, source: Source, kind: str | None) -> str:
-    """The format of a data set: the one asked for, else told by the fields of its first row.
-
-    Raises:
-        RequestError: they fit no format.
-
-    """
-    found = {
-        "chat": "messages" in row or "conversations" in row,
-        "tokens": any(isinstance(row.get(field), list) for field in (source.field or "", *TOKEN_FIELDS)),
-        "text": isinstance(row.get(source.field or "text"), str),
-    }
-    recognised = (
-        kind if kind and found[kind] else next((name for name, fits in found.items() if fits and not kind), None)
-    )
-    if recognised is None:
-        raise request_error(
-            f"{source.key}.format" if kind else f"{source.key}.field",
-            f"rows of {kind}" if kind else "rows with text (text), messages (chat) or input_ids (tokens)",
-            f"{source.path} with the fields {sorted(row)}",
-            f"set {source.key}: {{path: ..., field: NAME}} to the field with the text",
-        )
-    return recognised
+    formats.of_calibration(next(source.rows()), source, kind)
 
 
 def calibration_windows(
@@ -73,7 +46,7 @@ def calibration_windows(
 
     Args:
         source: the rows.
-        kind: one of `FORMATS`; recognised if None.
+        kind: one of `formats.CALIBRATION`; recognised if None.
         tokenizer: the model's.
         length: tokens per window.
         count: windows.
@@ -85,28 +58,28 @@ def calibration_windows(
         RequestError: the rows have too few tokens, or do not have the format.
 
     """
-    kind = recognise(next(source.rows()), source, kind)
+    kind = formats.of_calibration(next(source.rows()), source, kind)
     documents: list[windows.Document]
     if kind == "text":
         if sampling == "concat":
-            found = windows.concatenated(source, tokenizer, length, count)
+            tokens = windows.concatenated(source, tokenizer, length, count)
         else:
             documents = [partial(_tokenise, tokenizer, text) for text in source.texts()]
-            found = windows.random_windows(documents, source, length, count, seed)
+            tokens = windows.random_windows(documents, source, length, count, seed)
     else:
         rows = _messages(source, tokenizer) if kind == "chat" else _token_ids(source, len(tokenizer))
         if sampling == "concat":
             ids = list(islice(chain.from_iterable(rows), length * count))
-            found = windows.cut(ids, source, length, count)
+            tokens = windows.cut(ids, source, length, count)
         else:
             documents = [partial(list, ids) for ids in rows]
-            found = windows.random_windows(documents, source, length, count, seed)
-    distinct = len(found.unique())
-    if distinct < max(FEW_TOKENS * min(found.numel(), len(tokenizer)), 2):
-        log.warning("%s: %d windows with only %d different tokens tell little", source.path, len(found), distinct)
-    if len(tokenizer.decode(found[0])) < length:
+            tokens = windows.random_windows(documents, source, length, count, seed)
+    distinct = len(tokens.unique())
+    if distinct < max(FEW_TOKENS * min(tokens.numel(), len(tokenizer)), 2):
+        log.warning("%s: %d windows with only %d different tokens tell little", source.path, len(tokens), distinct)
+    if len(tokenizer.decode(tokens[0])) < length:
         log.warning("%s: more tokens than characters; the tokenizer does not know this script", source.path)
-    return found
+    return tokens
 
 
 def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -121,7 +94,7 @@ def _messages(source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[li
 
 def _token_ids(source: Source, vocabulary: int) -> Iterator[list[int]]:
     for number, row in enumerate(source.rows(), 1):
-        ids = next((row[field] for field in (source.field, *TOKEN_FIELDS) if field and field in row), None)
+        ids = next((row[field] for field in (source.field, *formats.TOKEN_FIELDS) if field and field in row), None)
         if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
             raise request_error(
                 source.key,

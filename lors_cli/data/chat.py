@@ -6,7 +6,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.data.example import Example, encode, row_error
-from lors_cli.data.sources import Row, Source
+from lors_cli.data.readers import Row
+from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 
 log = logging.getLogger(__name__)
@@ -15,26 +16,26 @@ log = logging.getLogger(__name__)
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
-def messages(row: Row, number: int, source: Source) -> list[dict[str, str]]:
+def read_messages(row: Row, number: int, source: Source) -> list[dict[str, str]]:
     """The turns of a row, each with a role and a content.
 
     Raises:
-        RequestError: it has none, or none of the assistant.
+        RequestError: there are none, or none of the assistant.
 
     """
     turns = row.get("messages", row.get("conversations"))
     wanted = "messages, a list of {role, content} with at least one of role assistant"
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise row_error(source, number, wanted, f"fields {sorted(row)}")
-    found = []
+    messages = []
     for turn in turns:
         role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
         if not isinstance(role, str) or not isinstance(content, str):
             raise row_error(source, number, wanted, f"{turn!r:.80}")
-        found.append({"role": ROLES.get(role, role), "content": content})
-    if not any(message["role"] == "assistant" for message in found):
-        raise row_error(source, number, wanted, f"roles {[message['role'] for message in found]}")
-    return found
+        messages.append({"role": ROLES.get(role, role), "content": content})
+    if not any(message["role"] == "assistant" for message in messages):
+        raise row_error(source, number, wanted, f"roles {[message['role'] for message in messages]}")
+    return messages
 
 
 def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
@@ -44,7 +45,7 @@ def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTok
         RequestError: the row or the template does not fit.
 
     """
-    turns = messages(row, number, source)
+    turns = read_messages(row, number, source)
     if not tokenizer.chat_template:
         raise request_error(
             source.key,
@@ -61,16 +62,16 @@ def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTok
         ]
     except (TemplateError, ValueError, IndexError) as error:
         raise row_error(source, number, "messages that the chat template accepts", str(error)) from None
-    found = [span for span in spans if span]
-    if not found:
+    learnt = [span for span in spans if span]
+    if not learnt:
         raise row_error(source, number, "a chat template that renders turns one after another", "one that does not")
-    example = encode(text, found, tokenizer, special=False)
-    if len(found) < len(spans):
+    example = encode(text, learnt, tokenizer, special=False)
+    if len(learnt) < len(spans):
         log.warning(
             "%s, row %d: the chat template shortens earlier turns; %d of %d answers are not learnt",
             source.path,
             number,
-            len(spans) - len(found),
+            len(spans) - len(learnt),
             len(spans),
         )
     return example
@@ -79,7 +80,7 @@ def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTok
 def _span(
     turns: list[dict[str, str]], index: int, text: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int] | None:
-    """The range of characters of the assistant's turn `index` in `text`, with its end mark; None if it is not found."""
+    """The range of characters of the assistant's turn `index` in `text`, with its end mark, or None."""
     before = ""
     if index:
         before = str(tokenizer.apply_chat_template(turns[:index], tokenize=False, add_generation_prompt=True))

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from lors_cli.data import hub
-from lors_cli.data.sources import Row, Source
+from lors_cli.data.readers import Row
+from lors_cli.data.sources import Source
 
 Place = dict[str, Any]  # as JSON; the empty one is the start
 Located = tuple[Source, int, Row]  # a row with the shard that it is from and its number there, for messages

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def load(source: "Source", *, streaming: bool) -> Any:
-    """The data set of `source`, as the library has it; `streaming`: as one that is read row by row.
+    """The data set of `source` as the library gives it; with `streaming`, one that is read row by row.
 
     Raises:
-        RequestError: it cannot be had.
+        RequestError: it is neither cached nor on a hub that answers.
 
     """
     import datasets
@@ -29,7 +29,7 @@ def load(source: "Source", *, streaming: bool) -> Any:
         cached = offline.is_on() and not source.data_files
         if source.data_files and (offline.is_on() or not streaming):
             path, revision = _snapshot(source, source.data_files), None
-        found = datasets.load_dataset(
+        data_set = datasets.load_dataset(
             path,
             source.name,
             split=source.split or "train",
@@ -37,21 +37,16 @@ def load(source: "Source", *, streaming: bool) -> Any:
             data_files=source.data_files,
             streaming=streaming and not cached,
         )
-        return found.to_iterable_dataset() if streaming and cached else found
+        return data_set.to_iterable_dataset() if streaming and cached else data_set
 
 
 def rows(source: "Source") -> Iterator[dict[str, Any]]:
-    """The rows of `source`.
-
-    Raises:
-        RequestError: it cannot be had.
-
-    """
+    """The rows of `source`; errors as of `load`."""
     # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
     streaming = source.limit is not None and source.data_files is None and not offline.is_on()
-    found = load(source, streaming=streaming)
+    data_set = load(source, streaming=streaming)
     with errors(source):
-        yield from found
+        yield from data_set
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Training examples: token ids, and labels that leave out what the model is not to learn (-100).
+"""Training examples: token ids, and labels that are -100 where the model is not to learn.
 
 alpaca    {instruction, input?, output}      the answer is learnt, with the end token; the prompt is not
 chat      {messages: [{role, content}]}      the assistant's turns are learnt, by the tokenizer's own template
@@ -9,15 +9,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.data import chat
+from lors_cli.data import chat, formats
 from lors_cli.data.cursor import open_cursor
 from lors_cli.data.example import IGNORED, Example, encode, row_error
 from lors_cli.data.packing import pack
-from lors_cli.data.sources import Row, Source
+from lors_cli.data.readers import Row
+from lors_cli.data.sources import Source
 from lors_cli.data.windows import concatenated
 from lors_cli.errors import RequestError, request_error
-
-FORMATS = ("alpaca", "chat", "text")
 
 # The prompts of Stanford Alpaca (Taori et al. 2023), which the papers train with.
 ALPACA_WITH_INPUT = (
@@ -32,27 +31,6 @@ ALPACA_WITHOUT_INPUT = (
 )
 
 
-def recognise(row: Row, source: Source) -> str:
-    """The format of a data set, told by the fields of its first row.
-
-    Raises:
-        RequestError: they fit no format.
-
-    """
-    if "instruction" in row and "output" in row:
-        return "alpaca"
-    if "messages" in row or "conversations" in row:
-        return "chat"
-    if (source.field or "text") in row:
-        return "text"
-    raise request_error(
-        f"{source.key}.format",
-        "rows with instruction and output (alpaca), messages (chat), or text (text)",
-        f"{source.path} with the fields {sorted(row)}",
-        f"rename the fields, or set {source.key}: {{path: ..., format: text, field: NAME}}",
-    )
-
-
 def examples(
     source: Source,
     tokenizer: PreTrainedTokenizerBase,
@@ -62,7 +40,7 @@ def examples(
     packing: bool = False,
     overlong: str = "truncate",
 ) -> tuple[list[Example], dict[str, Any]]:
-    """All training examples of at most `length` tokens, and what was found and dropped.
+    """All training examples of at most `length` tokens, and facts: the format and what was counted.
 
     Rows whose learnt part lies wholly beyond `length` are dropped: their loss would be a division by zero.
 
@@ -70,7 +48,7 @@ def examples(
         source: the rows.
         tokenizer: the model's.
         length: tokens per example, at most.
-        kind: one of `FORMATS`; recognised if None.
+        kind: one of `formats.TRAINING`; recognised if None.
         packing: put several rows into one example.
         overlong: what becomes of rows of more than `length` tokens: "truncate" or "refuse". Rows of text are joined
             and have no length; packed ones lose nothing by it, for their rest is an example of its own.
@@ -79,38 +57,33 @@ def examples(
         RequestError: a row lacks a field or is refused, or no example is left.
 
     """
-    kind = kind or recognise(next(source.rows()), source)
+    kind = kind or formats.of_training(next(source.rows()), source)
     if kind == "text" and not packing:
         windows = concatenated(source, tokenizer, length, None).tolist()
-        found = [{"input_ids": ids, "labels": ids} for ids in windows]
-        return found, {"format": kind, "examples": len(found), "tokens": len(found) * length}
+        joined = [{"input_ids": ids, "labels": ids} for ids in windows]
+        return joined, {"format": kind, "examples": len(joined), "tokens": len(joined) * length}
     encoder = Encoder(tokenizer, length, kind, packing=packing, overlong=overlong)
     for shard, number, row in open_cursor(source, streaming=False):
         encoder.add(row, number, shard)
-    found = encoder.examples()
-    if not found:
+    encoded = encoder.examples()
+    if not encoded:
         raise none_left(source, kind, length, encoder.rows)
-    facts = {
-        "format": kind,
-        "examples": len(found),
-        "dropped": encoder.dropped,
-        "truncated": encoder.truncated,
-        "tokens": encoder.tokens,
-    }
+    counts = {name: getattr(encoder, name) for name in ("dropped", "truncated", "tokens")}
+    facts = {"format": kind, "examples": len(encoded), **counts}
     if packing:
-        facts |= {"documents": encoder.documents, "padding": round(1 - encoder.tokens / (len(found) * length), 4)}
-    return found, facts
+        facts |= {"documents": encoder.documents, "padding": round(1 - encoder.tokens / (len(encoded) * length), 4)}
+    return encoded, facts
 
 
 class Encoder:
     """Rows, of a whole data set or of a part, into examples of at most `length` tokens; arguments as of `examples`.
 
     Attributes:
-        rows: that came.
-        dropped: rows that give nothing to learn.
-        truncated: rows that lost tokens.
-        documents: that are learnt: rows, or pieces of them.
-        tokens: of the documents.
+        rows: how many came.
+        dropped: how many of them give nothing to learn.
+        truncated: how many of them lost tokens.
+        documents: how many rows, or pieces of rows, are learnt.
+        tokens: how many tokens the documents have.
 
     """
 
@@ -183,13 +156,13 @@ def check(source: Source, kind: str | None, *, streaming: bool = False) -> None:
 
     """
     row = first_row(source, streaming=streaming)
-    kind = kind or recognise(row, source)
+    kind = kind or formats.of_training(row, source)
     if kind == "text":
         source.text(row, 1)
     elif kind == "alpaca":
         _fields(row, 1, source)
     else:
-        chat.messages(row, 1, source)
+        chat.read_messages(row, 1, source)
 
 
 def first_row(source: Source, *, streaming: bool) -> Row:

@@ -3,7 +3,8 @@
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.data.example import Example
-from lors_cli.data.sources import Row, Source
+from lors_cli.data.readers import Row
+from lors_cli.data.sources import Source
 from lors_cli.data.windows import SEPARATOR
 
 CHARACTERS_PER_TOKEN = 4  # about, in English; only tells how many rows make a chunk

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.artifacts import digest
-from lors_cli.data import instructions
+from lors_cli.data import formats, instructions
 from lors_cli.data.cursor import Located, Place, open_cursor
 from lors_cli.data.example import Example
 from lors_cli.data.joined import Joiner
@@ -51,7 +51,7 @@ class Held:
         return len(self._examples)
 
     def starting_at(self, position: int, state: dict[str, Any] | None = None) -> Iterator[Example]:
-        """The samples from `position` on, without end; any position is found without a state."""
+        """The samples from `position` on, without end; any position is reached without a state."""
         epoch, skip = divmod(position, len(self._examples))
         while True:
             for index in _shuffled(len(self._examples), self._seed, epoch)[skip:]:
@@ -63,16 +63,16 @@ class Held:
         return {}
 
     def facts(self) -> dict[str, Any]:
-        """Nothing: what was found is known before training."""
+        """Nothing: what there is to say is known before training."""
         return {}
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a chunk starts: its number, its first sample's, the pass over the rows, and what came before it.
+    """Where a chunk starts: its number, that of its first sample, that of the pass over the rows, and what came before.
 
-    `place` is that of its first row, `carried` the tokens that its first window begins with, `found` the counts of rows
-    and documents in the chunks before it.
+    `place` is the place of its first row, `carried` the tokens that its first window begins with, and `found` the
+    counts of rows and documents in the chunks before it. Checkpoints hold these names.
     """
 
     chunk: int = 0
@@ -90,7 +90,7 @@ class Streamed:
         source: the rows; its shards are read one after another.
         tokenizer: the model's.
         length: tokens per sample, at most.
-        kind: one of `instructions.FORMATS`; recognised if None.
+        kind: one of `formats.TRAINING`; recognised if None.
         seed: of the order within chunks.
         packing: put several rows of a chunk into one sample.
         overlong: as of `instructions.examples`; refused when a chunk comes that has such a row.
@@ -114,10 +114,10 @@ class Streamed:
         repeat: bool = False,
     ) -> None:
         self._source, self._tokenizer, self._length, self._seed = source, tokenizer, length, seed
-        self._kind = kind or instructions.recognise(instructions.first_row(source, streaming=True), source)
+        self._kind = kind or formats.of_training(instructions.first_row(source, streaming=True), source)
         self._packing, self._overlong, self._repeat = packing, overlong, repeat
         self._starts = deque([Start()])
-        self._found: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
 
     def starting_at(self, position: int, state: dict[str, Any] | None = None) -> Iterator[Example]:
         """The samples from `position` on, until the rows end unless they repeat.
@@ -132,19 +132,19 @@ class Streamed:
         """
         start = Start(**state) if state else Start()
         # a run of its own: an iterator that is given up halfway does not disturb the next one's states
-        self._starts, self._found = deque([start]), start.found
+        self._starts, self._counts = deque([start]), start.found
         return self._samples(self._starts, position)
 
     def state(self, position: int) -> dict[str, Any]:
         """Where the chunk with the sample `position` starts, as JSON; of positions that are not long past."""
-        found = next((start for start in reversed(self._starts) if start.sample <= position), None)
-        if found is None:
+        known = next((start for start in reversed(self._starts) if start.sample <= position), None)
+        if known is None:
             raise ValueError(f"position {position} lies before {self._starts[0].sample}, the first that is remembered")
-        return asdict(found)
+        return asdict(known)
 
     def facts(self) -> dict[str, Any]:
         """The format, and the counts of what the chunks so far, in all passes, had."""
-        return {"format": self._kind, **{name: self._found.get(name, 0) for name in COUNTS}}
+        return {"format": self._kind, **{name: self._counts.get(name, 0) for name in COUNTS}}
 
     def _samples(self, starts: deque[Start], position: int) -> Iterator[Example]:
         for start, samples, following in self._chunks(starts[-1]):
@@ -152,7 +152,7 @@ class Streamed:
                 starts.popleft()
             if self._repeat or following.epoch == start.epoch:
                 starts.append(following)
-            self._found = following.found
+            self._counts = following.found
             order = _shuffled(len(samples), self._seed, start.epoch, start.chunk)
             # taken from the end, and out of the list, so that nothing of a chunk is left when the next one is read
             samples[:] = [samples[index] for index in reversed(order[max(position - start.sample, 0) :])]
@@ -166,10 +166,10 @@ class Streamed:
             rows = iter(cursor)
             epoch = start.epoch
             while start.epoch == epoch:
-                samples, carried, found, ended = self._chunk(rows, start)
+                samples, carried, counts, ended = self._chunk(rows, start)
                 sample = start.sample + len(samples)
                 place = {} if ended else cursor.place()
-                following = Start(start.chunk + 1, sample, epoch + ended, place, carried, found)
+                following = Start(start.chunk + 1, sample, epoch + ended, place, carried, counts)
                 if ended and not sample:  # every pass has the same rows: without this, an endless search
                     raise self._nothing(following)
                 yield start, samples, following
@@ -188,8 +188,8 @@ class Streamed:
                 ended = False
                 break
         samples = encoder.examples()
-        found = {name: start.found.get(name, 0) + getattr(encoder, name) for name in COUNTS}
-        return samples, encoder.carried if isinstance(encoder, Joiner) else [], found, ended
+        counts = {name: start.found.get(name, 0) + getattr(encoder, name) for name in COUNTS}
+        return samples, encoder.carried if isinstance(encoder, Joiner) else [], counts, ended
 
     def _encoder(self, start: Start) -> Joiner | instructions.Encoder:
         if self._kind == "text" and not self._packing:

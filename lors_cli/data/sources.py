@@ -7,10 +7,8 @@ A glob (data/*.jsonl.gz) or a folder stands for all such files there, its shards
 """
 
 import glob
-import gzip
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -18,9 +16,8 @@ from typing import Any
 
 from lors_cli.artifacts import digest
 from lors_cli.data import builtin, hub
-from lors_cli.errors import RequestError, nearest, request_error
-
-Row = dict[str, Any]
+from lors_cli.data.readers import READERS, Row, suffix
+from lors_cli.errors import nearest, request_error
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Source:
     def is_hub(self) -> bool:
         """Whether the path can only be a hub id."""
         path = Path(self.path).expanduser()
-        return not (self.path in builtin.NAMES or self._is_sharded or path.exists() or _suffix(path) in READERS)
+        return not (self.path in builtin.NAMES or self._is_sharded or path.exists() or suffix(path) in READERS)
 
     @property
     def _is_sharded(self) -> bool:
@@ -60,11 +57,11 @@ class Source:
         path = os.path.expanduser(self.path)
         pattern = os.path.join(glob.escape(path), "*") if os.path.isdir(path) else path
         files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-        found = [replace(self, path=name, limit=None) for name in files if _suffix(Path(name)) in READERS]
-        if not found:
+        shards = [replace(self, path=name, limit=None) for name in files if suffix(Path(name)) in READERS]
+        if not shards:
             expected = f"files ending in {', '.join(READERS)}"
             raise request_error(self.key, expected, f"none in {self.path}", "correct the path, or convert the files")
-        return found
+        return shards
 
     def rows(self, skip: int = 0) -> Iterator[Row]:
         """The rows in order, at most `limit`, without the first `skip`, which are not parsed where that can be helped.
@@ -147,7 +144,7 @@ class Source:
         path = Path(self.path).expanduser()
         if self._is_sharded:
             return islice(chain.from_iterable(shard.read() for shard in self.shards()), skip, None)
-        if reader := READERS.get(_suffix(path)):
+        if reader := READERS.get(suffix(path)):
             self._refuse_hub_options()
             if not path.is_file():
                 raise request_error(self.key, "an existing file", f"{path}, which does not exist", "correct the path")
@@ -156,89 +153,3 @@ class Source:
             expected = f"a file ending in {', '.join(READERS)}, a folder of them, a hub id or a built-in name"
             raise request_error(self.key, expected, str(path), "convert or rename the file")
         return islice(hub.rows(self), skip, None)
-
-
-def _suffix(path: Path) -> str:
-    return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-
-
-def _open_text(path: Path) -> Any:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-
-
-def _read(path: Path, key: str, parse: Callable[[Any], Iterator[Row]]) -> Iterator[Row]:
-    """The rows that `parse` finds in the opened file; what it cannot read becomes a RequestError."""
-    try:
-        with _open_text(path) as file:
-            yield from parse(file)
-    except RequestError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise request_error(
-            key, "a readable file of its kind, in UTF-8", f"{path}: {error}", "repair the file"
-        ) from None
-
-
-def _jsonl(path: Path, key: str, skip: int) -> Iterator[Row]:
-    def parse(file: Any) -> Iterator[Row]:
-        lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-        for number, line in islice(lines, skip, None):
-            yield _object(line, f"{path}, line {number}", key)
-
-    return _read(path, key, parse)
-
-
-def _json(path: Path, key: str, skip: int) -> Iterator[Row]:
-    def parse(file: Any) -> Iterator[Row]:
-        rows = json.load(file)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise request_error(key, "a JSON list of objects", f"{path}: {type(rows).__name__}", "or use .jsonl")
-        yield from islice(rows, skip, None)
-
-    return _read(path, key, parse)
-
-
-def _object(line: str, where: str, key: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise request_error(key, "one JSON object a line", f"{where}: {error}", "repair that line") from None
-    if not isinstance(row, dict):
-        raise request_error(key, "one JSON object a line", f"{where}: {line.strip():.60}", "repair that line")
-    return row
-
-
-def _text(path: Path, key: str, skip: int) -> Iterator[Row]:
-    def parse(file: Any) -> Iterator[Row]:
-        if not skip and (text := file.read()):
-            yield {"text": text}
-
-    return _read(path, key, parse)
-
-
-def _parquet(path: Path, key: str, skip: int) -> Iterator[Row]:
-    import pyarrow.parquet
-    from pyarrow.lib import ArrowException
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            group, groups = 0, file.num_row_groups
-            while group < groups and skip >= file.metadata.row_group(group).num_rows:
-                skip -= file.metadata.row_group(group).num_rows
-                group += 1
-            for batch in file.iter_batches(batch_size=1024, row_groups=range(group, groups)):
-                yield from batch.slice(min(skip, len(batch))).to_pylist()
-                skip = max(skip - len(batch), 0)
-    except (ArrowException, OSError) as error:
-        raise request_error(key, "a readable parquet file", f"{path}: {error}", "repair the file") from None
-
-
-READERS: dict[str, Callable[[Path, str, int], Iterator[Row]]] = {
-    ".jsonl": _jsonl,
-    ".jsonl.gz": _jsonl,
-    ".json": _json,
-    ".json.gz": _json,
-    ".parquet": _parquet,
-    ".txt": _text,
-    ".txt.gz": _text,
-}

@@ -11,8 +11,8 @@ from lm_eval.tasks import TaskManager
 
 from lors_cli import offline
 from lors_cli.artifacts import digest
-from lors_cli.config.evaluation import PRESETS, Benchmark, Eval
 from lors_cli.errors import Problem, RequestError, nearest, request_error
+from lors_cli.evaluation.presets import PRESETS, Benchmark
 
 BUILT_IN_TASKS = Path(__file__).parent / "tasks"
 LOCAL_FORMATS = ("json", "csv", "parquet", "text")
@@ -43,56 +43,73 @@ class Benchmarks:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-def load(section: Eval) -> Benchmarks:
-    """Build the tasks of an eval section with their data.
+def load(
+    preset: str | None,
+    tasks: list[str],
+    *,
+    shots: int | None,
+    task_dir: str | None,
+    data_dir: str | None,
+    allow_code_execution: bool,
+) -> Benchmarks:
+    """Build the tasks that are asked for, with their data; the arguments are the settings of the section ``eval``.
 
     Raises:
         RequestError: a directory, tasks or their data are missing, or a task is wrong; all of them are named.
 
     """
-    directories = [Path(path) if path else None for path in (section.task_dir, section.data_dir)]
+    directories = [Path(path) if path else None for path in (task_dir, data_dir)]
     for key, path in zip(("eval.task_dir", "eval.data_dir"), directories, strict=True):
         if path and not path.is_dir():
             raise request_error(key, "an existing directory", path, "correct the path")
-    return _Loader(section, *directories).load()
+    return _Loader(preset, shots, *directories, allow_code_execution=allow_code_execution).load(tasks)
 
 
 class _Loader:
-    def __init__(self, section: Eval, task_dir: Path | None, data_dir: Path | None) -> None:
-        self._section, self._task_dir, self._data_dir = section, task_dir, data_dir
+    def __init__(
+        self,
+        preset: str | None,
+        shots: int | None,
+        task_dir: Path | None,
+        data_dir: Path | None,
+        *,
+        allow_code_execution: bool,
+    ) -> None:
+        self._preset_name, self._shots, self._runs_code = preset, shots, allow_code_execution
+        self._task_dir, self._data_dir = task_dir, data_dir
         self._paths = [str(path.resolve()) for path in (BUILT_IN_TASKS, task_dir) if path]
         # lm-eval's own thousands of tasks take seconds to index, so only where one of them is asked for
         self._manager = TaskManager(include_path=self._paths, include_defaults=False)
         self._local = set(self._manager.all_tasks)
-        self._found = Benchmarks()
+        self._benchmarks = Benchmarks()
 
-    def load(self) -> Benchmarks:
+    def load(self, tasks: list[str]) -> Benchmarks:
         wanted = self._preset()
-        for name in self._section.tasks:
+        for name in tasks:
             wanted.setdefault(name, {})
         if wanted.keys() - self._local:
             self._manager = TaskManager(include_path=self._paths)
         problems: list[Problem] = []
         for name, benchmarks in wanted.items():
             try:
-                self._found.asked.append(Asked(name, self._build(name, benchmarks), benchmarks))
+                self._benchmarks.asked.append(Asked(name, self._build(name, benchmarks), benchmarks))
             except RequestError as error:
                 problems += error.problems
         if problems:
             raise RequestError(*problems)
-        self._found.manager = self._manager
-        return self._found
+        self._benchmarks.manager = self._manager
+        return self._benchmarks
 
     def _preset(self) -> dict[str, dict[str, Benchmark]]:
         """The preset's benchmarks, by the task or group that is to be asked for; local ones stand for lm-eval's."""
-        if self._section.preset is None:
+        if self._preset_name is None:
             return {}
-        benchmarks = PRESETS[self._section.preset]
-        if (whole := f"{self._section.preset}_local") in self._local:
+        benchmarks = PRESETS[self._preset_name]
+        if (whole := f"{self._preset_name}_local") in self._local:
             return {whole: {one.task: one for one in benchmarks} | {whole: benchmarks[0]}}
         names = {one: (f"{one.task}_local", one.task) for one in benchmarks}
-        found = {one: next((name for name in both if name in self._local), one.task) for one, both in names.items()}
-        return {name: {name: one} for one, name in found.items()}
+        chosen = {one: next((n for n in both if n in self._local), one.task) for one, both in names.items()}
+        return {name: {name: one} for one, name in chosen.items()}
 
     def _build(self, name: str, benchmarks: dict[str, Benchmark]) -> list[Any]:
         entry = self._manager.task_index.get(name)
@@ -104,7 +121,9 @@ class _Loader:
         base = self._base(entry)
         files = _data_files(name, entry.cfg or {}, base)
         local_yaml = [entry.yaml_path] if entry.yaml_path and name in self._local else []
-        self._found.digests.update({f"{name}: {path.name}": digest.of_file(path) for path in [*local_yaml, *files]})
+        self._benchmarks.digests.update(
+            {f"{name}: {path.name}": digest.of_file(path) for path in [*local_yaml, *files]}
+        )
         try:
             with _working_in(base):  # where lm-eval looks for relative data files
                 loaded = self._manager.load([name])
@@ -112,8 +131,8 @@ class _Loader:
             raise self._explained(name, entry, error) from None
         for task in loaded["tasks"].values():
             benchmark = benchmarks.get(task.task_name) or benchmarks.get(name)
-            shots = benchmark.shots if benchmark else self._section.shots
-            if getattr(task, "UNSAFE_CODE", False) and not self._section.allow_code_execution:
+            shots = benchmark.shots if benchmark else self._shots
+            if getattr(task, "UNSAFE_CODE", False) and not self._runs_code:
                 raise request_error(
                     "eval.allow_code_execution",
                     f"true for {name}, which runs the programs that the model writes",

@@ -103,15 +103,15 @@ def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_
 
 def _read(descriptor: int, size: int, seconds: float) -> bytes:
     """At most `size` bytes; fewer if the other side is closed, or if the `seconds` are over."""
-    found, end = b"", time.monotonic() + seconds
+    content, end = b"", time.monotonic() + seconds
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    while len(found) < size and poll.poll(max(end - time.monotonic(), 0) * 1000):
-        part = os.read(descriptor, size - len(found))
+    while len(content) < size and poll.poll(max(end - time.monotonic(), 0) * 1000):
+        part = os.read(descriptor, size - len(content))
         if not part:
             break
-        found += part
-    return found
+        content += part
+    return content
 
 
 def check_all(programs: list[str]) -> list[bool]:

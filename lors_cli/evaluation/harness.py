@@ -41,8 +41,8 @@ class SharedModel(HFLM):  # type: ignore[misc]
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         """The objects of all processes; None for those that did not ask."""
-        found = processes.everyone(obj)
-        return found if self.rank == dst else None
+        objects = processes.everyone(obj)
+        return objects if self.rank == dst else None
 
     def barrier(self) -> None:
         """Wait for the others."""
@@ -125,7 +125,7 @@ class Harness:
 
 
 def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
-    found = {}
+    entries = {}
     for name, values in {**outcome.get("groups", {}), **outcome["results"]}.items():
         # lm-eval's "acc,none" is "acc"; a filter other than none stays in the name
         entry: dict[str, Any] = {
@@ -142,14 +142,14 @@ def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
             if benchmark.metric not in entry:
                 raise LorsError(f"{name} gives no {benchmark.metric}, which is the metric of {benchmark.task}")
             entry |= {"benchmark": benchmark.task, "metric": benchmark.metric}
-        found[name] = entry
+        entries[name] = entry
     for group, children in outcome.get("group_subtasks", {}).items():
-        if found[group]["metric"] is None:  # it only holds its tasks together
-            del found[group]
+        if entries[group]["metric"] is None:  # it only holds its tasks together
+            del entries[group]
             continue
-        for child in found.keys() & set(children):
-            found[child]["group"] = group
-    return found
+        for child in entries.keys() & set(children):
+            entries[child]["group"] = group
+    return entries
 
 
 def _items(samples: list[dict[str, Any]]) -> list[Item]:

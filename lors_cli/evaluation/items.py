@@ -53,14 +53,14 @@ def answers(path: Path, metric: str) -> tuple[bytes, list[float]]:
     names = NAME.findall(text)
     values = re.findall(re.escape(json.dumps(metric)).encode() + rb": (-?[0-9][-+0-9.eE]*)[,}]", text)
     if len(names) == len(values) == text.count(b"\n"):
-        numbers = {value: float(value) for value in set(values)}  # of right and wrong there are two
+        numbers = {value: float(value) for value in set(values)}  # there are two, right and wrong
         return b"\n".join(names), [numbers[value] for value in values]
-    found = _parsed(text)
-    named = (json.dumps({key: item[key] for key in ("doc_id", "doc", "prompt")})[1:-1] for item in found)
-    return "\n".join(named).encode(), [float(item[metric]) for item in found]
+    items = _parsed(text)
+    named = (json.dumps({key: item[key] for key in ("doc_id", "doc", "prompt")})[1:-1] for item in items)
+    return "\n".join(named).encode(), [float(item[metric]) for item in items]
 
 
 def _parsed(text: bytes) -> list[dict[str, Any]]:
     """JSON lines, parsed in one go, which takes half the time."""
-    found: list[dict[str, Any]] = json.loads(b"[" + b",".join(text.splitlines()) + b"]")
-    return found
+    items: list[dict[str, Any]] = json.loads(b"[" + b",".join(text.splitlines()) + b"]")
+    return items

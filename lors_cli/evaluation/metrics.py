@@ -1,11 +1,11 @@
-"""Which of a task's metrics stands for it, and its standard error."""
+"""The metric that stands for a task, and its standard error."""
 
 import math
 from typing import Any
 
-# Of a task that has several, as the papers choose.
+# Where a task has several metrics, the first of these that it has, as the papers choose.
 FIRST_CHOICE = ("acc", "exact_match,strict-match", "exact_match", "word_perplexity")
-# What stands in an entry beside metrics.
+# The keys of an entry that are not metrics.
 FACTS = {"n", "shots", "version", "metric", "benchmark", "group"}
 
 

@@ -6,40 +6,61 @@ is what the SparseGPT and Wanda papers' code measures up to the BOS that some to
 
 import math
 import statistics
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lors_cli import processes
+from lors_cli.data import windows
+from lors_cli.data.sources import Source
 from lors_cli.errors import LorsError
 
 LOGITS_PER_FORWARD = 2**26  # numbers; in float32 and with their copies in the loss near 1 GB
 
 
+@dataclass(frozen=True)
+class Text:
+    """What perplexity is measured on: at most `most` windows of `length` tokens; all that there are if it is None."""
+
+    source: Source
+    length: int
+    most: int | None
+
+    def windows(self, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+        """The windows, (windows, length), in the tokens of a model.
+
+        Raises:
+            RequestError: the text is missing, or too short for one window.
+
+        """
+        return windows.concatenated(self.source, tokenizer, self.length, self.most, at_most=True)
+
+
 @torch.no_grad()
-def window_losses(model: PreTrainedModel, windows: Tensor) -> list[float]:
-    """The summed loss of each window of token ids, (windows, length), in nats; several processes share the work.
+def window_losses(model: PreTrainedModel, tokens: Tensor) -> list[float]:
+    """The summed loss in nats of each window of token ids, (windows, length); several processes share the work.
 
     Raises:
         LorsError: the model's loss is NaN.
 
     """
-    length = windows.shape[1]
+    length = tokens.shape[1]
     vocabulary = model.config.get_text_config().vocab_size
     batch = max(LOGITS_PER_FORWARD // (length * vocabulary), 1)
     ours: list[float] = []
-    for part in windows[processes.rank() :: processes.count()].split(batch):
+    for part in tokens[processes.rank() :: processes.count()].split(batch):
         ids = part.to(model.device)
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         ours += losses.view(len(ids), -1).double().sum(1).tolist()
     shares = processes.everyone(ours)
-    found = [shares[number % len(shares)][number // len(shares)] for number in range(len(windows))]
-    if any(map(math.isnan, found)):
+    losses_of_all = [shares[number % len(shares)][number // len(shares)] for number in range(len(tokens))]
+    if any(map(math.isnan, losses_of_all)):
         raise LorsError("the model's loss is NaN: its weights or activations are not finite; try dtype: float32")
-    return found
+    return losses_of_all
 
 
 def of_losses(losses: list[float], length: int) -> dict[str, float | int]:
@@ -53,17 +74,12 @@ def of_losses(losses: list[float], length: int) -> dict[str, float | int]:
     means = [loss / (length - 1) for loss in losses]
     mean = math.fsum(means) / len(means)
     value = math.exp(mean) if mean < 700 else math.inf
-    found = {"value": value, "tokens": len(losses) * (length - 1)}
+    facts = {"value": value, "tokens": len(losses) * (length - 1)}
     if len(means) > 1 and math.isfinite(value):
-        found["stderr"] = value * statistics.stdev(means) / math.sqrt(len(means))
-    return found
+        facts["stderr"] = value * statistics.stdev(means) / math.sqrt(len(means))
+    return facts
 
 
-def perplexity(model: PreTrainedModel, windows: Tensor) -> dict[str, float | int]:
-    """The perplexity of `model` on `windows` of token ids, (windows, length), as `of_losses` gives it.
-
-    Raises:
-        LorsError: the model's loss is NaN.
-
-    """
-    return of_losses(window_losses(model, windows), windows.shape[1])
+def perplexity(model: PreTrainedModel, tokens: Tensor) -> dict[str, float | int]:
+    """The perplexity of `model` on windows of token ids, as `of_losses` gives it; arguments of `window_losses`."""
+    return of_losses(window_losses(model, tokens), tokens.shape[1])

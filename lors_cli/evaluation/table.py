@@ -22,7 +22,7 @@ def cell(entry: dict[str, Any]) -> str:
 
 
 def render(results: dict[str, Any]) -> str:
-    """A row for each model, and what the numbers depend on. Of a group of tasks the whole is shown."""
+    """A row for each model, and what the numbers depend on. A group of tasks has one column, not one for each task."""
     models, settings = results["models"], results["settings"]
     first = next(iter(models.values()))
     tasks = [task for task, entry in first["tasks"].items() if "group" not in entry]
@@ -32,12 +32,12 @@ def render(results: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{found['sparsity']:.4f}",
-            *([f"{found['perplexity']['value']:.2f}"] if asked else []),
-            *(cell(found["tasks"][task]) for task in tasks),
-            *([f"{found['average']:.4f}"] if averaged else []),
+            f"{entry['sparsity']:.4f}",
+            *([f"{entry['perplexity']['value']:.2f}"] if asked else []),
+            *(cell(entry["tasks"][task]) for task in tasks),
+            *([f"{entry['average']:.4f}"] if averaged else []),
         ]
-        for name, found in models.items()
+        for name, entry in models.items()
     ]
     lines = [console.markdown_table(header, rows), ""]
     if asked:

@@ -1,7 +1,7 @@
-"""The merged weight of LoRS in one pass over a stored weight (Triton).
+"""The effective weight of LoRS in one pass over a stored weight (Triton).
 
-The plain version is `lors_cli.adapters.effective_weight.Merged`. With the weight W (R, C) dense, or decoded on the way
-from one of the layouts of `lors_cli.sparsity.packed`::
+The plain version is `lors_cli.adapters.effective_weight.EffectiveWeight`. The weight W (R, C) is dense, or decoded on the
+way from one of the layouts of `lors_cli.sparsity.packed`::
 
     where(W != 0, W + (s B) A, 0)        summed in float32, rounded once
 
@@ -32,13 +32,13 @@ OUTPUTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def available(values: Tensor, dtype: torch.dtype) -> bool:
-    """Whether `merge` can be used: on CUDA, to a dtype of `OUTPUTS`, and Triton is installed and compiles."""
+    """Whether `write` can be used: on CUDA, to a dtype of `OUTPUTS`, and Triton is installed and compiles."""
     compiles = triton is not None and isinstance(_compiled, triton.runtime.JITFunction)
     return compiles and values.is_cuda and values.dtype in OUTPUTS and dtype in OUTPUTS
 
 
-def merge(stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, seed: Tensor | None, merged: Tensor) -> Tensor:
-    """Write the merged weight.
+def write(stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, seed: Tensor | None, into: Tensor) -> Tensor:
+    """Write the effective weight.
 
     Args:
         stored: W (R, C).
@@ -46,23 +46,23 @@ def merge(stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, seed: Te
         lora_B: (R, rank), float32.
         scale: s.
         seed: (), int64: round to bfloat16 stochastically, as `lors_cli.sparsity.rounding` does; None: to nearest.
-        merged: (R, C), where it goes; its dtype is that of the result.
+        into: (R, C), where it goes; its dtype is that of the result.
 
     Returns:
-        `merged`.
+        `into`.
 
     """
     rows, columns = lora_B.shape[0], lora_A.shape[1]
     tile_rows, tile_columns = TILES[stored.layout]
     # below float32 the tensor cores' three-term products are exact enough by far
-    precision = "ieee" if merged.dtype == torch.float32 and seed is None else "tf32x3"
+    precision = "ieee" if into.dtype == torch.float32 and seed is None else "tf32x3"
     with torch.cuda.device_of(lora_A):  # Triton launches on the current device, whatever the tensors are on
         _compiled[(triton.cdiv(rows, tile_rows), triton.cdiv(columns, tile_columns))](
             *(None if tensor is None else tensor.contiguous() for tensor in stored),
             lora_A.contiguous(),
             lora_B.contiguous(),
             seed,
-            merged,
+            into,
             rows,
             columns,
             lora_A.shape[0],
@@ -76,17 +76,17 @@ def merge(stored: Stored, lora_A: Tensor, lora_B: Tensor, scale: float, seed: Te
             FACTOR_1=rounding.FACTORS[1],
             num_warps=WARPS,
         )
-    return merged
+    return into
 
 
-def _merge(  # type: ignore[no-untyped-def]  # Triton takes annotations for types of its own
+def _write(  # type: ignore[no-untyped-def]  # Triton takes annotations for types of its own
     values,
     positions,
     starts,
     lora_A,
     lora_B,
     seed,
-    merged,
+    into,
     rows,
     columns,
     rank,
@@ -147,7 +147,7 @@ def _merge(  # type: ignore[no-untyped-def]  # Triton takes annotations for type
         bits = (m.to(tl.uint32, bitcast=True) + (noise & 0xFFFF)) & 0xFFFF0000
         finite = tl.abs(m) < float("inf")  # false for NaN
         m = tl.where(finite, bits.to(tl.float32, bitcast=True), m)
-    tl.store(merged + row * columns + column, m.to(merged.dtype.element_ty), mask=inside)
+    tl.store(into + row * columns + column, m.to(into.dtype.element_ty), mask=inside)
 
 
-_compiled: Any = None if triton is None else triton.jit(_merge)
+_compiled: Any = None if triton is None else triton.jit(_write)

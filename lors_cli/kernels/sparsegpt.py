@@ -1,6 +1,6 @@
 """The column loop of SparseGPT on one block of columns, in one kernel launch (Triton).
 
-The plain version, some ten launches for each column, is `lors_cli.pruning.sparsegpt._prune_block`. With the upper
+The plain version, some ten launches for each column, is `lors_cli.pruning.sparsegpt.prune_block`. With the upper
 factor U (B, B), for the columns j of the block (R, B) from left to right::
 
     e_j = w_j / U_jj where removed, else 0        w_j = 0 where removed        w_k -= e_j * U_jk  for k > j

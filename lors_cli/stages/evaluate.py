@@ -2,18 +2,20 @@
 
 import importlib.util
 import logging
+from pathlib import Path
 from typing import Any
 
 from lors_cli import console, processes
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.evaluation.evaluate import Evaluation, Request
+from lors_cli.evaluation.perplexity import Text
 from lors_cli.models import load
-from lors_cli.run import request
+from lors_cli.run import environment, manifest, request
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
 from lors_cli.stages import common
-from lors_cli.stages.evaluate_models import Evaluation, token_windows
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +37,9 @@ def prepare(config: Config, graph: Graph) -> Job:
         except RequestError as error:  # what is missing is named at once, for one trip to a machine with a network
             problems.extend(error.problems)
 
-    if section.perplexity:
-        attempt(next, section.perplexity.dataset.source("eval.perplexity.dataset").texts())
+    text = _text(section)
+    if text:
+        attempt(next, text.source.texts())
     asked = attempt(benchmarks, section)
     names = sorted(section.models, key="dense".__ne__)
     read: dict[str, Input] = {name: attempt(graph.input, "eval", name) for name in names}
@@ -48,12 +51,23 @@ def prepare(config: Config, graph: Graph) -> Job:
     skeletons = {}
     for name, model in wholes.items():
         skeletons[name] = model.skeleton(config)
-        if token_windows(config, section, model.like) is None:  # otherwise it has read the tokenizer
-            load.load_tokenizer(model.like, trust_remote_code=config.trust_remote_code)
-        if section.perplexity:
-            load.warn_of_length(skeletons[name], section.perplexity.sequence_length, "eval.perplexity.sequence_length")
+        tokenizer = load.load_tokenizer(model.like, trust_remote_code=config.trust_remote_code)
+        if text:
+            text.windows(tokenizer)
+            load.warn_of_length(skeletons[name], text.length, "eval.perplexity.sequence_length")
     largest = max(load.weight_bytes(skeleton, config.dtype) for skeleton in skeletons.values())
-    data = section.perplexity.dataset.source("").identity() if section.perplexity else None
+    data = text.source.identity() if text else None
+    evaluation = Request(
+        models=models,
+        weights=weights,
+        text=text,
+        benchmarks=asked,
+        dtype=config.dtype,
+        device=device,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+        **section.model_dump(include={"backend", "batch_size", "limit", "allow_code_execution"}),
+    )
     job = Job(
         stage="eval",
         # what an adapter was trained on counts too
@@ -64,7 +78,7 @@ def prepare(config: Config, graph: Graph) -> Job:
             "task_files": asked.digests if asked else {},
         },
         config=config,
-        work=lambda partial: Evaluation(config, section, models, weights, asked, device, partial).run(job.digests),
+        work=lambda partial: _measure(job, section, evaluation, partial),
         plan=[
             f"{', '.join(models)}, one at a time",
             *([f"tasks: {', '.join(one.name for one in asked.asked)}"] if asked else []),
@@ -73,6 +87,37 @@ def prepare(config: Config, graph: Graph) -> Job:
         resumable=True,
     )
     return job
+
+
+def _text(section: Eval) -> Text | None:
+    if (asked := section.perplexity) is None:
+        return None
+    return Text(asked.dataset.source("eval.perplexity.dataset"), asked.sequence_length, asked.samples)
+
+
+def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> dict[str, Any]:
+    if adapter := evaluation.models.get("tuned"):
+        trained = manifest.read(adapter)
+        if trained and trained.model_digest not in (None, job.digests["tuned_on"]):
+            got = f"{adapter}, trained for another model than {evaluation.weights['tuned']}"
+            raise request_error("eval.models", "an adapter and its model", got, "set train.input to its model")
+    facts = {"settings": _recorded(section, evaluation), "versions": environment.versions()}
+    return Evaluation(evaluation, partial).run(job.digests, facts)
+
+
+def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
+    """What must be equal for two numbers to be comparable."""
+    dtype: Any = evaluation.dtype
+    if dtype == "auto":
+        trust = evaluation.trust_remote_code
+        models = {name: load.skeleton(path, trust_remote_code=trust) for name, path in evaluation.weights.items()}
+        dtype = {name: str(model.config.dtype).removeprefix("torch.") for name, model in models.items()}
+    windows = {}
+    if section.perplexity:
+        rules = {"windows": "consecutive, of the rows joined by a blank line", "bos": False}
+        windows = {"perplexity": {**section.perplexity.model_dump(mode="json"), **rules}}
+    asked = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "backend"})
+    return {"dtype": dtype, "seed": evaluation.seed, "limit": evaluation.limit, **windows, **asked}
 
 
 def _check_backend(section: Eval) -> None:
@@ -101,5 +146,6 @@ def benchmarks(section: Eval) -> Any:
         return None
     from lors_cli.evaluation.benchmarks import load as find  # lm-eval takes seconds to import
 
+    options = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "data_dir", "allow_code_execution"})
     with console.third_party_output():
-        return find(section)
+        return find(**options)

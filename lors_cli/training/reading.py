@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.config.schema import Config, Train, TrainingDataset
-from lors_cli.data import instructions
+from lors_cli.data import formats, instructions
 from lors_cli.data.example import Example
 from lors_cli.data.samples import Held, Streamed
 from lors_cli.errors import request_error
@@ -96,7 +96,7 @@ def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
 def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase) -> tuple[Streamed, int]:
     """A stream and its steps; a step has full samples, so tokens tell how many."""
     source = section.dataset.source("train.dataset")
-    kind = section.dataset.format or instructions.recognise(instructions.first_row(source, streaming=True), source)
+    kind = section.dataset.format or formats.of_training(instructions.first_row(source, streaming=True), source)
     if section.max_tokens and kind != "text" and not section.packing:
         raise request_error(
             "train.packing",

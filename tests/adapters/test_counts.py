@@ -35,7 +35,7 @@ def make(method: str, formulation: str, checkpoint: Any, dtype: torch.dtype) -> 
     torch.manual_seed(0)
     linear = nn.Linear(C, R, bias=False, dtype=dtype)
     linear.weight.data[torch.rand(R, C) < 0.5] = 0
-    options = {"checkpoint": checkpoint} if checkpoint else {}
+    options = {"adapter_checkpointing": checkpoint} if checkpoint else {}
     return METHODS[method].formulations[formulation](linear, rank=RANK, alpha=16, **options)
 
 
@@ -85,15 +85,15 @@ class Traffic(TorchDispatchMode):
 
 
 def test_the_fused_merge_moves_4_bytes_a_weight_and_the_listing_16() -> None:
-    from lors_cli.adapters.lors_listing import _merge
+    from lors_cli.adapters.lors_listing import listed_weight
 
     weight = torch.randn(R, C).bfloat16()
     a, b = torch.randn(RANK, C).bfloat16(), torch.randn(R, RANK).bfloat16()
     factors = a.numel() + b.numel()
     exact_a, exact_b = a.float(), b.float()
     with Traffic() as fused:
-        torch.ops.lors.merge(weight, None, None, exact_a, exact_b, 0.5, torch.bfloat16)
+        torch.ops.lors.effective_weight(torch.bfloat16, weight, None, None, exact_a, exact_b, None, 0.5, -1)
     with Traffic() as listing:
-        _merge(weight, a, b, 0.5)
+        listed_weight(weight, a, b, 0.5)
     assert fused.bytes - 4 * factors == 4 * R * C
     assert listing.bytes - 2 * factors == 16 * R * C

@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lors_cli.adapters import LoRS, effective_weight
-from lors_cli.adapters.effective_cache import MergeCache
-from lors_cli.adapters.effective_weight import Merged
+from lors_cli.adapters.effective_cache import EffectiveCache
+from lors_cli.adapters.effective_weight import EffectiveWeight
 
 EVERYTHING = 1 << 40
 
@@ -17,13 +17,13 @@ EVERYTHING = 1 << 40
 @pytest.fixture
 def merges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts in its only element how often rows are merged; the weights here are one block of rows each."""
-    count, fill = [0], Merged._fill
+    count, fill = [0], EffectiveWeight._fill
 
-    def counted(self: Merged, *args: Any) -> Tensor:
+    def counted(self: EffectiveWeight, *args: Any) -> Tensor:
         count[0] += 1
         return fill(self, *args)
 
-    monkeypatch.setattr(Merged, "_fill", counted)
+    monkeypatch.setattr(EffectiveWeight, "_fill", counted)
     return count
 
 
@@ -54,10 +54,12 @@ class Blocks(nn.Module):
         return x
 
 
-def cached(model: Blocks, dtype: torch.dtype = torch.float32, budget: int = EVERYTHING, passing: int = 0) -> MergeCache:
-    cache = MergeCache()
+def cached(
+    model: Blocks, dtype: torch.dtype = torch.float32, budget: int = EVERYTHING, passing: int = 0
+) -> EffectiveCache:
+    cache = EffectiveCache()
     cache.serve(model.adapters, dtype)
-    cache.plan(budget, passing)
+    cache.allot(budget, passing)
     return cache
 
 
@@ -116,7 +118,7 @@ def test_merges_per_step(merges: list[int], budget: int, passing: int, checkpoin
     counts: list[int] = []
     train(model, checkpointing, torch.float32, after=lambda _: counts.append(merges[0]))
     assert [b - a for a, b in zip([0, *counts], counts, strict=False)] == [expected] * 3
-    assert cache.merges == merges[0]
+    assert cache.made == merges[0]
 
 
 def test_flops_of_a_kept_weight_leave_the_merge_out() -> None:
@@ -169,17 +171,17 @@ def test_replaced_parameters_are_seen_even_at_the_same_address() -> None:
 def test_keeps_the_largest_that_fit() -> None:
     torch.manual_seed(0)
     adapters = {str(rows): Blocks.linear(8, rows, torch.float32) for rows in (8, 32, 16)}
-    cache = MergeCache()
+    cache = EffectiveCache()
     cache.serve(adapters, torch.float32)
     assert cache.bytes == 8 * 56 * 4
     for budget, resident in [(0, []), (8 * 8 * 4, ["8"]), (8 * 40 * 4, ["8", "32"]), (8 * 56 * 4, ["8", "32", "16"])]:
-        cache.plan(budget)
+        cache.allot(budget)
         assert cache.resident == resident
     for adapter in adapters.values():
         adapter(torch.randn(1, 8))
-    assert sum(slot.merged is not None for slot in cache.slots.values()) == 3
+    assert sum(slot.weight is not None for slot in cache.slots.values()) == 3
     cache.clear()
-    assert all(slot.merged is None for slot in cache.slots.values())
+    assert all(slot.weight is None for slot in cache.slots.values())
 
 
 def test_without_its_cache_a_linear_goes_on() -> None:
@@ -194,7 +196,7 @@ def test_without_its_cache_a_linear_goes_on() -> None:
 
 def test_blocks_of_rows_are_the_whole_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        effective_weight, "MERGED_BYTES", 4 * 20 * 3
+        effective_weight, "MADE_BYTES", 4 * 20 * 3
     )  # three rows of 20 at a time, multiplied with twelve
     monkeypatch.setattr(effective_weight, "MULTIPLIED_BYTES", 4 * 20 * 13)
     torch.manual_seed(0)
@@ -204,9 +206,9 @@ def test_blocks_of_rows_are_the_whole_to_the_last_bit(monkeypatch: pytest.Monkey
     plain.square().sum().backward()
     wanted, x.grad = [plain, x.grad, adapter.lora_A.grad], None
     adapter.lora_A.grad = None
-    cache = MergeCache()
+    cache = EffectiveCache()
     cache.serve({"": adapter}, torch.float32)
-    cache.plan(EVERYTHING)
+    cache.allot(EVERYTHING)
     for _ in range(2):
         x.grad = adapter.lora_A.grad = None
         kept = adapter(x)

@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.checkpoint import checkpoint
 
 from lors_cli.adapters import METHODS, LoRS, PackedLinear
+from lors_cli.adapters.lors import Operands
 from lors_cli.adapters.lors_listing import LoRSListing
 from tests.adapters.common import SCALE, C, R, gradients, make, saved_for_backward, sparse_linear
 
@@ -39,11 +40,11 @@ def test_opcheck(layout: str, bias: bool) -> None:
     dense, ours = packed(None if layout == "dense" else layout, torch.float32, bias=bias)
     adapter = dense if layout == "dense" else ours
     x = torch.randn(3, 5, C, requires_grad=True)
-    update = adapter.lora_A, adapter.lora_B, SCALE
-    torch.library.opcheck(torch.ops.lors.linear, (x, *adapter.stored, adapter.linear.bias, *update, None, -1))
-    plain = adapter.lora_A.detach(), adapter.lora_B.detach(), SCALE
-    torch.library.opcheck(torch.ops.lors.merge, (*adapter.stored, *plain, torch.bfloat16))
-    torch.library.opcheck(torch.ops.lors.linear_input_grad, (torch.randn(4, R), *adapter.stored, *plain, None, -1))
+    operands = Operands(*adapter.stored, adapter.lora_A, adapter.lora_B, seed=None, scale=SCALE, slot=-1)
+    torch.library.opcheck(torch.ops.lors.linear, (x, adapter.linear.bias, *operands))
+    plain = operands._replace(lora_A=adapter.lora_A.detach(), lora_B=adapter.lora_B.detach())
+    torch.library.opcheck(torch.ops.lors.effective_weight, (torch.bfloat16, *plain))
+    torch.library.opcheck(torch.ops.lors.linear_input_grad, (torch.randn(4, R), *plain))
 
 
 def test_opcheck_of_spp() -> None:

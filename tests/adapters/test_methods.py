@@ -80,7 +80,7 @@ def test_checkpointing_changes_no_gradient_and_saves_less(method: str, how: Any,
     x = torch.randn(6, C, dtype=torch.float64, requires_grad=not first_block)
     sizes, found = [], []
     for checkpoint in (False, how):
-        adapter = make(method, checkpoint=checkpoint)
+        adapter = make(method, adapter_checkpointing=checkpoint)
         y, saved = saved_for_backward(lambda adapter=adapter: adapter(x))  # type: ignore[misc]
         own = {p.untyped_storage().data_ptr() for p in adapter.parameters()}
         sizes.append(sum(t.numel() for t in saved if t.untyped_storage().data_ptr() not in own and t.shape != x.shape))

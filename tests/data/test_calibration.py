@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lors_cli.config.prune import CalibrationDataset
-from lors_cli.data import calibration
+from lors_cli.data import calibration, formats
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
 
@@ -187,15 +187,15 @@ def test_formats_are_told_by_the_fields(
     make: Make, row: dict[str, Any], options: dict[str, Any], expected: str
 ) -> None:
     source = make([row], **options)
-    assert calibration.recognise(row, source, None) == expected
-    assert calibration.recognise(row, source, expected) == expected
+    assert formats.of_calibration(row, source, None) == expected
+    assert formats.of_calibration(row, source, expected) == expected
     calibration.check(source, None)
-    for other in set(calibration.FORMATS) - {expected}:
+    for other in set(formats.CALIBRATION) - {expected}:
         if other == "text" and isinstance(row.get("text"), str) and not options:
-            assert calibration.recognise(row, source, "text") == "text"  # as asked, though it has other fields too
+            assert formats.of_calibration(row, source, "text") == "text"  # as asked, though it has other fields too
             continue
         with pytest.raises(RequestError, match=f"rows of {other}") as caught:
-            calibration.recognise(row, source, other)
+            formats.of_calibration(row, source, other)
         assert caught.value.problems[0].key == "prune.calibration.dataset.format"
 
 

@@ -11,10 +11,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from lors_cli import offline
-from lors_cli.data import instructions, samples, sources
+from lors_cli.data import instructions, readers, samples
 from lors_cli.data.example import Example
+from lors_cli.data.readers import Row
 from lors_cli.data.samples import Held, Streamed
-from lors_cli.data.sources import Row, Source
+from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
 
 LENGTH = 64
@@ -181,12 +182,12 @@ def test_no_more_than_a_chunk_of_rows_is_held(
 
     def counting(path: Path, key: str, skip: int) -> Iterator[Row]:
         nonlocal pulled
-        for row in sources._jsonl(path, key, skip):
+        for row in readers._jsonl(path, key, skip):
             pulled += 1
             yield row
 
-    monkeypatch.setitem(sources.READERS, ".jsonl", counting)
-    monkeypatch.setitem(sources.READERS, ".jsonl.gz", counting)
+    monkeypatch.setitem(readers.READERS, ".jsonl", counting)
+    monkeypatch.setitem(readers.READERS, ".jsonl.gz", counting)
     found = stream(source, tokenizer, packing=packing, repeat=True)
     order, pulled = found.starting_at(0), 0
     chunks = set()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lors_cli.adapters.effective_weight import Merged
+from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.kernels import effective_weight as kernel
 from lors_cli.sparsity.packed import Stored, pack
 from tests.kernels.interpreter import needs_gpu, needs_triton, run_in_interpreter
@@ -35,7 +35,7 @@ def compare(
     weight, a, b = (tensor.to(device) for tensor in problem(*shape, dtype))
     stored, scale = stored_as(layout, weight), 0.37
     given = None if seed is None else torch.tensor(seed, device=device)
-    found = kernel.merge(stored, a, b, scale, given, torch.empty(shape[:2], dtype=out, device=device))
+    found = kernel.write(stored, a, b, scale, given, torch.empty(shape[:2], dtype=out, device=device))
     assert found.dtype == out
     assert found.shape == weight.shape
     assert not found[weight == 0].any()
@@ -44,7 +44,7 @@ def compare(
     if seed is not None:
         # one of the two neighbours, and the plain version's choice wherever their float32 sums are the same
         assert ((found.float() - exact).abs() <= exact.abs() * 2**-7 + 1e-8).all()
-        plain = Merged(stored, a, b, scale, given, torch.bfloat16).make()
+        plain = EffectiveWeight(stored, a, b, scale, given, torch.bfloat16).make()
         assert (found.float() == plain.float()).float().mean() > 0.99
         return
     # one rounding: at most one unit in the last place (of float16's denormals, 6e-8) from the exact sum, mostly none
@@ -69,7 +69,7 @@ def test_equals_the_plain_version_on_a_gpu(case: tuple[tuple[int, int, int], str
 
 @needs_triton
 def test_equals_the_plain_version_in_the_interpreter() -> None:
-    run_in_interpreter("tests.kernels.test_merge")
+    run_in_interpreter("tests.kernels.test_effective_weight")
 
 
 @needs_triton
@@ -83,7 +83,7 @@ def test_compiles_for_gpus(layout: str, capability: int) -> None:
     pointers = {"values": "*bf16", "positions": "*u8", "starts": "*i32", "lora_A": "*fp32", "lora_B": "*fp32"}
     constants = {"LAYOUT": layout, "PRECISION": "tf32x3", "ROWS": rows, "COLUMNS": columns, "RANK": 16}
     constants |= {"FACTOR_0": 0x7FEB352D, "FACTOR_1": 0x846CA68B}
-    signature = pointers | {"seed": "*i64", "merged": "*bf16"} | dict.fromkeys(("rows", "columns", "rank"), "i32")
+    signature = pointers | {"seed": "*i64", "into": "*bf16"} | dict.fromkeys(("rows", "columns", "rank"), "i32")
     signature |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
     absent = {"dense": ("positions", "starts"), "2:4": ("starts",), "bitmask": ()}[layout]
     signature |= dict.fromkeys(absent, "constexpr")

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
 from lors_cli.data import builtin
+from lors_cli.evaluation import evaluate
 from lors_cli.evaluation.perplexity import window_losses
-from lors_cli.stages import evaluate_models
 from tests.conftest import SHARED_DATA, needs_shared_data
 
 Lors = Callable[..., Result]
@@ -123,7 +123,7 @@ def interrupt_second_perplexity(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise KeyboardInterrupt
         return window_losses(*args)
 
-    monkeypatch.setattr(evaluate_models, "window_losses", interrupted)
+    monkeypatch.setattr(evaluate, "window_losses", interrupted)
     return calls
 
 

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import register_flop_formula
 from lors_cli.adapters.spp import SPP
 
 
-class SPPMerged(SPP):
-    """SPP as a product with the merged weight; there is no second path for a dropout."""
+class SPPFused(SPP):
+    """SPP as one product with the effective weight (``formulation: merged``), which leaves no path for a dropout."""
 
     options = frozenset()
 
@@ -30,7 +30,7 @@ class SPPMerged(SPP):
         return y if self.linear.bias is None else y + self.linear.bias.to(y.dtype)
 
 
-def _merge(weight: Tensor, alpha: Tensor, beta: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+def _effective_weight(weight: Tensor, alpha: Tensor, beta: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """W' (R, C), rounded once to `dtype`, that of what it is multiplied with."""
     factor = (alpha.repeat_interleave(len(weight) // len(alpha), dim=0) * beta).mul_(scale).add_(1)
     return factor.mul_(weight).to(dtype)
@@ -41,12 +41,12 @@ _FACTORS = "Tensor weight, Tensor alpha, Tensor beta, float scale"
 
 @torch.library.custom_op("lors::spp_linear", mutates_args=(), schema=f"(Tensor x, {_FACTORS}) -> Tensor")
 def _linear(x: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
-    return F.linear(x, _merge(weight, alpha, beta, scale, x.dtype))
+    return F.linear(x, _effective_weight(weight, alpha, beta, scale, x.dtype))
 
 
 @torch.library.custom_op("lors::spp_input_grad", mutates_args=(), schema=f"(Tensor grad_y, {_FACTORS}) -> Tensor")
 def _input_grad(grad_y: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
-    return grad_y @ _merge(weight, alpha, beta, scale, grad_y.dtype)
+    return grad_y @ _effective_weight(weight, alpha, beta, scale, grad_y.dtype)
 
 
 @torch.library.custom_op(

@@ -1,4 +1,4 @@
-"""``lors bench``: time, memory, FLOPs and saved bytes of each method, side by side in one run.
+"""The benchmark of ``lors bench``: time, memory, FLOPs and saved bytes of each method, side by side in one run.
 
 The cells of a benchmark (a scope, a sequence length, a batch size, a rank) are written as they finish, so that the same
 command goes on where an interrupted one stopped.
@@ -17,9 +17,10 @@ import torch
 
 from lors_cli import console
 from lors_cli.artifacts import digest, files, publish
-from lors_cli.benchmark import cells, report, roofline
+from lors_cli.benchmark import cells, plots, roofline
 from lors_cli.benchmark.roofline import Hardware, Setting, Shape
 from lors_cli.benchmark.subject import SCOPES, build, read_shape
+from lors_cli.benchmark.tables import AXES, tables
 from lors_cli.benchmark.variants import VARIANTS
 from lors_cli.errors import nearest, request_error
 from lors_cli.models import load
@@ -29,9 +30,7 @@ from lors_cli.sparsity.pattern import Pattern
 log = logging.getLogger(__name__)
 
 RESULTS = "bench.json"
-
-
-# What a benchmark is of, if nothing else is asked: on a GPU, on a CPU, and where nothing is measured.
+# The shape, scopes, dtype and lengths that are measured where nothing else is asked: on a GPU, on a CPU; and predicted.
 DEFAULTS = {
     "cuda": ("llama-3-8b", ("linear", "block"), "bfloat16", (2048,)),
     "cpu": ("tinyllama-1.1b", ("linear", "block"), "float32", (1024,)),
@@ -43,7 +42,8 @@ DEFAULTS = {
 class Options:
     """What to measure; what is None or empty depends on the device.
 
-    Of the lists the first entries are the base; along each list the others stay at theirs, as in the paper's figures.
+    The first entries of the lists are the base. Along each list the other quantities stay at their base, as in the
+    paper's figures.
     """
 
     shape: str | None = None
@@ -131,11 +131,8 @@ class Bench:
         chosen = self.options.hardware or "h100"
         _one_of("--hardware", [chosen], tuple(roofline.KNOWN))
         hardware = roofline.KNOWN[chosen]
-        found = [
-            self._cell(setting, self._predicted(setting, hardware, self.methods, optimizer=True))
-            for setting in self.settings
-        ]
-        return {**self._facts(hardware), "cells": found}
+        cells = [_cell(one, self._predicted(one, hardware, self.methods, optimizer=True)) for one in self.settings]
+        return {**self._facts(hardware), "cells": cells}
 
     def measure(self) -> dict[str, Any]:
         """Measure what an earlier run of the same settings has not; write results, tables and plots.
@@ -153,15 +150,14 @@ class Bench:
             results = {**self._facts(hardware), "cells": done.get("cells", []), "not_measured": []}
             self._fill(results, hardware, directory)
             title = f"{self.name}, {self.dtype_name}, {self.options.sparsity}, {hardware.name}"
-            (directory / "bench.md").write_text(report.tables(results["cells"]) + "\n")
-            for path in report.plots(results["cells"], directory, title):
+            (directory / "bench.md").write_text(tables(results["cells"]) + "\n")
+            for path in plots.draw(results["cells"], directory, title):
                 log.info("bench: drew %s", path)
         return results
 
     def _fill(self, results: dict[str, Any], hardware: Hardware, directory: Path) -> None:
         deadline = time.monotonic() + self.options.time_limit
-        base: Any = None
-        scope = ""
+        base, scope = None, ""
         earlier = {_point(cell): list(cell["methods"]) for cell in results["cells"]}
         todo = [one for one in self.settings if not {*self.methods} <= {*earlier.get(_point(asdict(one)), ())}]
         steps = len(todo) * (1 + self.options.rounds)
@@ -169,8 +165,8 @@ class Bench:
             for setting in todo:
                 # what was measured there before is measured again beside the new, never mixed with it
                 wanted = {*self.methods, *earlier.get(_point(asdict(setting)), ())}
-                found = self._predicted(setting, hardware, wanted, optimizer=False)
-                runnable = {name: figures for name, figures in found.items() if "skipped" not in figures}
+                methods = self._predicted(setting, hardware, wanted, optimizer=False)
+                runnable = {name: figures for name, figures in methods.items() if "skipped" not in figures}
                 if setting.scope != scope:
                     base, scope = None, setting.scope
                 cells.free_memory()
@@ -179,12 +175,12 @@ class Bench:
                 if reason := cells.unfit(self.shape, setting, self.device, runnable, left, built):
                     words = f"{setting.scope}, {setting.tokens} tokens, rank {setting.rank}"
                     log.warning("bench: %s not measured: %s", words, reason)
-                    results["not_measured"].append({**self._cell(setting, {}), "reason": reason})
+                    results["not_measured"].append({**_cell(setting, {}), "reason": reason})
                     advance(steps=len(self.methods) * (1 + self.options.rounds))
                     continue
                 base = base or build(self.config, scope, self.dtype, self.device, self.pattern)
                 cells.measured(base, setting, runnable, rounds=self.options.rounds, deadline=deadline, advance=advance)
-                cell = self._cell(setting, found)
+                cell = _cell(setting, methods)
                 results["cells"] = [one for one in results["cells"] if _point(one) != _point(cell)] + [cell]
                 files.write_json(directory / RESULTS, results)
         files.write_json(directory / RESULTS, results)
@@ -193,15 +189,12 @@ class Bench:
         self, setting: Setting, hardware: Hardware, methods: Iterable[str], *, optimizer: bool
     ) -> dict[str, Any]:
         names = [name for name in VARIANTS if name in methods]
-        found = cells.predicted(names, self.shape, setting, hardware, optimizer=optimizer)
+        methods = cells.predicted(names, self.shape, setting, hardware, optimizer=optimizer)
         rows = [rows for rows, _ in self.shape.linears(setting.scope)]
-        for name, figures in found.items():
+        for name, figures in methods.items():
             if VARIANTS[name].method == "spp" and any(count % setting.rank for count in rows):
                 figures["skipped"] = f"rank {setting.rank} does not divide {', '.join(map(str, sorted({*rows})))}"
-        return found
-
-    def _cell(self, setting: Setting, methods: dict[str, Any]) -> dict[str, Any]:
-        return {**{key: getattr(setting, key) for key in ("scope", *report.AXES)}, "methods": methods}
+        return methods
 
     def _request(self) -> dict[str, Any]:
         """What makes results comparable with each other."""
@@ -232,8 +225,8 @@ class Bench:
         if self.options.force or not path.is_file():
             return {}
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
-            before = {key: found[key] for key in ("settings", "hardware", "versions")}
+            results: dict[str, Any] = json.loads(path.read_text())
+            before = {key: results[key] for key in ("settings", "hardware", "versions")}
         except (ValueError, KeyError) as error:
             got = f"{path}, damaged: {error!r}"
             raise request_error("--output-dir", "results of lors bench", got, "--force measures again") from None
@@ -244,11 +237,15 @@ class Bench:
                     got = f"{key} {values.get(key)!r}; {path} was measured with {before[part].get(key)!r}"
                     remedy = "another --output-dir keeps both; --force measures again"
                     raise request_error("--output-dir", "the same settings for all that is compared", got, remedy)
-        return found
+        return results
+
+
+def _cell(setting: Setting, methods: dict[str, Any]) -> dict[str, Any]:
+    return {**{key: getattr(setting, key) for key in ("scope", *AXES)}, "methods": methods}
 
 
 def _point(cell: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(cell[key] for key in ("scope", *report.AXES))
+    return tuple(cell[key] for key in ("scope", *AXES))
 
 
 def _one_of(key: str, values: Any, known: tuple[str, ...]) -> None:
@@ -266,11 +263,3 @@ def bench(options: Options) -> dict[str, Any]:
     """
     checked = Bench(options)
     return checked.predict() if options.predict else checked.measure()
-
-
-def render(results: dict[str, Any]) -> str:
-    """The results as tables for people."""
-    lines = [f"roofline of {results['roofline']['name']}"]
-    for one in results.get("not_measured", []):
-        lines.append(f"not measured: {', '.join(str(one[key]) for key in ('scope', *report.AXES))}: {one['reason']}")
-    return "\n\n".join([*lines, report.tables(results["cells"])])

@@ -1,7 +1,7 @@
-"""The merge of LoRS against a copy of the same weight: fused from every layout, and as the paper lists it.
+"""The effective weight of LoRS against a copy of the same weight: fused from every layout, and as the paper lists it.
 
-    python scripts/bench_merge.py --device cuda --json merge_bench.json
-    python scripts/bench_merge.py --device cpu --shapes 512x512      # checks the script itself
+    python scripts/bench_effective_weight.py --device cuda --json effective_weight.json
+    python scripts/bench_effective_weight.py --device cpu --shapes 512x512      # checks the script itself
 
 For each weight and rank: microseconds (median of 20 after warm-up, ways in turn) and the share of the copy's bandwidth
 that the bytes it has to move make: 2 numbers a weight, of packed ones less. 1.0 is the bound.
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lors_cli.adapters.effective_weight import Merged
-from lors_cli.adapters.lors_listing import _merge as listing
+from lors_cli.adapters.effective_weight import EffectiveWeight
+from lors_cli.adapters.lors_listing import listed_weight
 from lors_cli.run import environment
 from lors_cli.sparsity.packed import Stored, pack
 
@@ -50,18 +50,18 @@ def compare(rows: int, columns: int, rank: int, dtype: torch.dtype, device: torc
     stored = {"dense": Stored(weight), "2:4": pack(weight, "2:4"), "bitmask": pack(weight, "bitmask")}
     ways: dict[str, Callable[[], Tensor]] = {"copy": lambda: target.copy_(weight)}
     for name, base in stored.items():
-        merged = Merged(base, a, b, 0.5, None, dtype)
-        ways[f"fused, {name}"] = lambda merged=merged: merged.make(target)  # type: ignore[misc]
-    ways["listing"] = lambda: listing(weight, a, b, 0.5)
-    found = microseconds(ways, device)
+        effective = EffectiveWeight(base, a, b, 0.5, None, dtype)
+        ways[f"fused, {name}"] = lambda effective=effective: effective.make(target)  # type: ignore[misc]
+    ways["listing"] = lambda: listed_weight(weight, a, b, 0.5)
+    times = microseconds(ways, device)
     size = weight.numel() * weight.itemsize
     moved = {"copy": 2 * size, "listing": 2 * size} | {f"fused, {n}": base.bytes + size for n, base in stored.items()}
-    bandwidth = moved["copy"] / found["copy"]
+    bandwidth = moved["copy"] / times["copy"]
     return {
         "rows": rows,
         "columns": columns,
         "rank": rank,
-        "ways": {name: {"us": us, "share_of_copy": moved[name] / us / bandwidth} for name, us in found.items()},
+        "ways": {name: {"us": us, "share_of_copy": moved[name] / us / bandwidth} for name, us in times.items()},
     }
 
 
@@ -81,8 +81,8 @@ def main() -> None:
         rows, columns = map(int, shape.split("x"))
         for rank in options.ranks:
             results.append(compare(rows, columns, rank, dtype, device))
-            for name, found in results[-1]["ways"].items():
-                print(f"| {shape} | {rank} | {name} | {found['us']:.1f} | {found['share_of_copy']:.2f} |", flush=True)
+            for name, way in results[-1]["ways"].items():
+                print(f"| {shape} | {rank} | {name} | {way['us']:.1f} | {way['share_of_copy']:.2f} |", flush=True)
     if options.json:
         facts = {"command": " ".join(sys.argv), "hardware": environment.hardware(), "versions": environment.versions()}
         options.json.write_text(json.dumps({**facts, "dtype": options.dtype, "results": results}, indent=2) + "\n")

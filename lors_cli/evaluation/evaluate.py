@@ -1,0 +1,166 @@
+"""The measuring of ``lors eval``: one model after another, each number kept as soon as it is there."""
+
+import gc
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lors_cli import console, processes
+from lors_cli.api import load_adapter
+from lors_cli.artifacts import digest, files
+from lors_cli.artifacts.publish import scratch
+from lors_cli.evaluation import items, table
+from lors_cli.evaluation.perplexity import Text, of_losses, window_losses
+from lors_cli.models import load, measure
+
+log = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"  # what an interrupted evaluation has measured so far
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and how.
+
+    `models` are directories of models or adapters by the names that the results give them. `weights` are the same
+    models, but for an adapter the model that it was trained for. `benchmarks` is what
+    `lors_cli.evaluation.benchmarks.load` gives; `text` and `benchmarks` are None where they are not asked for. The
+    other values are those of the config.
+    """
+
+    models: dict[str, Path]
+    weights: dict[str, Path]
+    text: Text | None
+    benchmarks: Any
+    dtype: str
+    device: torch.device
+    seed: int
+    trust_remote_code: bool
+    backend: str
+    batch_size: int | str
+    limit: int | None
+    allow_code_execution: bool
+
+
+class Evaluation:
+    """The work of one evaluation in the directory `partial`, which goes on where an earlier one stopped."""
+
+    def __init__(self, request: Request, partial: Path) -> None:
+        self.request, self.partial, self.progress = request, partial, scratch(partial) / PROGRESS
+        kept = json.loads(self.progress.read_text()) if self.progress.is_file() else {}
+        self.measured: dict[str, Any] = processes.agree(kept)
+
+    def run(self, digests: dict[str, str], facts: dict[str, Any]) -> dict[str, Any]:
+        """Measure what is missing and write ``results.json`` and ``results.md``.
+
+        Args:
+            digests: of the models that have one, by their names.
+            facts: what the results say besides: "settings" and "versions".
+
+        Returns:
+            the results of the models, for the manifest.
+
+        """
+        for position, (name, path) in enumerate(self.request.weights.items()):
+            measured = self.measured.setdefault(name, {"items": items.folder(name, position), "asked_tasks": {}})
+            if measured.get("complete"):
+                log.info("eval: %s was measured before the interruption", name)
+                continue
+            trust = self.request.trust_remote_code
+            measured["sparsity"] = measure.model(path, trust_remote_code=trust)["sparsity"]
+            model = self._load(name, path) if self._is_needed(measured) else None
+            self._perplexity(name, model, measured)
+            if self.request.backend == "vllm":
+                model = None
+                gc.collect()
+                torch.cuda.empty_cache()
+            self._tasks(name, model, measured)
+            measured["complete"] = True
+            self._keep()
+            del model
+            gc.collect()
+        models = {name: self._published(name, digests.get(name)) for name in self.request.models}
+        if processes.rank() == 0:
+            results = {"models": models, **facts}
+            files.write_json(self.partial / "results.json", results)
+            (self.partial / "results.md").write_text(table.render(results))
+        return {"models": models}
+
+    def _left(self, measured: dict[str, Any]) -> list[Any]:
+        """The benchmarks that are still to be asked."""
+        asked = self.request.benchmarks.asked if self.request.benchmarks else []
+        return [one for one in asked if one.name not in measured["asked_tasks"]]
+
+    def _is_needed(self, measured: dict[str, Any]) -> bool:
+        """Whether something is still to be measured with the model in memory."""
+        perplexity = self.request.text is not None and "perplexity" not in measured
+        return perplexity or (self.request.backend == "transformers" and bool(self._left(measured)))
+
+    def _load(self, name: str, path: Path) -> Any:
+        request = self.request
+        model = load.load_model(path, request.dtype, request.device, trust_remote_code=request.trust_remote_code)
+        return model if request.models[name] == path else load_adapter(model, request.models[name]).eval()
+
+    def _keep(self) -> None:
+        if processes.rank() == 0:
+            files.write_json(self.progress, self.measured)
+
+    def _keep_items(self, measured: dict[str, Any], name: str, values: list[dict[str, Any]]) -> None:
+        if processes.rank() == 0:
+            items.write(self.partial / measured["items"] / f"{name}.jsonl.gz", values)
+
+    def _perplexity(self, name: str, model: Any, measured: dict[str, Any]) -> None:
+        if self.request.text is None or "perplexity" in measured:
+            return
+        path, trust = self.request.weights[name], self.request.trust_remote_code
+        tokens = self.request.text.windows(load.load_tokenizer(path, trust_remote_code=trust))
+        losses, length = window_losses(model, tokens), tokens.shape[1]
+        measured["perplexity"] = {**of_losses(losses, length), "token_digest": digest.of_value(tokens.tolist())}
+        log.info("eval: %s perplexity %.4f", name, measured["perplexity"]["value"])
+        rows = [{"window": number, "loss": loss, "tokens": length - 1} for number, loss in enumerate(losses)]
+        self._keep_items(measured, items.PERPLEXITY, rows)
+        self._keep()
+
+    def _tasks(self, name: str, model: Any, measured: dict[str, Any]) -> None:
+        left = self._left(measured)
+        if not left:
+            return
+        from lors_cli.evaluation import harness  # lm-eval takes seconds to import
+
+        request, path = self.request, self.request.weights[name]
+        trust = request.trust_remote_code
+        with console.third_party_output():
+            if model is None:
+                size = request.batch_size
+                answering = harness.by_vllm(path, request.dtype, request.seed, size, trust_remote_code=trust)
+            else:
+                tokenizer = load.load_tokenizer(path, trust_remote_code=trust)
+                answering = harness.in_memory(model, tokenizer, request.batch_size)
+        manager, run_code = request.benchmarks.manager, request.allow_code_execution
+        asking = harness.Harness(manager, answering, request.limit, run_code=run_code)
+        for asked in left:
+            with console.third_party_output():
+                metrics, samples = asking.run(asked)
+            for task, values in samples.items():
+                self._keep_items(measured, task, values)
+            measured["asked_tasks"][asked.name] = metrics
+            shown = [f"{task} {table.cell(entry)}" for task, entry in metrics.items() if "group" not in entry]
+            log.info("eval: %s %s", name, "; ".join(shown))
+            self._keep()
+
+    def _published(self, name: str, model_digest: str | None) -> dict[str, Any]:
+        """The results of a model, as they are published."""
+        measured = self.measured[name]
+        tasks = {task: entry for asked in measured["asked_tasks"].values() for task, entry in asked.items()}
+        average = table.average(tasks)
+        return {
+            "path": str(self.request.models[name]),
+            **({"digest": model_digest} if model_digest else {}),
+            **{key: measured[key] for key in ("sparsity", "perplexity", "items") if key in measured},
+            "tasks": tasks,
+            **({"average": average} if average is not None else {}),
+        }
