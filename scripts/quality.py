@@ -34,7 +34,7 @@ from lors_cli.errors import DivergedError
 from lors_cli.evaluation.perplexity import perplexity
 from lors_cli.models import load
 from lors_cli.run import environment, manifest
-from lors_cli.training.merging import Merging
+from lors_cli.training.effective_cache import TrainingCache
 
 GRADIENT, RANDOM = [1e-3, 2e-3, 4e-3], [4e-3, 8e-3, 1.6e-2]
 ARMS: dict[str, tuple[dict[str, Any], list[float]]] = {
@@ -100,13 +100,13 @@ class ExactOnTokens(Trial):
 def register_trials() -> None:
     """Make the trials formulations that a config can name, and let them know the step."""
     adapters.METHODS["lors"].formulations.update({"exact-4": ExactAtTimes, "tokens-4": ExactOnTokens})
-    before_step = Merging.before_step
+    before_step = TrainingCache.before_step
 
-    def and_count(self: Merging, step: int) -> None:
+    def and_count(self: TrainingCache, step: int) -> None:
         Trial.step = step
         before_step(self, step)
 
-    Merging.before_step = and_count  # type: ignore[method-assign]
+    TrainingCache.before_step = and_count  # type: ignore[method-assign]
 
 
 class Study:

@@ -19,7 +19,7 @@ LAYERS = [
     {"api"},
     {"models"},
     {"data"},
-    {"artifacts"},
+    {"artifacts", "stopping"},
     {"pruning", "adapters"},
     {"kernels"},
     {"sparsity", "console", "processes", "offline", "options"},

@@ -170,7 +170,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, *tensors = ctx.saved_tensors
-    operands, needed = Operands(*tensors, ctx.scale, ctx.slot), Operands(*ctx.needs_input_grad[2:])
+    operands = Operands._make([*tensors, ctx.scale, ctx.slot])
+    needed = Operands._make(ctx.needs_input_grad[2:])
     lora_A, lora_B = operands.lora_A, operands.lora_B
     grad_x = grad_A = grad_B = None
     if ctx.needs_input_grad[0]:
@@ -180,7 +181,8 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         grad_A = ctx.scale * ((grad_y @ lora_B.to(grad_y.dtype)).T @ x).to(lora_A.dtype)
     if needed.lora_B:
         grad_B = ctx.scale * (grad_y.T @ (x @ lora_A.to(x.dtype).T)).to(lora_B.dtype)
-    return grad_x, None, *Operands(*[None] * len(operands))._replace(lora_A=grad_A, lora_B=grad_B)
+    none = Operands._make([None] * len(operands))
+    return grad_x, None, *none._replace(lora_A=grad_A, lora_B=grad_B)
 
 
 _linear.register_autograd(_backward, setup_context=_save)

@@ -1,6 +1,6 @@
 """What a config file may say: one section per stage, every field with its unit and default."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,7 @@ OPTIONS = {
 class Train(Section):
     """pruned model -> <output_dir>/adapter"""
 
+    key: ClassVar[str] = "train"
     input: str | None = Field(None, description="a pruned model; what the stage before made if left out")
     method: Annotated[str, one_of("adapter method", list(adapters.METHODS))] = Field(
         description=", ".join(adapters.METHODS)
@@ -173,6 +174,7 @@ class Train(Section):
 class Align(Train):
     """pruned model -> <output_dir>/aligned: continual pre-training before the adapters, merged at once (LoRAM)"""
 
+    key: ClassVar[str] = "align"
     method: Annotated[str, one_of("adapter method", list(adapters.METHODS))] = Field(
         "full", description="full: every weight of the linears; or low-rank: lors, sqft, for structured models lora"
     )

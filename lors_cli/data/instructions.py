@@ -134,9 +134,14 @@ class Encoder:
                 key,
                 f"rows of at most {self._length} tokens",
                 f"{first} (and {more} more rows)" if more else first,
-                "raise train.sequence_length, or set train.overlong: truncate",
+                f"raise {section(key)}.sequence_length, or set {section(key)}.overlong: truncate",
             )
         return pack(self._kept, self._length) if self._packing else self._kept
+
+
+def section(key: str) -> str:
+    """The config's section with the data set `key`."""
+    return key.partition(".")[0]
 
 
 def none_left(source: Source, kind: str, length: int, rows: int) -> RequestError:
@@ -144,7 +149,8 @@ def none_left(source: Source, kind: str, length: int, rows: int) -> RequestError
     if kind == "text":
         expected, remedy = "at least one row with text", "name another data set"
     else:
-        expected, remedy = f"at least one row whose answer begins within {length} tokens", "raise train.sequence_length"
+        expected = f"at least one row whose answer begins within {length} tokens"
+        remedy = f"raise {section(source.key)}.sequence_length"
     return request_error(source.key, expected, f"{source.path}: none of {rows} rows", remedy)
 
 

@@ -1,7 +1,7 @@
 """The effective weight of LoRS in one pass over a stored weight (Triton).
 
-The plain version is `lors_cli.adapters.effective_weight.EffectiveWeight`. The weight W (R, C) is dense, or decoded on the
-way from one of the layouts of `lors_cli.sparsity.packed`::
+The plain version is `lors_cli.adapters.effective_weight.EffectiveWeight`. The weight W (R, C) is dense, or decoded on
+the way from one of the layouts of `lors_cli.sparsity.packed`::
 
     where(W != 0, W + (s B) A, 0)        summed in float32, rounded once
 

@@ -4,11 +4,8 @@ What is done is recorded after every block, when its output and the states of th
 """
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +19,7 @@ from lors_cli.sequential.gather import Input, gather
 from lors_cli.sequential.record import Record
 from lors_cli.sequential.states import States
 from lors_cli.sparsity import mask
+from lors_cli.stopping import gracefully
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +60,10 @@ class BlockLoop:
         self._enter(first)
         self._started, self._tokens = time.monotonic(), 0
         label = f"{phase}: block"
-        with _until_terminated() as terminated, console.progress(phase, steps * len(self.blocks), first * steps) as bar:
+        with (
+            gracefully("SIGTERM: stopping after this block") as stop,
+            console.progress(phase, steps * len(self.blocks), first * steps) as bar,
+        ):
             for index in range(first, len(self.blocks)):
                 self._index, self._bar, self._steps = index, bar, 0
                 self.say(label)
@@ -75,7 +76,7 @@ class BlockLoop:
                 self.record.add(phase, facts)
                 processes.wait()  # and it does before the file of the states before it is written to
                 bar(self._detail(label), steps=steps - self._steps)
-                if int(processes.add_up(torch.tensor(int(terminated())))) and index + 1 < len(self.blocks):
+                if stop.asked() and index + 1 < len(self.blocks):
                     log.warning("%s: stopped by SIGTERM after block %d of %d", phase, index + 1, len(self.blocks))
                     raise KeyboardInterrupt
 
@@ -165,29 +166,3 @@ class BlockLoop:
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
         speed = f", {rate:,.0f} tokens/s" if self._tokens else ""
         return f"(block {self._index + 1} of {len(self.blocks)}, {what}{speed})"
-
-
-@contextmanager
-def _until_terminated() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM, the warning of a scheduler, wait for the end of a block; a second one stops at once.
-
-    Yields:
-        what tells whether it came.
-
-    """
-    came: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-        log.warning("SIGTERM: stopping after this block")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -5,9 +5,6 @@ learn on it later fits the original too. It is a training whose result is merged
 """
 
 import dataclasses
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from lors_cli import adapters, processes
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Merge
-from lors_cli.errors import DivergedError, LorsError, RequestError, request_error
+from lors_cli.errors import request_error
 from lors_cli.run import manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
@@ -39,12 +36,10 @@ def prepare(config: Config, graph: Graph) -> Job:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)
         remedy = f"{section.method} would fill the zeros; it is for smaller models (a structured prune.method)"
         raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
-    with _as_align():
-        training = train.job(config, section, model, "align")
+    training = train.job(config, section, model)
 
     def work(partial: Path) -> dict[str, Any]:
-        with _as_align():
-            facts = training.work(partial)
+        facts = training.work(partial)
         if processes.rank() > 0:
             return facts
         adapter = scratch(partial) / "adapter"
@@ -59,22 +54,3 @@ def prepare(config: Config, graph: Graph) -> Job:
         return {**facts, **merged, **kept, "original": made.original_digest if made else None}
 
     return dataclasses.replace(training, work=work)
-
-
-@contextmanager
-def _as_align() -> Iterator[None]:
-    """Errors of a training, which name the section train, as those of this one."""
-
-    def own(text: str) -> str:
-        return re.sub(r"\btrain\.(?=[a-z])", "align.", text)
-
-    try:
-        yield
-    except RequestError as error:
-        fields = ("key", "expected", "got", "remedy")
-        problems = [dataclasses.replace(p, **{f: own(getattr(p, f)) for f in fields}) for p in error.problems]
-        raise RequestError(*problems) from None
-    except DivergedError as error:
-        raise DivergedError(own(str(error))) from error
-    except LorsError as error:
-        raise LorsError(own(str(error))) from error

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import console
-from lors_cli.adapters import METHODS, Adapter
+from lors_cli.adapters import METHODS, Adapter, fit
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
@@ -70,14 +70,8 @@ def _check_belongs(adapter: Path, content: AdapterFile, pruned: Path, skeleton: 
     made = manifest.read(adapter)
     if made and made.model_digest and made.model_digest != verified_digest(pruned):
         raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
-    for module, named in content.modules.items():
-        try:
-            wanted = METHODS[content.method].adapter.shapes(*shapes[module], content.rank)
-        except (KeyError, ValueError):  # no such linear, or one that is too small
-            wanted = None
-        if {name: tuple(tensor.shape) for name, tensor in named.items()} != wanted:
-            got = f"{adapter}, which does not fit {module}"
-            raise request_error(key, expected, got, remedy)
+    if problems := fit.misfits(METHODS[content.method].adapter, content.rank, content.modules, shapes):
+        raise request_error(key, expected, f"{adapter}, which does not fit: {problems[0]}", remedy)
 
 
 def _check_zeros_kept(section: Merge, method: str) -> None:

@@ -41,7 +41,7 @@ def saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str) -> 
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             return _saved_by_forward(model, size) + whole // len(find_blocks(model)[1])
     except Exception as error:  # code that needs content, an operator without a rule for shapes
-        log.debug("train: the activations of %s cannot be counted: %s", type(skeleton).__name__, error)
+        log.debug("%s: cannot count the activations of %s: %s", section.key, type(skeleton).__name__, error)
         return None
 
 

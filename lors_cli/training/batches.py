@@ -29,34 +29,34 @@ class Samples(Protocol):
         """What finds `position` again quickly, as JSON."""
 
     def facts(self) -> dict[str, Any]:
-        """What was found in reading, so far."""
+        """What reading has found so far."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many steps, samples a step over all processes, samples a forward pass of one."""
+class Batching:
+    """How many steps there are, samples in a step over all processes, and samples in a forward pass of one process."""
 
     steps: int
     per_step: int
     per_forward: int
 
     @classmethod
-    def of(cls, section: Train, steps: int) -> "Plan":
-        """The plan of a section.
+    def of(cls, section: Train, steps: int) -> "Batching":
+        """That of a section.
 
         Raises:
             RequestError: the processes cannot share the steps evenly.
 
         """
-        plan = cls(steps, section.samples_per_step, section.samples_per_forward)
-        if plan.per_step % (plan.per_forward * processes.count()):
+        batching = cls(steps, section.samples_per_step, section.samples_per_forward)
+        if batching.per_step % (batching.per_forward * processes.count()):
             raise request_error(
-                "train.micro_batch_size",
-                f"a size that divides the batch of {plan.per_step} samples among {processes.count()} processes",
-                plan.per_forward,
+                f"{section.key}.micro_batch_size",
+                f"a size that divides the batch of {batching.per_step} samples among {processes.count()} processes",
+                batching.per_forward,
                 "change micro_batch_size, batch_size or the number of processes",
             )
-        return plan
+        return batching
 
     @property
     def accumulation(self) -> int:
@@ -83,24 +83,26 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
 
     """
 
-    def __init__(self, samples: Samples, plan: Plan, padding: int, first: int, state: dict[str, Any] | None) -> None:
-        self._samples, self._plan, self._padding = samples, plan, padding
+    def __init__(
+        self, samples: Samples, batching: Batching, padding: int, first: int, state: dict[str, Any] | None
+    ) -> None:
+        self._samples, self._batching, self._padding = samples, batching, padding
         self._state = state
         self.given, self.tokens = first, 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        order = self._samples.starting_at(self.given * self._plan.per_step, self._state)
-        while self.given < self._plan.steps:
+        order = self._samples.starting_at(self.given * self._batching.per_step, self._state)
+        while self.given < self._batching.steps:
             try:
-                step = list(islice(order, self._plan.per_step))
+                step = list(islice(order, self._batching.per_step))
             except RequestError as error:  # in a stream a bad row is found when work has begun long ago
                 raise LorsError(str(error)) from None
-            if len(step) < self._plan.per_step:
+            if len(step) < self._batching.per_step:
                 return
             self.given += 1
             self.tokens += sum(len(sample["input_ids"]) for sample in step)
-            yield from micro_batches(step, self._plan.per_forward, self._padding)
+            yield from micro_batches(step, self._batching.per_forward, self._padding)
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the samples of the steps from `step` on are found, as JSON."""
-        return self._samples.state(step * self._plan.per_step)
+        return self._samples.state(step * self._batching.per_step)

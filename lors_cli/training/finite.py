@@ -10,11 +10,11 @@ from lors_cli import processes
 from lors_cli.adapters import Adapter
 
 
-def gradients(adapters: Mapping[str, Adapter]) -> bool:
+def finite_gradients(adapters: Mapping[str, Adapter]) -> bool:
     """Whether every gradient of the adapters is finite."""
-    found = [t.grad for adapter in adapters.values() for t in adapter.tensors().values() if t.grad is not None]
+    gradients = [t.grad for adapter in adapters.values() for t in adapter.tensors().values() if t.grad is not None]
     # a norm of squares overflows where no gradient does; the largest magnitude does not
-    norms = torch._foreach_norm(found, float("inf"))
+    norms = torch._foreach_norm(gradients, float("inf"))
     return bool(torch.stack([norm.isfinite() for norm in norms]).all())
 
 
@@ -24,8 +24,8 @@ def first_failure(model: nn.Module, adapters: Mapping[str, Adapter], batches: It
     In the order of computing: a trained tensor, the output of a module, the loss, the gradient of an adapter. All
     processes run all of their micro-batches, as sharded weights need; the first that found something is believed.
     """
-    found = [_trained(adapters), *(_in_one(model, adapters, batch) for batch in batches)]
-    named = [name for of_process in processes.everyone(found) for name in of_process if name]
+    failures = [_trained(adapters), *(_in_one(model, adapters, batch) for batch in batches)]
+    named = [name for of_process in processes.everyone(failures) for name in of_process if name]
     return str(named[0]) if named else "the sum of the gradients"
 
 
@@ -38,13 +38,13 @@ def _trained(adapters: Mapping[str, Adapter]) -> str | None:
 
 
 def _in_one(model: nn.Module, adapters: Mapping[str, Adapter], batch: dict[str, Any]) -> str | None:
-    found: list[str] = []
+    failures: list[str] = []
 
     def watch(name: str) -> Any:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
-            if not found and isinstance(first, Tensor) and not bool(first.isfinite().all()):
-                found.append(f"the output of {name}")
+            if not failures and isinstance(first, Tensor) and not bool(first.isfinite().all()):
+                failures.append(f"the output of {name}")
 
         return look
 
@@ -59,10 +59,10 @@ def _in_one(model: nn.Module, adapters: Mapping[str, Adapter], batch: dict[str, 
     model.zero_grad()
     loss = model(**inputs)["loss"]
     loss.backward()
-    if not found and not bool(loss.isfinite()):
-        found.append("the loss")
+    if not failures and not bool(loss.isfinite()):
+        failures.append("the loss")
     for name, adapter in reversed(list(adapters.items())):  # backward goes from the last block to the first
         for own, tensor in adapter.tensors().items():
-            if not found and tensor.grad is not None and not bool(tensor.grad.isfinite().all()):
-                found.append(f"the gradient of {own} of {name}")
-    return found[0] if found else None
+            if not failures and tensor.grad is not None and not bool(tensor.grad.isfinite().all()):
+                failures.append(f"the gradient of {own} of {name}")
+    return failures[0] if failures else None

@@ -36,6 +36,7 @@ class LanguageModelLoss(nn.Module):
         teacher: a model with the same vocabulary, on the same device; it is frozen, and no submodule of this one.
         weight: of the divergence from the teacher.
         temperature: divides both models' logits in the divergence.
+        section: the name of the config's section, for messages.
 
     Raises:
         ValueError: the teacher has another vocabulary.
@@ -53,10 +54,11 @@ class LanguageModelLoss(nn.Module):
         teacher: PreTrainedModel | None = None,
         weight: float = 0.5,
         temperature: float = 1.0,
+        section: str = "train",
     ) -> None:
         super().__init__()
         self.model = model
-        self.weight, self.temperature = weight, temperature
+        self.weight, self.temperature, self._section = weight, temperature, section
         # In a tuple, where DDP, FSDP, parameters() and train() do not find it.
         self._teacher = () if teacher is None else (teacher.requires_grad_(False).eval(),)
         # "loss_data" and, with a teacher, "loss_teacher" of the last forward: the two terms before they are weighted.
@@ -114,9 +116,9 @@ class LanguageModelLoss(nn.Module):
             self._chunked = not changed
             if changed:
                 log.warning(
-                    "train.chunked_loss: not for %s, whose logits are not simply its head's product (a soft cap, a"
+                    "%s.chunked_loss: not for %s, whose logits are not simply its head's product (a soft cap, a"
                     " scale, or a head that learns); all logits of a micro-batch are computed at once",
-                    " and ".join(changed),
+                    *(self._section, " and ".join(changed)),
                 )
         return self._chunked
 

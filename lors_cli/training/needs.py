@@ -44,8 +44,8 @@ class Needs:
         sharded: bool = False,
     ) -> "Needs":
         """Those of adapting the linears `names` of the (skeleton) model, learning from a (skeleton) teacher if any."""
-        found = linears.shapes(skeleton, asked=names)
-        sizes = [found[name] for name in names]
+        shapes = linears.shapes(skeleton, asked=names)
+        sizes = [shapes[name] for name in names]
         trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
         adapted = sum(map(math.prod, sizes)) * load.DTYPES[dtype].itemsize
         weights = load.weight_bytes(skeleton, dtype)
@@ -86,7 +86,7 @@ class Needs:
     def lines(self, section: Train) -> list[str]:
         """The figures, for people, with the settings that decide them."""
         tokens = section.samples_per_forward * section.sequence_length
-        cache = f", merged weights {self.cache / 1e9:.2f} (merge_cache: {section.merge_cache})" if self.cache else ""
+        cache = f", effective weights {self.cache / 1e9:.2f} (merge_cache: {section.merge_cache})" if self.cache else ""
         size = "unknown" if self.activations is None else f"{self.activations / 1e9:.2f}"
         return [
             f"memory: {self.total / 1e9:.2f} GB: weights {self.weights / 1e9:.2f} (base: {section.base}), adapter and"
@@ -103,38 +103,41 @@ class Needs:
             RequestError: it cannot, or has not.
 
         """
-        load.check_dtype(dtype, device, "train.dtype")
+        load.check_dtype(dtype, device, f"{section.key}.dtype")
         if section.base == "nf4":
             _check_nf4(section, device)
         if dtype != "bfloat16" and section.merge_rounding == "stochastic":
             got = f"stochastic with {dtype}"
-            raise request_error("train.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out")
+            raise request_error(
+                f"{section.key}.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out"
+            )
         free = memory.free_device(device) or memory.free_host()
         needed = self.total - self.process
         if section.merge_cache == "full" and needed > free:
             raise request_error(
-                "train.merge_cache",
+                f"{section.key}.merge_cache",
                 f"{needed / 1e9:.2f} GB of free memory on {device}, {self.cache / 1e9:.2f} of them for the cache",
                 f"{free / 1e9:.2f} GB",
-                "merge_cache: auto keeps as many merged weights as fit; base: packed saves memory",
+                "merge_cache: auto keeps as many effective weights as fit; base: packed saves memory",
             )
-        if (least := needed - self.cache) > free:  # an estimate: no reason to refuse
+        if (least := needed - self.cache) > free:  # an estimate is not enough to refuse
             log.warning(
-                "train: about %.2f GB will be needed on %s, %.2f are free; a smaller train.micro_batch_size or"
+                "%s: about %.2f GB will be needed on %s, %.2f are free; a smaller %s.micro_batch_size or"
                 " gradient_checkpointing: true needs less",
-                *(least / 1e9, device, free / 1e9),
+                *(section.key, least / 1e9, device, free / 1e9, section.key),
             )
 
 
 def _check_nf4(section: Train, device: torch.device) -> None:
+    key = f"{section.key}.base"
     if not is_installed():
         remedy = f"pip install {BACKEND}, or base: dense"
-        raise request_error("train.base", "what is installed", f"nf4 without {BACKEND}", remedy)
+        raise request_error(key, "what is installed", f"nf4 without {BACKEND}", remedy)
     if device.type not in ("cpu", "cuda"):
-        raise request_error("train.base", f"dense on {device.type}", "nf4, for cuda and cpu only", "leave it out")
+        raise request_error(key, f"dense on {device.type}", "nf4, for cuda and cpu only", "leave it out")
     if section.parallel == "fsdp":
         got = "nf4 with parallel: fsdp"
-        raise request_error("train.base", "weights that processes can hold parts of", got, "use ddp, or base: dense")
+        raise request_error(key, "weights that processes can hold parts of", got, "use ddp, or base: dense")
 
 
 def _teacher_bytes(teacher: Any, dtype: str, *, sharded: bool) -> int:

@@ -1,6 +1,7 @@
 """The data of a training: samples in training order, rows held out, and how many steps there are."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,51 @@ from lors_cli.config.schema import Config, Train, TrainingDataset
 from lors_cli.data import formats, instructions
 from lors_cli.data.example import Example
 from lors_cli.data.samples import Held, Streamed
+from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 from lors_cli.models import load
-from lors_cli.training.run import Data
+from lors_cli.training.batches import Samples
 
 EPOCHS = 3  # where a config gives no length
 
 
-def datasets(section: Train) -> dict[str, TrainingDataset]:
-    """The data sets of a section by their place in the config."""
-    found = {"train.dataset": section.dataset, "train.eval_dataset": section.eval_dataset}
-    return {key: dataset for key, dataset in found.items() if dataset is not None}
+@dataclass
+class Data:
+    """What a training reads.
+
+    Attributes:
+        train: the samples to train on.
+        held_out: those for a held-out loss.
+        facts: what reading has found, by the data sets' keys in the section.
+        padding: the token to pad with.
+
+    """
+
+    train: Samples
+    held_out: list[Example]
+    facts: dict[str, Any]
+    padding: int
+
+
+def recorded(data: Data) -> dict[str, Any]:
+    """What reading has found, for the manifest. An alignment is recorded under the keys of a training, too."""
+    facts = {**data.facts, "dataset": {**data.facts.get("dataset", {}), **data.train.facts()}}
+    return {f"train.{name}": found for name, found in facts.items()}
+
+
+def identities(section: Train) -> dict[str, Any]:
+    """What determines the rows, for the manifest, under the same keys."""
+    return {f"train.{name}": _source(section, name).identity() for name in _datasets(section)}
+
+
+def _datasets(section: Train) -> dict[str, TrainingDataset]:
+    """The data sets of a section by their keys in it."""
+    both = {"dataset": section.dataset, "eval_dataset": section.eval_dataset}
+    return {name: dataset for name, dataset in both.items() if dataset is not None}
+
+
+def _source(section: Train, name: str) -> Source:
+    return _datasets(section)[name].source(f"{section.key}.{name}")
 
 
 def check(section: Train) -> None:
@@ -30,44 +65,44 @@ def check(section: Train) -> None:
         RequestError: one cannot be read, is empty, lacks a field, or cannot be streamed as asked.
 
     """
-    for key, dataset in datasets(section).items():
-        instructions.check(dataset.source(key), dataset.format, streaming=dataset.streaming)
+    for name, dataset in _datasets(section).items():
+        instructions.check(_source(section, name), dataset.format, streaming=dataset.streaming)
 
 
-def read(config: Config, section: Train, structure: Path) -> tuple[Data, int]:
+def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
     """The data and the number of optimiser steps; of a stream nothing is read yet.
 
     Args:
         config: of the experiment.
         section: its train section.
-        structure: a directory with the tokenizer.
+        directory: one that has the tokenizer.
 
     Raises:
         RequestError: rows cannot be used, or are fewer than asked for.
 
     """
-    tokenizer = load.load_tokenizer(structure, trust_remote_code=config.trust_remote_code)
+    tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
     padding = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     facts: dict[str, Any] = {}
 
-    def examples(key: str, dataset: TrainingDataset) -> list[Example]:
-        found, facts[key] = instructions.examples(
-            dataset.source(key),
+    def examples(name: str) -> list[Example]:
+        read, facts[name] = instructions.examples(
+            _source(section, name),
             tokenizer,
             section.sequence_length,
-            dataset.format,
+            _datasets(section)[name].format,
             packing=section.packing,
             overlong=section.overlong,
         )
-        return found
+        return read
 
-    held_out = examples("train.eval_dataset", section.eval_dataset) if section.eval_dataset else []
+    held_out = examples("eval_dataset") if section.eval_dataset else []
     if section.dataset.streaming:
         stream, steps = _stream(config, section, tokenizer)
         return Data(stream, held_out, facts, int(padding)), steps
-    found = examples("train.dataset", section.dataset)
-    samples = Held(found, config.seed)
-    return Data(samples, held_out, facts, int(padding)), _steps(section, samples, found)
+    held = examples("dataset")
+    samples = Held(held, config.seed)
+    return Data(samples, held_out, facts, int(padding)), _steps(section, samples, held)
 
 
 def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
@@ -79,10 +114,10 @@ def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
     there = sum(len(example["input_ids"]) for example in examples)
     if section.max_tokens > there and not section.repeat:
         raise request_error(
-            "train.max_tokens",
-            f"at most the {there} tokens of train.dataset, or train.repeat: true",
+            f"{section.key}.max_tokens",
+            f"at most the {there} tokens of {section.key}.dataset, or {section.key}.repeat: true",
             section.max_tokens,
-            "add data, lower max_tokens, or set train.repeat: true to start the data again",
+            f"add data, lower max_tokens, or set {section.key}.repeat: true to start the data again",
         )
     seen = taken = 0
     for sample in samples.starting_at(0):
@@ -95,14 +130,14 @@ def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
 
 def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase) -> tuple[Streamed, int]:
     """A stream and its steps; a step has full samples, so tokens tell how many."""
-    source = section.dataset.source("train.dataset")
+    source = _source(section, "dataset")
     kind = section.dataset.format or formats.of_training(instructions.first_row(source, streaming=True), source)
     if section.max_tokens and kind != "text" and not section.packing:
         raise request_error(
-            "train.packing",
+            f"{section.key}.packing",
             "true for a stream of rows with max_tokens: only full samples tell how many steps that is",
             "false",
-            "set train.packing: true, or max_steps instead of max_tokens",
+            f"set {section.key}.packing: true, or max_steps instead of max_tokens",
         )
     stream = Streamed(
         source,

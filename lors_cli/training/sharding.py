@@ -1,5 +1,6 @@
 """FSDP2 for the frozen weights: each process holds a part of every block, and all of it only while it computes."""
 
+import os
 from typing import Any
 
 import torch
@@ -9,7 +10,16 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from lors_cli import processes
+from lors_cli.config.schema import Train
 from lors_cli.models.linears import find_blocks
+
+ACCELERATE = "ACCELERATE_USE_FSDP"  # how ``accelerate launch --use_fsdp`` asks for it
+
+
+def is_sharded(section: Train) -> bool:
+    """Whether processes hold parts of the weights."""
+    asked = os.environ.get(ACCELERATE, "").lower() in ("1", "true")
+    return processes.count() > 1 and (asked or section.parallel == "fsdp")
 
 
 def shard(model: Any, device: torch.device, root: nn.Module | None = None) -> None:
@@ -24,6 +34,7 @@ def shard(model: Any, device: torch.device, root: nn.Module | None = None) -> No
         root: what is called and holds `model`; what is outside of the blocks is then sharded too, else it stays whole.
 
     """
+    os.environ.pop(ACCELERATE, None)  # accelerate would shard once more
     mesh = init_device_mesh(device.type, (processes.count(),))
     whole = {parameter for parameter in model.parameters() if parameter.requires_grad}
     for block in find_blocks(model)[1]:

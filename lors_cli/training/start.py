@@ -15,57 +15,49 @@ from lors_cli.adapters.initialize import (
     initialize_from_gradient_svd,
     initialize_from_inputs,
 )
-from lors_cli.config.schema import Train
 from lors_cli.data.example import Example
+from lors_cli.errors import LorsError
 from lors_cli.models.linears import by_block
-from lors_cli.training.batches import Plan, micro_batches
+from lors_cli.training.batches import micro_batches
+from lors_cli.training.prepare import Training
 
 log = logging.getLogger(__name__)
 
 
-def initialize(
-    model: nn.Module,
-    attached: dict[str, Adapter],
-    section: Train,
-    samples: list[Example],
-    plan: Plan,
-    padding: int,
-    device: torch.device,
-) -> None:
-    """Set lora_A as `section` asks, from the `samples` of one optimiser step, which several processes share.
+def initialize(training: Training, model: nn.Module, attached: dict[str, Adapter], samples: list[Example]) -> None:
+    """Set lora_A as the config asks, from `samples` that several processes share.
 
     Args:
+        training: what was checked.
         model: gives a loss.
         attached: its adapters.
-        section: of the config.
-        samples: the same in all processes.
-        plan: their number and how many go forward at once.
-        padding: the token to pad with.
-        device: where this process computes.
+        samples: of the first optimiser steps, the same in all processes.
 
     Raises:
         LorsError: what it would start from is zero or not finite.
 
     """
+    section = training.section
     if section.resolved_init == "random":
         return
-    batches = micro_batches(samples, plan.per_forward, padding)
+    batches = micro_batches(samples, training.batching.per_forward, training.data.padding)
     adapters = cast(dict[str, LowRankAdapter], attached)
     blocks = [{name: adapters[name] for name in names} for names in by_block(list(adapters)).values()]
     passes = {"gradient": 2 * SWEEPS, "gradient_svd": len(blocks), "eva": SWEEPS}[section.resolved_init]
-    log.info("train: lora_A starts from %d samples (init: %s)", len(samples), section.resolved_init)
+    log.info("%s: lora_A starts from %d samples (init: %s)", section.key, len(samples), section.resolved_init)
 
-    with console.progress("train: initialising, pass", passes * len(batches)) as advance:
-        run = _Passes(model, batches, len(batches) * processes.count(), device, advance)
-        if section.resolved_init == "gradient":
-            model.train()
-            initialize_from_gradient(adapters, run.backward, add_up=processes.add_up)
-        elif section.resolved_init == "gradient_svd":
-            model.train()
-            initialize_from_gradient_svd(blocks, run.backward, add_up=processes.add_up)
-        else:
-            model.eval()
-            initialize_from_inputs(adapters, run.forward, tokens=run.tokens, add_up=processes.add_up)
+    with console.progress(f"{section.key}: initialising, pass", passes * len(batches)) as advance:
+        run = _Passes(model, batches, len(batches) * processes.count(), training.device, advance)
+        model.train(section.resolved_init != "eva")
+        try:
+            if section.resolved_init == "gradient":
+                initialize_from_gradient(adapters, run.backward, add_up=processes.add_up)
+            elif section.resolved_init == "gradient_svd":
+                initialize_from_gradient_svd(blocks, run.backward, add_up=processes.add_up)
+            else:
+                initialize_from_inputs(adapters, run.forward, tokens=run.tokens, add_up=processes.add_up)
+        except LorsError as error:
+            raise LorsError(f"{error}, or use {section.key}.init: random") from None
     for adapter in attached.values():  # decompositions of other machines may differ in a sign
         for tensor in adapter.tensors().values():
             processes.send_from(tensor.data, 0)

@@ -13,9 +13,9 @@ from transformers import PrinterCallback, Trainer
 
 from lors_cli import processes
 from lors_cli.adapters import Adapter
-from lors_cli.training import checkpoint
 from lors_cli.training.batches import Batches
-from lors_cli.training.merging import Merging
+from lors_cli.training.checkpoint import Checkpoints, load_adapters
+from lors_cli.training.effective_cache import TrainingCache
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]
@@ -25,15 +25,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         adapters: by the names of their linears.
         batches: of this process, from the first step on that is still to do.
         held_out: micro-batches of this process for a held-out loss; every process has as many.
-        merging: told of micro-batches and steps.
+        cache: is told of micro-batches and steps.
+        checkpoints: writes and reads them.
         sharded: whether FSDP2 holds the frozen weights; the adapters' gradients are then added up here.
-        keep_checkpoints: how many of the latest stay.
         options: of Trainer; `model` gives a loss and takes num_items_in_batch.
 
     Attributes:
         step_inputs: the micro-batches of the step at hand.
         finite: whether all of its losses were finite so far, on the device.
-        best: the held-out loss of the best adapter so far, and its step.
 
     """
 
@@ -43,19 +42,18 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         adapters: Mapping[str, Adapter],
         batches: Batches,
         held_out: list[dict[str, Tensor]],
-        merging: Merging,
+        cache: TrainingCache,
+        checkpoints: Checkpoints,
         sharded: bool,
-        keep_checkpoints: int,
         **options: Any,
     ) -> None:
         # Trainer asks for data sets where it only needs to know that there are some
         super().__init__(train_dataset=batches, eval_dataset=held_out or None, **options)
-        self.adapters, self.batches, self.held_out, self.merging = adapters, batches, held_out, merging
-        self.sharded, self.keep_checkpoints = sharded, keep_checkpoints
+        self.adapters, self.batches, self.held_out = adapters, batches, held_out
+        self.cache, self.checkpoints, self.sharded = cache, checkpoints, sharded
         self.step_inputs: list[dict[str, Tensor]] = []
         self.finite: Tensor | None = None
         self.tokens_before = 0
-        self.best: tuple[float, int] | None = None
         self.remove_callback(PrinterCallback)
         if sharded:  # the model is distributed already; accelerate would wrap it again, in DDP
             self.accelerator.prepare_model = bind(self.accelerator.prepare_model, evaluation_mode=True)
@@ -74,7 +72,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.step_inputs.append(inputs)
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         self.finite = loss.isfinite() if self.finite is None else self.finite & loss.isfinite()
-        self.merging.after_micro_batch(inputs["input_ids"].numel())
+        self.cache.after_micro_batch(inputs["input_ids"].numel())
         if self.sharded and self.accelerator.sync_gradients:
             self._average_gradients()
         return loss
@@ -104,27 +102,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint and remove the oldest ones; of several processes the first does it."""
-        if not self.args.should_save:
-            return
-        directory = Path(self.args.output_dir)
-        step = self.state.global_step
-        facts = {"tokens": self.tokens, "data": self.batches.state(step), "best": self.best}
-        target = directory / f"checkpoint-{step}"
-        if target.exists():  # a run that was continued and did no step
-            return
-        checkpoint.save(target, self.adapters, self.optimizer, self.lr_scheduler, self.state, facts)
-        checkpoint.keep_latest(directory, self.keep_checkpoints, self.best[1] if self.best else None)
+        if self.args.should_save:
+            facts = {"tokens": self.tokens, "data": self.batches.state(self.state.global_step)}
+            self.checkpoints.save(self.optimizer, self.lr_scheduler, self.state, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoint.load_adapters(self.adapters, Path(resume_from_checkpoint))
+        load_adapters(self.adapters, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint_directory: str | None) -> None:
-        if checkpoint_directory is None:
-            return
-        facts = checkpoint.restore(Path(checkpoint_directory), self.adapters, self.optimizer, self.lr_scheduler)
-        self.tokens_before = facts["tokens"]
-        self.best = tuple(facts["best"]) if facts["best"] else None
+        if checkpoint_directory:
+            facts = self.checkpoints.restore(Path(checkpoint_directory), self.optimizer, self.lr_scheduler)
+            self.tokens_before = facts["tokens"]
 
     def _load_rng_state(self, checkpoint_directory: str | None) -> None:
         """Nothing to restore: each step seeds its own."""

@@ -1,8 +1,7 @@
-"""What accompanies a training: its log, its progress, the best adapter, and when it has to stop."""
+"""What accompanies a training: its log, its progress, and when it has to stop."""
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,29 +13,29 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lors_cli import processes
 from lors_cli.errors import DivergedError
 from lors_cli.models import memory
+from lors_cli.stopping import Stop
 from lors_cli.training import checkpoint, finite
-from lors_cli.training.stopping import Stop
 from lors_cli.training.trainer import AdapterTrainer
 
 log = logging.getLogger(__name__)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Logs, reports progress, seeds each step, keeps the best adapter, stops at NaN or when asked to.
+    """Logs, reports progress, seeds each step, evaluates after the last one, stops at NaN or when asked to.
 
     Args:
         trainer: what it accompanies.
         log_file: JSON lines, one for each logged step; of several processes the first writes it.
-        keep_best: whether the adapter of the lowest held-out loss is kept.
+        section: the name of the config's section, for messages.
         advance: called after each optimiser step with a few words about it.
         stop: whether a scheduler has asked for an end.
 
     """
 
     def __init__(
-        self, trainer: AdapterTrainer, log_file: Path, keep_best: bool, advance: Callable[[str], None], stop: Stop
+        self, trainer: AdapterTrainer, log_file: Path, section: str, advance: Callable[[str], None], stop: Stop
     ) -> None:
-        self.trainer, self.log_file, self.keep_best = trainer, log_file, keep_best
+        self.trainer, self.log_file, self.section = trainer, log_file, section
         self.advance, self.stop = advance, stop
         self.losses: dict[str, float] = {}
         self.started, self.tokens_before = time.monotonic(), 0
@@ -62,7 +61,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         # the random numbers of a step depend on nothing before it, so that a resumed run draws the same
         torch.manual_seed(((args.seed * 1_000_003 + state.global_step) * 65_537 + processes.rank()) % 2**63)
         self.trainer.step_inputs.clear()
-        self.trainer.merging.before_step(state.global_step)
+        self.trainer.cache.before_step(state.global_step)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -74,22 +73,23 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
         """
         losses, self.trainer.finite = self.trainer.finite, None
-        good = (losses is None or bool(losses)) and finite.gradients(self.trainer.adapters)
+        good = (losses is None or bool(losses)) and finite.finite_gradients(self.trainer.adapters)
         # one process's own loss may be infinite and its gradient finite; all have to stop for it
         if not processes.add_up(torch.tensor(int(not good))):
             return
         first = finite.first_failure(self.trainer.model, self.trainer.adapters, self.trainer.step_inputs)
-        kept = checkpoint.last(Path(args.output_dir))
+        kept = checkpoint.last(self.trainer.checkpoints.directory)
+        left = f"{kept.name} is kept" if kept else "there was no checkpoint yet"
         raise DivergedError(
-            f"step {state.global_step + 1}: {first} is NaN or infinite; nothing was published and"
-            f" {f'{kept.name} is kept' if kept else 'there was no checkpoint yet'}. Use a lower train.learning_rate, a"
-            " warm-up, or train.dtype: float32, and check the data; with other settings start over with --force"
+            f"step {state.global_step + 1}: {first} is NaN or infinite; nothing was published and {left}. Use a"
+            f" lower {self.section}.learning_rate, a warm-up, or {self.section}.dtype: float32, and check the data;"
+            " with other settings start over with --force"
         )
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.trainer.merging.after_update()
+        self.trainer.cache.after_update()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         seconds = max(time.monotonic() - self.started, 1e-9)
@@ -110,8 +110,4 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any
     ) -> None:
-        found = metrics["eval_loss"]
-        if self.keep_best and math.isfinite(found) and (self.trainer.best is None or found < self.trainer.best[0]):
-            self.trainer.best = (found, state.global_step)
-            if processes.rank() == 0:
-                checkpoint.save_best(checkpoint.best(Path(args.output_dir), state.global_step), self.trainer.adapters)
+        self.trainer.checkpoints.consider(metrics["eval_loss"], state.global_step)

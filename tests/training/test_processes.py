@@ -135,12 +135,12 @@ def test_processes_that_cannot_share_a_batch_evenly_are_told(
     monkeypatch.setenv("WORLD_SIZE", "3")
     from lors_cli.config.load import load
     from lors_cli.errors import RequestError
-    from lors_cli.training.batches import Plan
+    from lors_cli.training.batches import Batching
 
     section = load(config, []).train
     assert section is not None
     with pytest.raises(RequestError, match="divides the batch of 4 samples among 3 processes"):
-        Plan.of(section, 1)
+        Batching.of(section, 1)
 
 
 def test_a_numbered_gpu_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What LoRS's merged weights need during a training: which are kept, and a new rounding for each step."""
+"""The effective weights of LoRS during a training: which are kept within a step, and a new rounding for each step."""
 
 import logging
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lors_cli.adapters import Adapter, LoRS
-from lors_cli.adapters.effective_cache import MergeCache
+from lors_cli.adapters.effective_cache import EffectiveCache
 from lors_cli.config.schema import Train
 from lors_cli.models import memory
 from lors_cli.models.linears import by_block
@@ -15,15 +15,15 @@ from lors_cli.models.linears import by_block
 log = logging.getLogger(__name__)
 
 SPARE = 0.1  # of the memory that no step has used yet: what later steps may need more
-OPTIMIZER_BYTES = 8  # AdamW's moments of a trainable number, which are not there yet when the cache is planned
+OPTIMIZER_BYTES = 8  # AdamW's moments of a trainable number, which are not there yet when memory is allotted
 
 
-class Merging:
-    """Keeps merged weights within an optimiser step where `section` and the memory of `device` allow it.
+class TrainingCache:
+    """Keeps effective weights within an optimiser step where `section` and the memory of `device` allow it.
 
     With ``merge_cache: auto`` the first micro-batch runs without: its peak shows what is left. As later ones may be
     longer, what it took is scaled to the longest that there can be. A sharded model keeps none: a process that has no
-    room for the weights has none for the merged ones.
+    room for the weights has none for the effective ones.
     """
 
     def __init__(
@@ -36,18 +36,18 @@ class Merging:
         sharded: bool = False,
     ) -> None:
         self._adapters = {name: adapter for name, adapter in attached.items() if isinstance(adapter, LoRS)}
-        self._device, self._seed = device, seed
-        self._cache: MergeCache | None = None
+        self._device, self._seed, self._section = device, seed, section.key
+        self._cache: EffectiveCache | None = None
         self._passing = 0
-        self._planned = True
+        self._allotted = True
         self._most_tokens = section.samples_per_forward * section.sequence_length
         if section.merge_cache == "off" or sharded or not self._adapters:
             return
-        self._cache = MergeCache()
+        self._cache = EffectiveCache()
         self._cache.serve(self._adapters, next(iter(self._adapters.values())).linear.weight.dtype)
-        self._planned = section.merge_cache == "full"
-        if self._planned:
-            self._cache.plan(self._cache.bytes)
+        self._allotted = section.merge_cache == "full"
+        if self._allotted:
+            self._cache.allot(self._cache.bytes)
         elif section.gradient_checkpointing:  # a block's backward follows its recomputation
             sizes = {name: slot.bytes for name, slot in self._cache.slots.items()}
             self._passing = max(sum(sizes[name] for name in names) for names in by_block(list(sizes)).values())
@@ -64,21 +64,22 @@ class Merging:
                 adapter.rounding_seed.fill_(((self._seed * 1_000_003 + step) * 65_537 + number) % 2**32)
 
     def after_micro_batch(self, tokens: int) -> None:
-        """Plan the cache once the first micro-batch, of so many tokens, has shown what the rest needs."""
-        if self._cache is None or self._planned:
+        """Allot the cache its memory once the first micro-batch, of so many tokens, has shown what the rest needs."""
+        if self._cache is None or self._allotted:
             return
-        self._planned = True
+        self._allotted = True
         trained = sum(tensor.numel() for adapter in self._adapters.values() for tensor in adapter.tensors().values())
         longer = memory.peak_above_now(self._device) * (self._most_tokens / tokens - 1)
         free = (memory.never_used(self._device) - longer) * (1 - SPARE) - OPTIMIZER_BYTES * trained
-        self._cache.plan(max(int(free), 0), self._passing)
-        kept, linears = len(self._cache.resident), len(self._adapters)
-        size = self._cache.bytes / 1e9
-        log.info("train: merged weights of %d of %d linears are kept within a step (all: %.2f GB)", kept, linears, size)
+        self._cache.allot(max(int(free), 0), self._passing)
+        log.info(
+            "%s: effective weights of %d of %d linears are kept within a step (all: %.2f GB)",
+            *(self._section, len(self._cache.resident), len(self._adapters), self._cache.bytes / 1e9),
+        )
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: how many linears' merged weights were kept, merges, and uses without a merge."""
+        """For the manifest: of how many linears they were kept, how often one was made, and used without being made."""
         if self._cache is None:
             return {}
         kept = len(self._cache.resident)
-        return {"merge_cache": {"linears": kept, "merges": self._cache.merges, "hits": self._cache.hits}}
+        return {"merge_cache": {"linears": kept, "merges": self._cache.made, "hits": self._cache.hits}}

@@ -1,0 +1,180 @@
+"""The work of a training: from a model directory and samples to the adapter's files, or to a checkpoint of it."""
+
+import logging
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lors_cli import console, processes
+from lors_cli.adapters import Adapter
+from lors_cli.artifacts import adapter_file
+from lors_cli.artifacts.adapter_file import AdapterFile
+from lors_cli.artifacts.publish import scratch
+from lors_cli.errors import DivergedError, LorsError
+from lors_cli.models import load, measure, memory, structure, targets
+from lors_cli.stopping import gracefully
+from lors_cli.training import checkpoint, reading, setup, start
+from lors_cli.training.arguments import arguments
+from lors_cli.training.batches import Batches, in_parts
+from lors_cli.training.checkpoint import Checkpoints
+from lors_cli.training.collate import collate
+from lors_cli.training.effective_cache import TrainingCache
+from lors_cli.training.loss import LanguageModelLoss
+from lors_cli.training.prepare import Training
+from lors_cli.training.trainer import AdapterTrainer, own_share
+from lors_cli.training.watch import Watch
+
+log = logging.getLogger(__name__)
+
+
+def train(training: Training, directory: Path, teacher: Path | None, partial: Path) -> dict[str, Any]:
+    """Train an adapter of the model in `directory`, going on from the last checkpoint where there is one.
+
+    Args:
+        training: what was checked.
+        directory: of the model.
+        teacher: the directory of the model to learn from, if there is one.
+        partial: where the adapter, the log and checkpoints go.
+
+    Returns:
+        facts for the manifest.
+
+    Raises:
+        RequestError: the weights do not allow what was asked for.
+        DivergedError: a value is not finite.
+        LorsError: the data ended before the last step, or give nothing to start from.
+        KeyboardInterrupt: a scheduler asked for an end; what was done is saved.
+
+    """
+    section, data = training.section, training.data
+    if (section.dtype or training.config.dtype) == "float16":
+        log.warning("float16 would need loss scaling; training runs in float32, which holds its values exactly")
+    names = _linears(training, directory)
+    for name, facts in data.facts.items():
+        log.info("%s.%s: %s", section.key, name, ", ".join(f"{fact} {value}" for fact, value in facts.items()))
+    model, attached = setup.model_and_adapters(training, directory, teacher, names)
+    checkpoints = Checkpoints(scratch(partial) / checkpoint.CHECKPOINTS, attached, section)
+    resume = processes.agree(checkpoint.last(checkpoints.directory))
+    if resume:
+        log.info("%s: resuming from %s", section.key, resume.name)
+    else:
+        _start(training, model, attached)
+    facts = _run(training, model, attached, checkpoints, resume, partial)
+    _write(training, attached, directory, partial)
+    memories = memory.peak() / 1e9, training.needs.total / 1e9
+    log.info("%s: peak memory %.2f GB, estimated %.2f", section.key, *memories)
+    return {
+        **facts,
+        "data": reading.recorded(data),
+        "train_dtype": training.dtype,
+        "init": section.resolved_init,
+        "linears": len(names),
+        "estimated_bytes": training.needs.total,
+    }
+
+
+def _linears(training: Training, directory: Path) -> list[str]:
+    """The linears to adapt: those that were pruned, unless the config names some or the model has no zeros to keep."""
+    section, names = training.section, training.names
+    every = section.target_modules is not None or structure.read(directory) is not None
+    if every and section.base != "packed":
+        return names
+    measured = measure.model(directory, trust_remote_code=training.config.trust_remote_code)["modules"]
+    sparsities = {name: measured[name]["sparsity"] if name in measured else 0.0 for name in names}
+    key = f"{section.key}.target_modules"
+    if not every:
+        names = targets.pruned(sparsities, key, directory)
+    if section.base == "packed":
+        chosen, dtype = {name: sparsities[name] for name in names}, load.DTYPES[training.dtype]
+        targets.check_packable(chosen, dtype, f"{section.key}.base", f"leave it out of {key}, or use base: dense")
+    return names
+
+
+def _start(training: Training, model: LanguageModelLoss, attached: dict[str, Adapter]) -> None:
+    """Give the adapters their start, from the samples of the first steps if they start from data."""
+    section, per_step = training.section, training.batching.per_step
+    steps = 1 if section.resolved_init == "random" else section.init_steps
+    first = list(islice(training.data.train.starting_at(0), per_step * steps))
+    if len(first) < per_step * steps:
+        got = f"{len(first)} samples for {steps} of {per_step}"
+        raise LorsError(
+            f"the data end before the steps that the start needs: {got}; lower {section.key}.batch_size or init_steps,"
+            f" or set {section.key}.repeat: true"
+        )
+    start.initialize(training, model, attached, first)
+
+
+def _run(
+    training: Training,
+    model: LanguageModelLoss,
+    attached: dict[str, Adapter],
+    checkpoints: Checkpoints,
+    resume: Path | None,
+    partial: Path,
+) -> dict[str, Any]:
+    """All steps that are left; the adapters are then those to be published. Returns facts for the manifest."""
+    config, section, data, batching = training.config, training.section, training.data, training.batching
+    before, state = checkpoint.place(resume)
+    batches = Batches(data.train, batching, data.padding, before, state)
+    cache = TrainingCache(section, attached, model.device, config.seed, sharded=training.sharded)
+    held_out = [collate(part, data.padding) for part in in_parts(data.held_out, batching.per_forward)]
+    answer = "asked to stop: the step is finished and a checkpoint saved"
+    with (
+        console.progress(f"{section.key}: step", batching.steps, before) as advance,
+        gracefully(answer) as stop,
+    ):
+        trainer = AdapterTrainer(
+            adapters=attached,
+            batches=batches,
+            held_out=own_share(held_out),
+            cache=cache,
+            checkpoints=checkpoints,
+            sharded=training.sharded,
+            model=model,
+            args=arguments(
+                *(section, batching, training.device, config.seed, checkpoints.directory, partial),
+                held_out=bool(held_out),
+            ),
+        )
+        trainer.add_callback(Watch(trainer, partial / "training_log.jsonl", section.key, advance, stop))
+        outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if stop.came:  # after the last step too: what is left to do can wait
+        raise KeyboardInterrupt
+    done = trainer.state.global_step
+    if done < batching.steps:
+        raise LorsError(
+            f"the data ended after step {done} of {batching.steps} and {trainer.tokens} tokens; checkpoint-{done} is"
+            f" kept. Go on with {section.key}.repeat=true, which starts the data again, or ask for less with --force"
+        )
+    checkpoints.take_best()
+    losses, held_out_losses = (
+        [line[key] for line in trainer.state.log_history if key in line] for key in ("loss", "eval_loss")
+    )
+    kept_loss, kept_step = checkpoints.best or (held_out_losses[-1] if held_out_losses else None, done)
+    return {
+        "steps": done,
+        "tokens": trainer.tokens,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "eval_losses": held_out_losses,
+        **({} if kept_loss is None else {"kept_step": kept_step, "eval_loss": kept_loss}),
+        "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
+        "tokens_per_second": round(batches.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
+        "processes": processes.count(),
+        **cache.facts(),
+    }
+
+
+def _write(training: Training, attached: dict[str, Adapter], directory: Path, partial: Path) -> None:
+    """Write the adapter's files, of several processes the first."""
+    section = training.section
+    modules: dict[str, dict[str, Tensor]] = {name: dict(adapter.tensors()) for name, adapter in attached.items()}
+    if not all(bool(tensor.isfinite().all()) for named in modules.values() for tensor in named.values()):
+        raise DivergedError(
+            f"the trained adapter is not finite; use a lower {section.key}.learning_rate. Nothing was published"
+        )
+    if processes.rank() == 0:
+        content = AdapterFile(section.method, section.rank, section.alpha, modules)
+        adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
