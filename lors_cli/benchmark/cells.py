@@ -111,7 +111,7 @@ def _if_it_fits(run: Callable[[str], None], name: str, figures: dict[str, Any]) 
     try:
         run(name)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        if not memory.ran_out(error):
             raise
     else:
         return True

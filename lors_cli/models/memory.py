@@ -73,3 +73,8 @@ def forget_peaks() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether there was too little memory; on a CPU torch has no exception of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from lors_cli import processes
 from lors_cli.artifacts.files import write_failed
 from lors_cli.errors import LorsError
+from lors_cli.models import memory
 from lors_cli.run.layout import STAGES
 
 # What Gloo, NCCL and the store say when a process does not answer any more.
@@ -37,12 +36,7 @@ def _explanation(error: BaseException, stage: str, output: Path) -> LorsError | 
             f"{stage}: another process of this run has gone ({str(error).splitlines()[0]:.120}); what was saved is"
             f" kept, and the same command goes on from it, on any number of processes"
         )
-    if ran_out_of_memory(error):
+    if memory.ran_out(error):
         first = str(error).splitlines()[0]
         return LorsError(f"{stage} ran out of memory; lower {STAGES[stage].less_memory}. {first}")
     return None
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory; on a CPU torch has no exception of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from lors_cli import pruning
+from lors_cli.artifacts import adapter_file
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
@@ -21,8 +22,8 @@ from lors_cli.run.layout import EVALUATED, STAGES
 # config has a section for. The last one counts in any case.
 READS: dict[str, dict[str, tuple[str, ...]]] = {
     "prune": {"model": ("prune.input", "model")},
-    "align": {"pruned": ("align.input", "prune")},
-    "train": {"pruned": ("train.input", "align", "prune")},
+    "align": {"pruned": ("align.input", "prune"), "teacher": ("align.distill.teacher",)},
+    "train": {"pruned": ("train.input", "align", "prune"), "teacher": ("train.distill.teacher",)},
     "recover": {
         "model": ("model",),
         "pruned": ("recover.input", "train.input", "align", "prune"),
@@ -123,7 +124,8 @@ class Graph:
                 if place == reads[name][-1] or getattr(self.config, place) is not None:
                     break
             elif value := self._value(place):
-                return self._existing(reader, value, place)
+                original = name == "teacher" and value == "dense"
+                return self._existing(reader, self.config.model if original else value, place)
         key = "eval.models" if reader == "eval" else f"{reader}.{'adapter' if name == 'adapter' else 'input'}"
         return self._output(reader, place, key)
 
@@ -132,6 +134,20 @@ class Graph:
         for part in key.split("."):
             value = getattr(value, part, None)
         return None if value is None else str(value)
+
+    def adapter(self, reader: str) -> tuple[Input, str]:
+        """The adapter that the stage `reader` reads, and its method.
+
+        Raises:
+            RequestError: it is missing, or not one that lors can use.
+
+        """
+        adapter, train = self.input(reader, "adapter"), self.config.train
+        if adapter.maker == "recover":
+            return adapter, "lora"
+        if adapter.maker == "train" and train:
+            return adapter, train.method
+        return adapter, adapter_file.read_config(adapter.path, f"{reader}.adapter")["method"]
 
     def _existing(self, reader: str, text: str, key: str) -> Input:
         """What the config names; it may be what an earlier stage of this run makes anew."""

@@ -36,7 +36,7 @@ def prepare(config: Config, graph: Graph) -> Job:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)
         remedy = f"{section.method} would fill the zeros; it is for smaller models (a structured prune.method)"
         raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
-    training = train.job(config, section, model)
+    training = train.job(config, section, graph)
 
     def work(partial: Path) -> dict[str, Any]:
         facts = training.work(partial)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lors_cli import console, processes
-from lors_cli.artifacts import adapter_file, tensors
+from lors_cli.artifacts import tensors
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config
@@ -17,7 +17,6 @@ from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import load
 from lors_cli.run import manifest
-from lors_cli.run.graph import Graph, Input
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +33,6 @@ def section(config: Config, name: str, found: T | None) -> T:
     if found is None:
         raise request_error(name, f"a {name}: section", "none", f"add it, or run another stage than {name}")
     return found
-
-
-def adapter(graph: Graph, stage: str) -> tuple[Input, str]:
-    """The adapter that a stage reads, and its method.
-
-    Raises:
-        RequestError: it is missing, or not one that lors can use.
-
-    """
-    adapter, train = graph.input(stage, "adapter"), graph.config.train
-    if adapter.maker == "recover":
-        return adapter, "lora"
-    if adapter.maker == "train" and train:
-        return adapter, train.method
-    return adapter, adapter_file.read_config(adapter.path, f"{stage}.adapter")["method"]
 
 
 def calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:

@@ -38,7 +38,7 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     section, model = config.merge or Merge(), graph.input("merge", "pruned")
-    adapter, method = common.adapter(graph, "merge")
+    adapter, method = graph.adapter("merge")
     if graph.merges_recovered:  # into the original, which has no mask to keep
         section = section.model_copy(update={"dense": True})
     elif not METHODS[method].keeps_zeros and model.smaller:  # a smaller model has no mask either

@@ -36,7 +36,7 @@ def prepare(config: Config, graph: Graph) -> Job:
     common.section(config, "recover", config.recover)
     original, pruned = (graph.input("recover", name).path for name in ("model", "pruned"))
     key = "recover.adapter"
-    adapter, method = common.adapter(graph, "recover")
+    adapter, method = graph.adapter("recover")
     if method != "lora":
         remedy = "train with method: lora; what the other methods learn belongs to the zeros of the pruned model"
         raise request_error(key, "a lora adapter", method, remedy)

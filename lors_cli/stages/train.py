@@ -1,11 +1,9 @@
 """``lors train``: pruned model -> <output_dir>/adapter."""
 
-from pathlib import Path
-from typing import Any
+from transformers import PreTrainedModel
 
 from lors_cli.config.schema import Config, Train
 from lors_cli.errors import request_error
-from lors_cli.models import load, source
 from lors_cli.run import request
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
@@ -23,34 +21,34 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     section = common.section(config, "train", config.train)
-    return job(config, section, graph.input("train", "pruned"))
+    return job(config, section, graph)
 
 
-def job(config: Config, section: Train, model: Input) -> Job:
-    """The training of `section`, train or align, on `model`; errors as in `prepare`."""
+def job(config: Config, section: Train, graph: Graph) -> Job:
+    """The training of `section`, train or align; errors as in `prepare`."""
+    model = graph.input(section.key, "pruned")
     skeleton = model.skeleton(config)
-    teacher, teacher_skeleton = _teacher(config, section, skeleton)
-    training = prepare_training(config, section, skeleton, model.like, teacher_skeleton)
+    teacher = graph.input(section.key, "teacher") if section.distill else None
+    training = prepare_training(config, section, skeleton, model.like, _teacher(config, section, skeleton, teacher))
     return Job(
         stage=section.key,
-        inputs={"pruned": model.path, **({"teacher": teacher} if teacher else {})},
+        inputs={"pruned": model.path, **({"teacher": teacher.path} if teacher else {})},
         settings={**request.settings(config, section), "data": reading.identities(section)},
         config=config,
-        work=lambda partial: train(training, model.path, teacher, partial),
+        work=lambda partial: train(training, model.path, teacher.path if teacher else None, partial),
         plan=training.plan(),
         resumable=True,
     )
 
 
-def _teacher(config: Config, section: Train, skeleton: Any) -> tuple[Path | None, Any]:
-    """The directory and the skeleton of the model to learn from, checked to have the student's vocabulary."""
-    if section.distill is None:
-        return None, None
-    name, key = section.distill.teacher, f"{section.key}.distill.teacher"
-    directory = source.resolve(config.model if name == "dense" else name, key)
-    teacher = load.skeleton(directory, trust_remote_code=config.trust_remote_code)
-    sizes = [model.config.get_text_config().vocab_size for model in (skeleton, teacher)]
+def _teacher(config: Config, section: Train, student: PreTrainedModel, teacher: Input | None) -> PreTrainedModel | None:
+    """The skeleton of the model to learn from, checked to have the vocabulary of the (skeleton) student."""
+    if teacher is None:
+        return None
+    skeleton = teacher.skeleton(config)
+    sizes = [model.config.get_text_config().vocab_size for model in (student, skeleton)]
     if sizes[0] != sizes[1]:
-        expected = f"a model with the student's vocabulary of {sizes[0]} tokens"
-        raise request_error(key, expected, f"{name} with {sizes[1]}", "distil from a model of the same family")
-    return directory, teacher
+        expected, got = f"a model with the student's vocabulary of {sizes[0]} tokens", f"{teacher.path} with {sizes[1]}"
+        remedy = "distil from a model of the same family"
+        raise request_error(f"{section.key}.distill.teacher", expected, got, remedy)
+    return skeleton
