@@ -1,10 +1,12 @@
 """What other people's code needs of lors: models with adapters in a training loop that is not ours.
 
-load                   a model directory of any kind, also one that structured pruning made smaller
-attach                 linears become adapters, everything else is frozen
-start_from_gradient    lora_A from the first batches, as LoRS starts
-save_adapter           a directory in PEFT's form, which ``lors merge`` takes
-load_adapter           the way back
+    load                   a model directory of any kind, also one that structured pruning made smaller
+    attach                 linears become adapters, everything else is frozen
+    start_from_gradient    lora_A from the first batches, as LoRS starts
+    save_adapter           a directory in PEFT's form, which ``lors merge`` takes
+    load_adapter           the way back
+
+A wrong request is a ValueError here, not the RequestError of the command line.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,27 +92,22 @@ def attach(
 
     """
     kind = _formulation(method, formulation)
-    for option, argument, value in (
-        ("dropout", "dropout", dropout),
-        ("adapter_checkpointing", "adapter_checkpointing", adapter_checkpointing),
-        ("merge_rounding", "stochastic", stochastic),
+    for argument, value, known in (
+        ("dropout", dropout, "dropout" in kind.options),
+        ("adapter_checkpointing", adapter_checkpointing, "adapter_checkpointing" in kind.options),
+        ("stochastic", stochastic, "merge_rounding" in kind.options),
+        ("packed", packed, "packed" in kind.bases),
     ):
-        if value and option not in kind.options:
+        if value and not known:
             raise ValueError(f"{argument}={value!r}: {method} ({kind.__name__}) has no such option; leave it out")
-    base = "packed" if packed else "dense"
-    if base not in kind.bases:
-        raise ValueError(f"packed=True: {method} ({kind.__name__}) has no such option; leave it out")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
         )
     names = _targets(model, kind, rank, target_modules, packed=packed)
-    options: dict[str, Any] = {
-        "rank": rank,
-        "alpha": alpha,
-        "dropout": dropout,
-        **({"stochastic": True} if stochastic else {}),
-    }
+    options: dict[str, Any] = {"rank": rank, "alpha": alpha, "dropout": dropout}
+    options |= {"stochastic": True} if stochastic else {}
+    base = "packed" if packed else "dense"
     attached = replace_linears(model, names, kind, base=base, adapter_checkpointing=adapter_checkpointing, **options)
     Settings(method, rank, alpha, dropout).keep_in(model)
     if stochastic:
@@ -184,7 +181,8 @@ def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
     core, settings, attached = find(model)
     modules = {name: {key: whole(tensor) for key, tensor in a.tensors().items()} for name, a in attached.items()}
     kind = adapters.METHODS[settings.method].adapter
-    if wrong := fit.misfits(kind, settings.rank, modules, _sizes(attached)):  # FSDP1 and ZeRO-3 leave pieces
+    sizes = {name: adapter.shape for name, adapter in attached.items()}
+    if wrong := fit.misfits(kind, settings.rank, modules, sizes):  # FSDP1 and ZeRO-3 leave pieces
         raise ValueError(f"adapters with all of their numbers; gather the parameters first: {wrong[0]}")
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
         return
@@ -218,7 +216,10 @@ def load_adapter(model: Model, directory: str | PathLike[str]) -> Model:
     if settings and (method, rank, alpha) != (settings.method, settings.rank, settings.alpha):
         got = f"{(method, rank, alpha)} in {path}"
         raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {got}")
-    sizes = _sizes(find(model)[2]) if settings else linears.shapes(core, asked=content.modules)
+    if settings:
+        sizes = {name: adapter.shape for name, adapter in find(model)[2].items()}
+    else:
+        sizes = linears.shapes(core, asked=content.modules)
     wrong = fit.misfits(adapters.METHODS[method].adapter, rank, content.modules, sizes)
     if settings:
         wrong += [f"it has nothing for {name}" for name in sizes if name not in content.modules]
@@ -266,10 +267,6 @@ def _targets(
             dtype, remedy = every[names[0]].weight.dtype, "leave it out of target_modules, or leave packed out"
             targets.check_packable({name: sparsities[name] for name in names}, dtype, "packed", remedy)
     return names
-
-
-def _sizes(attached: Mapping[str, Adapter]) -> dict[str, tuple[int, int]]:
-    return {name: adapter.shape for name, adapter in attached.items()}
 
 
 def _check_plain(model: Any) -> None:

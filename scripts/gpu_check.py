@@ -70,7 +70,7 @@ def measured(path: Path) -> Any:
 
 def check(out: Path, device: str, wheels: Path | None) -> int:
     """Run the steps; how many of them failed."""
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True)  # never beside what an earlier run left
     environment = dict(os.environ)
     if wheels:
         environment |= {"PYTHONPATH": f"{install(wheels)}:{os.environ['PYTHONPATH']}", "PIP_FIND_LINKS": str(wheels)}

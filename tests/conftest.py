@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,18 @@ os.environ.update(
 
 import pytest
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
+from lors_cli import offline
 from lors_cli.cli import app
 from lors_cli.data import builtin
+from lors_cli.sparsity.mask import keep_largest
+from lors_cli.sparsity.pattern import Pattern
+from tests.evaluation.tasks import write_tasks
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"needs the data sets in {SHARED_DATA}")
@@ -89,6 +95,26 @@ def dense(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return make_model(tmp_path_factory.mktemp("dense") / "model")
 
 
+@pytest.fixture(scope="session")
+def pruned(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pico model with 2:4 zeros in all linears of its blocks. Not to be written to."""
+    path = make_model(tmp_path_factory.mktemp("pruned") / "model", initializer_range=0.1)
+    tensors = load_file(path / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "proj" in name:
+            tensor.masked_fill_(~keep_largest(tensor.abs(), Pattern.parse("2:4"), per_row=True), 0)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A group of one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 @pytest.fixture
 def write_config(dense: Path, tmp_path: Path) -> Callable[..., Path]:
     """Write a config of the whole job on the pico model; dotted keyword arguments change it."""
@@ -151,3 +177,11 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def task_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small tasks for lm-eval, in a process without a network, which stays as it was for later tests."""
+    for name in offline.VARIABLES:
+        monkeypatch.setenv(name, "1")
+    return write_tasks(tmp_path / "tasks")

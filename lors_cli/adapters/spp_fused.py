@@ -30,7 +30,7 @@ class SPPFused(SPP):
         return y if self.linear.bias is None else y + self.linear.bias.to(y.dtype)
 
 
-def _effective_weight(weight: Tensor, alpha: Tensor, beta: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+def _effective_weight(dtype: torch.dtype, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
     """W' (R, C), rounded once to `dtype`, that of what it is multiplied with."""
     factor = (alpha.repeat_interleave(len(weight) // len(alpha), dim=0) * beta).mul_(scale).add_(1)
     return factor.mul_(weight).to(dtype)
@@ -40,13 +40,13 @@ _FACTORS = "Tensor weight, Tensor alpha, Tensor beta, float scale"
 
 
 @torch.library.custom_op("lors::spp_linear", mutates_args=(), schema=f"(Tensor x, {_FACTORS}) -> Tensor")
-def _linear(x: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
-    return F.linear(x, _effective_weight(weight, alpha, beta, scale, x.dtype))
+def _linear(x: Tensor, *factors: Any) -> Tensor:
+    return F.linear(x, _effective_weight(x.dtype, *factors))
 
 
 @torch.library.custom_op("lors::spp_input_grad", mutates_args=(), schema=f"(Tensor grad_y, {_FACTORS}) -> Tensor")
-def _input_grad(grad_y: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
-    return grad_y @ _effective_weight(weight, alpha, beta, scale, grad_y.dtype)
+def _input_grad(grad_y: Tensor, *factors: Any) -> Tensor:
+    return grad_y @ _effective_weight(grad_y.dtype, *factors)
 
 
 @torch.library.custom_op(
@@ -63,12 +63,12 @@ def _factor_grads(
 
 
 @_linear.register_fake
-def _(x: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
+def _(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 @_input_grad.register_fake
-def _(grad_y: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, scale: float) -> Tensor:
+def _(grad_y: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return grad_y.new_empty(*grad_y.shape[:-1], weight.shape[1])
 
 

@@ -46,8 +46,8 @@ def saved_for_backward(run: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]
 
 def gradients(adapter: Adapter) -> dict[str, Tensor]:
     """The gradients of the trainable tensors, which are cleared."""
-    found = {}
+    grads = {}
     for name, parameter in adapter.tensors().items():
         assert parameter.grad is not None
-        found[name], parameter.grad = parameter.grad, None
-    return found
+        grads[name], parameter.grad = parameter.grad, None
+    return grads

@@ -15,8 +15,8 @@ EVERYTHING = 1 << 40
 
 
 @pytest.fixture
-def merges(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts in its only element how often rows are merged; the weights here are one block of rows each."""
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts in its only element how often rows are made; the weights here are one block of rows each."""
     count, fill = [0], EffectiveWeight._fill
 
     def counted(self: EffectiveWeight, *args: Any) -> Tensor:
@@ -47,6 +47,10 @@ class Blocks(nn.Module):
     @property
     def adapters(self) -> dict[str, LoRS]:
         return {name: module for name, module in self.named_modules() if isinstance(module, LoRS)}
+
+    @property
+    def first(self) -> LoRS:
+        return next(iter(self.adapters.values()))
 
     def forward(self, x: Tensor, checkpointing: bool = False) -> Tensor:
         for block in self.blocks:
@@ -112,18 +116,18 @@ def test_equals_the_uncached_run_bit_for_bit(
         (768, 768, True, 6 * 2 * 2 - 2 * 2),
     ],
 )
-def test_merges_per_step(merges: list[int], budget: int, passing: int, checkpointing: bool, expected: int) -> None:
+def test_weights_made_per_step(made: list[int], budget: int, passing: int, checkpointing: bool, expected: int) -> None:
     model = Blocks()
     cache = cached(model, budget=budget, passing=passing)
     counts: list[int] = []
-    train(model, checkpointing, torch.float32, after=lambda _: counts.append(merges[0]))
+    train(model, checkpointing, torch.float32, after=lambda _: counts.append(made[0]))
     assert [b - a for a, b in zip([0, *counts], counts, strict=False)] == [expected] * 3
-    assert cache.made == merges[0]
+    assert cache.made == made[0]
 
 
-def test_flops_of_a_kept_weight_leave_the_merge_out() -> None:
+def test_flops_of_a_kept_weight_leave_its_making_out() -> None:
     model = Blocks()
-    adapter = next(iter(model.adapters.values()))
+    adapter = model.first
     cached(model)
     x = torch.randn(5, 8, requires_grad=True)
     rows, columns, rank, tokens = 12, 8, 2, 5
@@ -139,26 +143,39 @@ def test_flops_of_a_kept_weight_leave_the_merge_out() -> None:
     assert backward.get_total_flops() == 2 * (gemm + 2 * rank * tokens * (rows + columns))
 
 
-@pytest.mark.parametrize("name", ["lora_A", "lora_B", "weight"])
-def test_any_change_of_an_operand_is_seen(name: str) -> None:
+def without_a_slot(module: Blocks | LoRS, x: Tensor) -> Tensor:
+    """What comes out when every effective weight is made anew."""
+    for adapter in module.modules():
+        if isinstance(adapter, LoRS):
+            adapter.slot = None
+    y: Tensor = module(x)
+    return y
+
+
+@pytest.mark.parametrize("inference", [False, True])  # what inference mode made cannot be written to outside of it
+@pytest.mark.parametrize("name", ["lora_A", "lora_B", "weight", "data"])
+def test_any_change_of_an_operand_is_seen(name: str, inference: bool) -> None:
     model = Blocks()
-    cached(model)
-    adapter = next(iter(model.adapters.values()))
-    x = torch.randn(5, 8)
-    before = adapter(x)
-    changed = adapter.linear.weight if name == "weight" else adapter.tensors()[name]
-    with torch.no_grad():
-        changed.mul_(2)
+    cache = cached(model)
+    adapter, x = model.first, torch.randn(5, 8)
+    with torch.inference_mode(inference):
+        before = adapter(x).clone()
+    if name == "data":  # which no version counter sees
+        adapter.lora_B.data.mul_(2)
+        cache.expire()
+    else:
+        with torch.no_grad():
+            (adapter.linear.weight if name == "weight" else adapter.tensors()[name]).mul_(2)
     after = adapter(x)
-    adapter.slot = None
-    assert torch.equal(after, adapter(x))
+    after.sum().backward()
+    assert torch.equal(after, without_a_slot(adapter, x))
     assert not torch.equal(after, before)
 
 
 def test_replaced_parameters_are_seen_even_at_the_same_address() -> None:
     model = Blocks()
     cached(model)
-    adapter = next(iter(model.adapters.values()))
+    adapter = model.first
     x = torch.randn(5, 8)
     for _ in range(20):
         adapter.lora_B = nn.Parameter(torch.randn(12, 2))  # the old one's memory would be free for the next
@@ -189,9 +206,7 @@ def test_without_its_cache_a_linear_goes_on() -> None:
     cached(model)  # nobody holds it but the adapters
     x = torch.randn(2, 8)
     wanted = model(x)
-    for adapter in model.adapters.values():
-        adapter.slot = None
-    assert torch.equal(model(x), wanted)
+    assert torch.equal(without_a_slot(model, x), wanted)
 
 
 def test_blocks_of_rows_are_the_whole_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,10 +228,10 @@ def test_blocks_of_rows_are_the_whole_to_the_last_bit(monkeypatch: pytest.Monkey
         x.grad = adapter.lora_A.grad = None
         kept = adapter(x)
         kept.square().sum().backward()
-        for found, one in zip([kept, x.grad, adapter.lora_A.grad], wanted, strict=True):
-            assert found is not None
+        for ours, one in zip([kept, x.grad, adapter.lora_A.grad], wanted, strict=True):
+            assert ours is not None
             assert one is not None
-            assert torch.equal(found, one)
+            assert torch.equal(ours, one)
 
 
 def test_another_dtype_gets_memory_of_its_own() -> None:
@@ -227,38 +242,6 @@ def test_another_dtype_gets_memory_of_its_own() -> None:
         plain = model(x)
         with torch.autocast("cpu", torch.bfloat16):
             cast = model(x)
-    for adapter in model.adapters.values():
-        adapter.slot = None
-    assert torch.equal(plain, model(x))
+    assert torch.equal(plain, without_a_slot(model, x))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(cast, model(x))
-
-
-def test_an_expired_weight_is_merged_again() -> None:
-    model = Blocks()
-    cache = cached(model)
-    adapter = next(iter(model.adapters.values()))
-    x = torch.randn(5, 8)
-    before = adapter(x)
-    adapter.lora_B.data.mul_(2)  # which no version counter sees
-    cache.expire()
-    after = adapter(x)
-    adapter.slot = None
-    assert torch.equal(after, adapter(x))
-    assert not torch.equal(after, before)
-
-
-def test_a_weight_kept_in_inference_mode_can_be_replaced_outside() -> None:
-    model = Blocks()
-    cached(model)
-    adapter = next(iter(model.adapters.values()))
-    x = torch.randn(2, 8)
-    with torch.inference_mode():
-        before = adapter(x).clone()
-    with torch.no_grad():
-        adapter.lora_B.mul_(3)
-    after = adapter(x)
-    after.sum().backward()
-    adapter.slot = None
-    assert torch.equal(after, adapter(x))
-    assert not torch.equal(after, before)

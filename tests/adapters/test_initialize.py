@@ -82,14 +82,14 @@ def test_captures_the_energy_of_the_exact_singular_vectors(start: str, method: s
 
 @pytest.mark.parametrize("start", STARTS)
 def test_the_same_seed_gives_the_same_start(start: str) -> None:
-    found = []
+    starts = []
     for seed in (1, 1, 2):
         adapter, x, target = problem()
         torch.manual_seed(seed)
         STARTS[start][0]({"linear": adapter}, x, target, 2)
-        found.append(adapter.lora_A.detach())
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2]) == (start == "gradient_svd")  # which draws nothing
+        starts.append(adapter.lora_A.detach())
+    assert torch.equal(starts[0], starts[1])
+    assert torch.equal(starts[0], starts[2]) == (start == "gradient_svd")  # which draws nothing
 
 
 def test_padding_does_not_count_for_the_inputs() -> None:

@@ -102,8 +102,8 @@ def test_compiles_whole_with_the_same_gradients_and_saves_nothing_of_the_weights
     x.grad = None
     run, kept = compiled(adapter)
     run(x).square().sum().backward()
-    for found, plain in zip([x.grad, *gradients(adapter).values()], wanted, strict=True):
-        torch.testing.assert_close(found, plain)
+    for gradient, plain in zip([x.grad, *gradients(adapter).values()], wanted, strict=True):
+        torch.testing.assert_close(gradient, plain)
     assert kept
     assert not of_the_weights_size(kept)
 
@@ -135,8 +135,8 @@ def test_accumulation_adds_the_micro_batches_up() -> None:
     wanted = gradients(adapter)
     for part in x.split(4):
         adapter(part).square().sum().backward()
-    for name, found in gradients(adapter).items():
-        torch.testing.assert_close(found, wanted[name], rtol=0, atol=1e-12)
+    for name, gradient in gradients(adapter).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=0, atol=1e-12)
 
 
 def test_autocast_rounds_the_merged_weight_once_and_saves_x_in_its_dtype() -> None:
@@ -220,8 +220,8 @@ def _sharded(rank: int, directory: str, layout: str) -> None:
     half = x[rank * 4 : rank * 4 + 4]
     parallel = nn.parallel.DistributedDataParallel(plain)
     parallel(half).square().mean().backward()
-    for name, found in gradients(plain).items():
-        torch.testing.assert_close(found, wanted[name])
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradient, wanted[name])
     dense, ours = packed("2:4", torch.float32)
     sharded: Any = fully_shard(nn.Sequential(dense if layout == "dense" else ours), mesh=init_device_mesh("cpu", (2,)))
     sharded(half).square().mean().backward()

@@ -30,8 +30,8 @@ def rounded(weight: Tensor) -> Tensor:
 
 def dense_of(linear: nn.Linear) -> Tensor:
     """What it multiplies with."""
-    found: Tensor = linear(torch.eye(linear.in_features)).T
-    return found if linear.bias is None else found - linear.bias[:, None]
+    product: Tensor = linear(torch.eye(linear.in_features)).T
+    return product if linear.bias is None else product - linear.bias[:, None]
 
 
 def test_the_weight_is_rounded_to_the_codes_of_its_group() -> None:
@@ -40,12 +40,12 @@ def test_the_weight_is_rounded_to_the_codes_of_its_group() -> None:
     with torch.no_grad():
         linear.weight[:, ::2] = 0
         quantised = nf4_linear(linear)
-        found, wanted = dense_of(quantised), rounded(linear.weight)
+        multiplied, wanted = dense_of(quantised), rounded(linear.weight)
     assert quantised.bias is linear.bias
-    assert not found[:, ::2].any()  # NF4 has an exact zero
+    assert not multiplied[:, ::2].any()  # NF4 has an exact zero
     # the scales are kept in 8 bits: within a few per cent, and that of a group is common to it
-    assert (found - wanted).abs().max() < 0.05 * linear.weight.abs().max()
-    assert ((found == 0) == (wanted == 0)).float().mean() > 0.999
+    assert (multiplied - wanted).abs().max() < 0.05 * linear.weight.abs().max()
+    assert ((multiplied == 0) == (wanted == 0)).float().mean() > 0.999
     assert quantised.weight.nbytes == linear.weight.numel() // 2
     state = quantised.weight.quant_state  # type: ignore[attr-defined]
     scales = state.absmax.nbytes + state.state2.absmax.nbytes

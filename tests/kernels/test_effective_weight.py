@@ -35,22 +35,22 @@ def compare(
     weight, a, b = (tensor.to(device) for tensor in problem(*shape, dtype))
     stored, scale = stored_as(layout, weight), 0.37
     given = None if seed is None else torch.tensor(seed, device=device)
-    found = kernel.write(stored, a, b, scale, given, torch.empty(shape[:2], dtype=out, device=device))
-    assert found.dtype == out
-    assert found.shape == weight.shape
-    assert not found[weight == 0].any()
+    effective = kernel.write(stored, a, b, scale, given, torch.empty(shape[:2], dtype=out, device=device))
+    assert effective.dtype == out
+    assert effective.shape == weight.shape
+    assert not effective[weight == 0].any()
     update = ((b * scale).double() @ a.double()).float()
     exact = torch.where(weight != 0, weight.float() + update, torch.zeros_like(update))
     if seed is not None:
         # one of the two neighbours, and the plain version's choice wherever their float32 sums are the same
-        assert ((found.float() - exact).abs() <= exact.abs() * 2**-7 + 1e-8).all()
+        assert ((effective.float() - exact).abs() <= exact.abs() * 2**-7 + 1e-8).all()
         plain = EffectiveWeight(stored, a, b, scale, given, torch.bfloat16).make()
-        assert (found.float() == plain.float()).float().mean() > 0.99
+        assert (effective.float() == plain.float()).float().mean() > 0.99
         return
     # one rounding: at most one unit in the last place (of float16's denormals, 6e-8) from the exact sum, mostly none
     wanted = exact.to(out)
-    assert ((found.float() - wanted.float()).abs() <= exact.abs() * torch.finfo(out).eps + 6e-8).all()
-    assert (found == wanted).float().mean() > (0.2 if out == torch.float32 else 0.99)
+    assert ((effective.float() - wanted.float()).abs() <= exact.abs() * torch.finfo(out).eps + 6e-8).all()
+    assert (effective == wanted).float().mean() > (0.2 if out == torch.float32 else 0.99)
 
 
 GPU_CASES = list(product(SHAPES, LAYOUTS, kernel.OUTPUTS))

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from typer.testing import Result
+
+from tests.training.outcome import adapter, log, losses, manifest
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -19,15 +20,6 @@ CHAT = [
     {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]} for i in range(9)
 ]
 TEXT = [{"text": "one two three four five " * 100}]
-
-
-def adapter(tmp_path: Path) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
-    return tensors
-
-
-def log(tmp_path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (tmp_path / "run/adapter/training_log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("method", ["lors", "spp", "sqft", "lora"])
@@ -46,13 +38,11 @@ def test_every_method_learns_from_every_format(
     config = write_config(**settings, train__max_steps=6, train__learning_rate=3e-2)
     lors("prune", config)
     lors("train", config)
-    losses = [line["loss"] for line in log(tmp_path) if "loss" in line]
-    assert len(losses) == 6
-    assert min(losses[3:]) < losses[0]
+    learnt = losses(tmp_path)
+    assert len(learnt) == 6
+    assert min(learnt[3:]) < learnt[0]
     assert all(tensor.isfinite().all() for tensor in adapter(tmp_path).values())
-    manifest = json.loads((tmp_path / "run/adapter/lors.json").read_text())
-    assert manifest["steps"] == 6
-    assert manifest["linears"] == 14
+    assert (manifest(tmp_path)["steps"], manifest(tmp_path)["linears"]) == (6, 14)
     assert sorted(p.name for p in (tmp_path / "run/adapter").iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -123,7 +113,7 @@ def test_epochs_count_the_steps(
     )
     lors("prune", config)
     lors("train", config)
-    assert json.loads((tmp_path / "run/adapter/lors.json").read_text())["steps"] == 5  # ceil(10 * 2 / 4)
+    assert manifest(tmp_path)["steps"] == 5  # ceil(10 * 2 / 4)
 
 
 def test_float16_weights_train_in_float32(
@@ -133,7 +123,7 @@ def test_float16_weights_train_in_float32(
     config = write_config(model=str(model), dtype="auto")
     lors("prune", config)
     lors("train", config)
-    assert json.loads((tmp_path / "run/adapter/lors.json").read_text())["train_dtype"] == "float32"
+    assert manifest(tmp_path)["train_dtype"] == "float32"
     lors("merge", config)
     facts = json.loads(lors("inspect", tmp_path / "run/merged", "--json").stdout)
     assert {m["dtype"] for m in facts["modules"].values()} == {"float16"}

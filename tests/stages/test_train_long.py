@@ -15,9 +15,8 @@ from typer.testing import Result
 
 from lors_cli.artifacts import adapter_file
 from lors_cli.training import checkpoint
-from tests.stages.test_train import adapter, log
-from tests.stages.test_train_options import manifest, same
 from tests.training import processes
+from tests.training.outcome import CHECKPOINTS, adapter, checkpoints, log, losses, manifest, same, unbroken
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -25,14 +24,6 @@ Jsonl = Callable[..., Path]
 
 ROWS = [{"text": " ".join(str(i * k) for k in range(i % 11 + 3))} for i in range(1, 81)]
 KILLS = 10
-
-
-def losses(tmp_path: Path) -> list[float]:
-    return [line["loss"] for line in log(tmp_path) if "loss" in line]
-
-
-def checkpoints(tmp_path: Path) -> list[int]:
-    return list(checkpoint.numbered(tmp_path / "run/.adapter.partial/work/checkpoints"))
 
 
 def test_killed_ten_times_it_ends_with_the_same_bits(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
@@ -46,7 +37,7 @@ def test_killed_ten_times_it_ends_with_the_same_bits(lors: Lors, write_config: W
     )
     lors("prune", config)
     lors("train", config)
-    unbroken, lines = adapter(tmp_path), losses(tmp_path)
+    wanted, lines = adapter(tmp_path), losses(tmp_path)
     (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
     moments = random.Random(0)
     killed, start = 0, 0
@@ -59,18 +50,16 @@ def test_killed_ten_times_it_ends_with_the_same_bits(lors: Lors, write_config: W
         assert processes.wait([child]) == [-signal.SIGKILL]
         assert not (tmp_path / "run/adapter").exists()
         killed, start = killed + 1, max(checkpoints(tmp_path))
-    (tmp_path / "run/.adapter.partial/work/checkpoints/.checkpoint-999.partial").mkdir()  # a kill during a save
+    (tmp_path / CHECKPOINTS / ".checkpoint-999.partial").mkdir()  # a kill during a save
     assert "resuming from checkpoint-" in lors("train", config).stderr
-    assert same(adapter(tmp_path), unbroken)
+    assert same(adapter(tmp_path), wanted)
     assert losses(tmp_path) == lines
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config(train__max_steps=60, train__save_steps=1000)
     lors("prune", config)
-    lors("train", config)
-    unbroken = adapter(tmp_path)
-    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    wanted = unbroken(lors, tmp_path, config)
     (child,) = processes.start(1, config, log=tmp_path / "messages")
     written = tmp_path / "run/.adapter.partial/training_log.jsonl"
     processes.until(lambda: written.exists() and written.read_text().count('"loss"') > 2)
@@ -79,32 +68,38 @@ def test_sigterm_saves_and_the_same_command_goes_on(lors: Lors, write_config: Wr
     assert "asked to stop" in (tmp_path / "messages.0").read_text()
     (saved,) = checkpoints(tmp_path)
     assert f"resuming from checkpoint-{saved}" in lors("train", config).stderr
-    assert same(adapter(tmp_path), unbroken)
+    assert same(adapter(tmp_path), wanted)
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("unwritten", ["checkpoint-6", "best-6"])
+def test_a_full_disk_keeps_the_checkpoint_and_the_best_adapter_before(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unwritten: str
 ) -> None:
-    config = write_config(train__max_steps=8, train__save_steps=2)
+    config = write_config(
+        train__eval_dataset={"path": "python-topics", "split": "test", "limit": 1},
+        train__eval_steps=2,
+        train__max_steps=8,
+        train__save_steps=2,
+    )
     lors("prune", config)
-    lors("train", config)
-    unbroken = adapter(tmp_path)
-    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
+    wanted = unbroken(lors, tmp_path, config)
     with monkeypatch.context() as patch:
         save = checkpoint.save_adapters
 
         def full(adapters: Any, directory: Path) -> None:
-            if "checkpoint-6" in directory.name:
-                raise OSError(errno.ENOSPC, "No space left on device")
             save(adapters, directory)
+            if unwritten in directory.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
 
         patch.setattr(checkpoint, "save_adapters", full)
         result = lors("train", config, status=1)
     assert "cannot write" in result.stderr
     assert "GB free" in result.stderr
-    assert checkpoints(tmp_path) == [2, 4]
+    places = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
+    assert places - {"best-6"} == {"checkpoint-2", "checkpoint-4", "best-4"}
+    assert unwritten not in places
     assert "resuming from checkpoint-4" in lors("train", config).stderr
-    assert same(adapter(tmp_path), unbroken)
+    assert same(adapter(tmp_path), wanted)
 
 
 def test_what_was_stopped_after_its_last_step_is_only_published(
@@ -117,8 +112,8 @@ def test_what_was_stopped_after_its_last_step_is_only_published(
         lors("train", config, status=130)
     assert checkpoints(tmp_path)[-1] == 4
     assert "resuming from checkpoint-4" in lors("train", config).stderr
-    found = manifest(tmp_path)
-    assert (found["steps"], len(losses(tmp_path)), found["kept_step"]) == (4, 4, 4)
+    facts = manifest(tmp_path)
+    assert (facts["steps"], len(losses(tmp_path)), facts["kept_step"]) == (4, 4, 4)
     published = adapter(tmp_path)
     lors("train", config, "--force")
     assert same(adapter(tmp_path), published)
@@ -187,10 +182,10 @@ def test_a_stream_that_ends_early_is_told_and_can_be_repeated(
     (ended,) = checkpoints(tmp_path)[-1:]
     again = lors("train", config, "train.repeat=true")
     assert f"resuming from checkpoint-{ended}" in again.stderr
-    found = manifest(tmp_path)
-    assert found["steps"] == 20
-    assert 0.9 * 20 * 4 * 64 < found["tokens"] <= 20 * 4 * 64
-    assert found["data"]["train.dataset"]["documents"] > 80
+    facts = manifest(tmp_path)
+    assert facts["steps"] == 20
+    assert 0.9 * 20 * 4 * 64 < facts["tokens"] <= 20 * 4 * 64
+    assert facts["data"]["train.dataset"]["documents"] > 80
     broken = adapter(tmp_path)
     lors("train", config, "train.repeat=true", "--force")
     assert same(adapter(tmp_path), broken)
@@ -222,43 +217,14 @@ def test_the_adapter_of_the_lowest_held_out_loss_is_kept(
     )
     lors("prune", config)
     lors("train", config)
-    found, best = manifest(tmp_path), adapter(tmp_path)
+    facts, best = manifest(tmp_path), adapter(tmp_path)
     evaluated = {line["step"]: line["eval_loss"] for line in log(tmp_path) if "eval_loss" in line}
     assert list(evaluated) == [3, 6, 9, 12, 15, 16]
-    assert found["eval_loss"] == min(evaluated.values())
-    assert found["kept_step"] == min(evaluated, key=lambda step: evaluated[step]) < 16
+    assert facts["eval_loss"] == min(evaluated.values())
+    assert facts["kept_step"] == min(evaluated, key=lambda step: evaluated[step]) < 16
     lors("train", config, "--force", "train.keep=last")
     assert manifest(tmp_path)["kept_step"] == 16
     assert not same(adapter(tmp_path), best)
-
-
-def test_a_best_adapter_that_cannot_be_written_leaves_the_earlier_one(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_config(
-        train__eval_dataset={"path": "python-topics", "split": "test", "limit": 1},
-        train__eval_steps=2,
-        train__max_steps=8,
-        train__save_steps=2,
-    )
-    lors("prune", config)
-    lors("train", config)
-    unbroken = adapter(tmp_path)
-    (tmp_path / "run/adapter").rename(tmp_path / "unbroken")
-    with monkeypatch.context() as patch:
-        save = checkpoint.save_adapters
-
-        def full(adapters: Any, directory: Path) -> None:
-            save(adapters, directory)
-            if "best-6" in directory.name:
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-        patch.setattr(checkpoint, "save_adapters", full)
-        lors("train", config, status=1)
-    places = {path.name for path in (tmp_path / "run/.adapter.partial/work/checkpoints").iterdir()}
-    assert places == {"checkpoint-2", "checkpoint-4", "best-4"}
-    lors("train", config)
-    assert same(adapter(tmp_path), unbroken)
 
 
 def test_a_teacher_is_learnt_from_and_left_alone(
@@ -274,8 +240,8 @@ def test_a_teacher_is_learnt_from_and_left_alone(
     lors("prune", config)
     before = {path.name: path.read_bytes() for path in teacher.iterdir()}
     lors("train", config)
-    found = losses(tmp_path)
-    assert min(found[6:]) < 0.97 * found[0]
+    learnt = losses(tmp_path)
+    assert min(learnt[6:]) < 0.97 * learnt[0]
     assert {path.name: path.read_bytes() for path in teacher.iterdir()} == before
     held_out = "train.eval_dataset={path: python-topics, split: test, limit: 1}"
     measured = []

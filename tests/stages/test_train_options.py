@@ -12,19 +12,10 @@ from typer.testing import Result
 
 from lors_cli.adapters import METHODS
 from lors_cli.models import memory
-from tests.stages.test_train import adapter, log
+from tests.training.outcome import adapter, losses, manifest, same
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
-
-
-def manifest(tmp_path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tmp_path / "run/adapter/lors.json").read_text())
-    return found
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 @pytest.mark.parametrize(
@@ -41,19 +32,19 @@ def test_a_packed_base_and_kept_merged_weights_change_no_bit(
         train__gradient_checkpointing=checkpointing,
     )
     lors("prune", config)
-    found, losses = [], []
+    adapters, lines = [], []
     for base, cache in (("dense", "off"), ("dense", "auto"), ("packed", "off"), ("packed", "full")):
         lors("train", config, f"train.base={base}", f"train.merge_cache={cache}", "--force")
-        found.append(adapter(tmp_path))
-        losses.append([line["loss"] for line in log(tmp_path) if "loss" in line])
+        adapters.append(adapter(tmp_path))
+        lines.append(losses(tmp_path))
         kept = manifest(tmp_path).get("merge_cache")
         assert (kept is None) == (cache == "off")
     uses = 14 * 4 * (6 if checkpointing else 4)  # forward, backward and recomputation in both micro-batches of 4 steps
     if not checkpointing:
         uses -= 3 * 2 * 4  # nothing before the first block's q, k and v needs a gradient
     assert kept == {"linears": 14, "merges": 14 * 4, "hits": uses - 14 * 4}  # merged once a linear and step
-    assert all(same(one, found[0]) for one in found)
-    assert all(one == losses[0] for one in losses)
+    assert all(same(one, adapters[0]) for one in adapters)
+    assert all(one == lines[0] for one in lines)
 
 
 def test_how_things_are_kept_is_no_other_request(lors: Lors, write_config: WriteConfig) -> None:
@@ -179,38 +170,8 @@ def test_a_base_that_packing_would_enlarge_is_refused(
     assert not (tmp_path / "run/adapter").exists()
 
 
-def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lors_cli.config.schema import Train, TrainingDataset
-    from lors_cli.errors import RequestError
-    from lors_cli.training.needs import Needs
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
-    section = Train(method="lors", dataset=TrainingDataset(path="python-topics"))
-    with pytest.raises(RequestError, match="bfloat16 on Tesla T4"):
-        Needs(trained=0, weights=0, cache=0, loss=0).check(section, "bfloat16", torch.device("cuda"))
-
-
 def test_a_packed_adapter_merges_like_any_other(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config(train__base="packed", prune__sparsity="1:4")
     lors("run", config)
     merged, pruned = (load_file(tmp_path / f"run/{name}/model.safetensors") for name in ("merged", "pruned"))
     assert all(((pruned[name] == 0) <= (merged[name] == 0)).all() for name in pruned if "proj" in name)
-
-
-def test_auto_leaves_room_for_longer_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch import nn
-
-    from lors_cli.adapters import LoRS
-    from lors_cli.config.schema import Train, TrainingDataset
-    from lors_cli.training.effective_cache import TrainingCache
-
-    section = Train(method="lors", dataset=TrainingDataset(path="x"), sequence_length=100, micro_batch_size=1)
-    for tokens, kept in ((100, 1), (50, 1), (10, 0)):
-        adapters = {"0.up": LoRS(nn.Linear(8, 8), rank=1, alpha=1)}
-        cache = TrainingCache(section, adapters, torch.device("cpu"), 0)
-        # 256 bytes to keep beside 128 for the optimiser; the micro-batch took 300 above the weights
-        monkeypatch.setattr(memory, "never_used", lambda _: 1000)
-        monkeypatch.setattr(memory, "peak_above_now", lambda _: 300)
-        cache.after_micro_batch(tokens)
-        assert cache.facts()["merge_cache"]["linears"] == kept

@@ -36,8 +36,8 @@ def test_any_chunk_gives_the_loss_and_the_gradient_of_all_logits(
     sums = chunked_loss(states, head, targets)
     torch.testing.assert_close(sums.loss, wanted, rtol=1e-12, atol=0)
     torch.testing.assert_close(sums.data, wanted.detach(), rtol=1e-12, atol=0)
-    (found,) = torch.autograd.grad(3 * sums.loss, states)
-    torch.testing.assert_close(found, 3 * torch.autograd.grad(wanted, states)[0], rtol=1e-12, atol=1e-14)
+    (gradient,) = torch.autograd.grad(3 * sums.loss, states)
+    torch.testing.assert_close(gradient, 3 * torch.autograd.grad(wanted, states)[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(0.3, 2.0), (1.0, 1.0), (0.5, 0.7)])
@@ -54,8 +54,8 @@ def test_a_teacher_of_another_width_against_kl_div(
     sums = chunked_loss(states, head, targets, teacher)
     for one, other in zip(sums, (wanted, data, divergence), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
-    (found,) = torch.autograd.grad(sums.loss, states)
-    torch.testing.assert_close(found, torch.autograd.grad(wanted, states)[0], rtol=1e-11, atol=1e-14)
+    (gradient,) = torch.autograd.grad(sums.loss, states)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted, states)[0], rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("taught", [False, True])
@@ -78,12 +78,12 @@ def test_the_gradient_of_bfloat16_states() -> None:
     states, head, targets = head_inputs(bias=False)
     rounded = states.detach().bfloat16().requires_grad_()
     weight = head.weight.bfloat16()
-    (found,) = torch.autograd.grad(chunked_loss(rounded, Head(weight, None), targets).loss, rounded)
+    (gradient,) = torch.autograd.grad(chunked_loss(rounded, Head(weight, None), targets).loss, rounded)
     exact = rounded.detach().double().requires_grad_()
     loss = F.cross_entropy(F.linear(exact, weight.double()), targets, reduction="sum")
     (wanted,) = torch.autograd.grad(loss, exact)
-    assert found.dtype == torch.bfloat16
-    assert (found.double() - wanted).norm() < 0.01 * wanted.norm()
+    assert gradient.dtype == torch.bfloat16
+    assert (gradient.double() - wanted).norm() < 0.01 * wanted.norm()
 
 
 def test_only_the_gradient_of_the_states_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,8 @@ def model(request: pytest.FixtureRequest, dense: Path) -> LlamaForCausalLM:
 
 def logits(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(**{key: tensor for key, tensor in batch.items() if key != "labels"}).logits
-    return found
+        predicted: Tensor = model(**{key: tensor for key, tensor in batch.items() if key != "labels"}).logits
+    return predicted
 
 
 def loss(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> float:

@@ -2,8 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,11 @@ COMMON = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 2,
+    "pad_token_id": 0,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 4,
     "max_position_embeddings": 64,
-    "pad_token_id": 0,
     "initializer_range": 0.3,  # logits that are not all the same
 }
 DISTILLATIONS = [(0.3, 2.0), (1.0, 1.0), (0.5, 0.7)]
@@ -106,9 +104,9 @@ def test_the_models_loss_and_the_adapters_gradients(
     loss = module(**batch())["loss"]
     torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
     assert module.parts == {"loss_data": loss}
-    for found, exact in zip(gradients(loss, model), gradients(wanted, model), strict=True):
+    for gradient, exact in zip(gradients(loss, model), gradients(wanted, model), strict=True):
         assert exact.any()
-        torch.testing.assert_close(found, exact, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(gradient, exact, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("in_chunks", [False, True])
@@ -121,8 +119,8 @@ def test_distillation(monkeypatch: pytest.MonkeyPatch, in_chunks: bool, weight: 
     wanted = oracle(model, batch(), teacher, weight, temperature)
     loss = module(**batch())["loss"]
     torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=0)
-    for found, exact in zip(gradients(loss, model), gradients(wanted, model), strict=True):
-        torch.testing.assert_close(found, exact, rtol=1e-11, atol=1e-13)
+    for gradient, exact in zip(gradients(loss, model), gradients(wanted, model), strict=True):
+        torch.testing.assert_close(gradient, exact, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(module.parts["loss_data"], oracle(model, batch()), rtol=1e-12, atol=0)
     alone = oracle(model, batch(), teacher, 1, temperature)
     torch.testing.assert_close(module.parts["loss_teacher"], alone, rtol=1e-12, atol=0)
@@ -253,8 +251,8 @@ def test_a_soft_cap_is_kept_and_said_once(caplog: pytest.LogCaptureFixture, capp
     assert message.startswith("train.chunked_loss: not for Gemma2ForCausalLM")
     wanted = oracle(model, batch(), teacher, 0.5 if teacher else 0.0)
     torch.testing.assert_close(losses[1], wanted, rtol=1e-12, atol=0)
-    for found, exact in zip(gradients(losses[1], model), gradients(wanted, model), strict=True):
-        torch.testing.assert_close(found, exact, rtol=1e-11, atol=1e-13)
+    for gradient, exact in zip(gradients(losses[1], model), gradients(wanted, model), strict=True):
+        torch.testing.assert_close(gradient, exact, rtol=1e-11, atol=1e-13)
 
 
 def test_the_teacher_is_left_alone_and_no_part_of_the_module() -> None:
@@ -278,22 +276,12 @@ def test_a_teacher_of_another_vocabulary_is_refused() -> None:
         LanguageModelLoss(build(), teacher=build(vocab_size=41))
 
 
-@contextmanager
-def one_process(directory: Path) -> Iterator[None]:
-    dist.init_process_group("gloo", init_method=f"file://{directory}/group", rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 @pytest.mark.skipif(not dist.is_available(), reason="this build of PyTorch has no torch.distributed")
-def test_gradients_arrive_under_ddp(tmp_path: Path) -> None:
+def test_gradients_arrive_under_ddp(alone: None) -> None:
     model = adapted()
     module = LanguageModelLoss(model, teacher=build(seed=1))
     wanted = gradients(module(**batch())["loss"], model)
-    with one_process(tmp_path):
-        nn.parallel.DistributedDataParallel(module)(**batch())["loss"].backward()
+    nn.parallel.DistributedDataParallel(module)(**batch())["loss"].backward()
     for tensor, exact in zip(trained(model), wanted, strict=True):
         torch.testing.assert_close(tensor.grad, exact, rtol=1e-12, atol=1e-14)
 

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from typer.testing import Result
 from lors_cli.errors import RequestError
 from lors_cli.models import load
 from tests.training import processes
+from tests.training.outcome import CHECKPOINTS, losses, manifest
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -43,16 +43,6 @@ def config(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> Path:
     return path
 
 
-def losses(tmp_path: Path, key: str = "loss") -> list[float]:
-    lines = (tmp_path / "run/adapter/training_log.jsonl").read_text().splitlines()
-    return [line[key] for line in map(json.loads, lines) if key in line]
-
-
-def facts(tmp_path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((tmp_path / "run/adapter/lors.json").read_text())
-    return found
-
-
 @pytest.mark.parametrize(
     ("parallel", "options"),
     [
@@ -67,11 +57,11 @@ def test_two_processes_reach_the_losses_of_one(
     lors: Lors, config: Path, tmp_path: Path, parallel: str, options: list[str]
 ) -> None:
     lors("train", config, *options)
-    alone, held_out, before = losses(tmp_path), losses(tmp_path, "eval_loss"), facts(tmp_path)
+    alone, held_out, before = losses(tmp_path), losses(tmp_path, "eval_loss"), manifest(tmp_path)
     (tmp_path / "run/adapter").rename(tmp_path / "alone")
     processes.train(2, config, *options, f"train.parallel={parallel}")
-    assert facts(tmp_path)["processes"] == 2
-    assert facts(tmp_path)["tokens"] == before["tokens"]
+    assert manifest(tmp_path)["processes"] == 2
+    assert manifest(tmp_path)["tokens"] == before["tokens"]
     assert losses(tmp_path) == pytest.approx(alone, rel=1e-5)
     assert losses(tmp_path, "eval_loss") == pytest.approx(held_out, rel=1e-5)
     lors("merge", config, *options)
@@ -99,7 +89,7 @@ def test_a_run_that_loses_a_process_goes_on_alone(lors: Lors, config: Path, tmp_
     lors("train", config, *streaming)
     alone = losses(tmp_path)
     (tmp_path / "run/adapter").rename(tmp_path / "alone")
-    checkpoints = tmp_path / "run/.adapter.partial/work/checkpoints"
+    checkpoints = tmp_path / CHECKPOINTS
     for goal in (4, 8):  # the second pair resumes what the first left
         children = processes.start(2, config, [f"train.parallel={parallel}", *streaming], log=tmp_path / "messages")
         processes.until(lambda goal=goal: (checkpoints / f"checkpoint-{goal}").exists())  # type: ignore[misc]
@@ -116,7 +106,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(lors: Lors, config: 
     lors("train", config)
     alone = losses(tmp_path)
     (tmp_path / "run/adapter").rename(tmp_path / "alone")
-    checkpoints = tmp_path / "run/.adapter.partial/work/checkpoints"
+    checkpoints = tmp_path / CHECKPOINTS
     overrides = ["train.save_steps=100", "train.keep_checkpoints=1"]
     children = processes.start(2, config, overrides, log=tmp_path / "messages")
     partial = tmp_path / "run/.adapter.partial/training_log.jsonl"
@@ -127,20 +117,6 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(lors: Lors, config: 
     assert 3 <= int(saved.name.removeprefix("checkpoint-")) < 20
     processes.train(2, config, *overrides)
     assert losses(tmp_path) == pytest.approx(alone, rel=1e-5)
-
-
-def test_processes_that_cannot_share_a_batch_evenly_are_told(
-    lors: Lors, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    from lors_cli.config.load import load
-    from lors_cli.errors import RequestError
-    from lors_cli.training.batches import Batching
-
-    section = load(config, []).train
-    assert section is not None
-    with pytest.raises(RequestError, match="divides the batch of 4 samples among 3 processes"):
-        Batching.of(section, 1)
 
 
 def test_a_numbered_gpu_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
