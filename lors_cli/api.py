@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import adapters
-from lors_cli.adapters import Adapter, LoRS, LowRankAdapter, fit
+from lors_cli.adapters import fit
 from lors_cli.adapters.attached import Settings, find, unwrapped, whole
-from lors_cli.adapters.base import Checkpointing
+from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient
+from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.artifacts import adapter_file
 from lors_cli.errors import RequestError, nearest
@@ -91,24 +92,24 @@ def attach(
         ValueError: the request does not fit the model or the method; the model is as it was.
 
     """
-    kind = _formulation(method, formulation)
+    way = _formulation(method, formulation)
     for argument, value, known in (
-        ("dropout", dropout, "dropout" in kind.options),
-        ("adapter_checkpointing", adapter_checkpointing, "adapter_checkpointing" in kind.options),
-        ("stochastic", stochastic, "merge_rounding" in kind.options),
-        ("packed", packed, "packed" in kind.bases),
+        ("dropout", dropout, "dropout" in way.options.model_fields),
+        ("adapter_checkpointing", adapter_checkpointing, "adapter_checkpointing" in way.options.model_fields),
+        ("stochastic", stochastic, "merge_rounding" in way.options.model_fields),
+        ("packed", packed, "packed" in way.bases),
     ):
         if value and not known:
-            raise ValueError(f"{argument}={value!r}: {method} ({kind.__name__}) has no such option; leave it out")
+            raise ValueError(f"{argument}={value!r}: {method} ({way.class_name}) has no such option; leave it out")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
         )
-    names = _targets(model, kind, rank, target_modules, packed=packed)
+    names = _targets(model, way.adapter, rank, target_modules, packed=packed)
     options: dict[str, Any] = {"rank": rank, "alpha": alpha, "dropout": dropout}
-    options |= {"stochastic": True} if stochastic else {}
+    options |= {"adapter_checkpointing": adapter_checkpointing, **({"stochastic": True} if stochastic else {})}
     base = "packed" if packed else "dense"
-    attached = replace_linears(model, names, kind, base=base, adapter_checkpointing=adapter_checkpointing, **options)
+    attached = replace_linears(model, names, way.adapter, base=base, **options)
     Settings(method, rank, alpha, dropout).keep_in(model)
     if stochastic:
         for adapter in attached.values():
@@ -236,13 +237,13 @@ def load_adapter(model: Model, directory: str | PathLike[str]) -> Model:
     return model
 
 
-def _formulation(method: str, formulation: str | None) -> type[Adapter]:
+def _formulation(method: str, formulation: str | None) -> adapters.Formulation:
     if method not in adapters.METHODS:
         raise ValueError(f"an adapter method, got {method!r}: {nearest(method, list(adapters.METHODS))}")
     ways = adapters.METHODS[method].formulations
     if formulation is not None and formulation not in ways:
         raise ValueError(f"a formulation of {method}, got {formulation!r}: {nearest(formulation, list(ways))}")
-    return ways[formulation] if formulation else adapters.METHODS[method].adapter
+    return adapters.METHODS[method].formulation(formulation)
 
 
 def _targets(

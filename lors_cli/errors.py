@@ -7,6 +7,8 @@
 A ``RequestError`` carries every problem that was found, so that a file with three mistakes is corrected once.
 """
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 
@@ -29,10 +31,12 @@ class Problem:
     got: str
     remedy: str
     file: str | None = None
+    line: int | None = None
 
     def __str__(self) -> str:
-        where = f"{self.file}: {self.key}" if self.file else self.key
-        return f"{where}\n  expected: {self.expected}\n  got:      {self.got}\n  remedy:   {self.remedy}"
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        key = f"{where}: {self.key}" if where else self.key
+        return f"{key}\n  expected: {self.expected}\n  got:      {self.got}\n  remedy:   {self.remedy}"
 
 
 class RequestError(LorsError):
@@ -55,9 +59,7 @@ def request_error(key: str, expected: str, got: object, remedy: str, file: objec
     return RequestError(Problem(key, expected, str(got), remedy, str(file) if file is not None else None))
 
 
-def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
+def nearest(name: str, known: Collection[str]) -> str:
     """A hint that names the closest of the `known` names, or lists them when none is close."""
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-_NOT_GIVEN: Any = object()
+_NONE: Any = object()
 
 
 class Options(BaseModel):
@@ -14,20 +14,12 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def arguments(self) -> dict[str, Any]:
-        """The values that the method's function, or module, takes as keyword arguments."""
-        return {
-            name: getattr(self, name) for name, field in type(self).model_fields.items() if extra(field)["argument"]
-        }
+        """The keyword arguments by which the method's function or module takes the options."""
+        return dict(self)
 
 
 def option(
-    default: Any,
-    description: str,
-    *,
-    without: str = "has no such option",
-    off: Any = _NOT_GIVEN,
-    argument: bool = True,
-    **limits: Any,
+    default: Any, description: str, *, without: str = "has no such option", off: Any = _NONE, **limits: Any
 ) -> Any:
     """A field of `Options`.
 
@@ -37,15 +29,14 @@ def option(
         without: completes "METHOD ..." and says why a method without this option has nothing to set.
         off: what a config may say nevertheless for a method without it, because it means "not at all". If there is no
             such value, a config of another method must not have the key.
-        argument: whether the method's function takes it; if not, whoever calls the function acts on it.
         limits: pydantic's, such as ``ge=0``.
 
     """
-    facts = {"without": without, "argument": argument} | ({} if off is _NOT_GIVEN else {"off": off})
+    facts = {"without": without} | ({} if off is _NONE else {"off": off})
     return Field(default, description=description, json_schema_extra=facts, **limits)
 
 
-def extra(field: FieldInfo) -> dict[str, Any]:
-    """What `option` was told about a field beyond its value: without, argument, and off where there is one."""
-    facts: Any = field.json_schema_extra
-    return dict(facts)
+def facts(field: FieldInfo) -> dict[str, Any]:
+    """What `option` was told beyond the value: `without`, and `off` if there is one."""
+    told: Any = field.json_schema_extra
+    return dict(told)

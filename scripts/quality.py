@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lors_cli import adapters, console, pipeline
-from lors_cli.adapters import LoRS
+from lors_cli.adapters.lors import LoRS
 from lors_cli.artifacts import files
 from lors_cli.config.schema import Config
 from lors_cli.data import windows

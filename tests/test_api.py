@@ -17,7 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
-from lors_cli.adapters import METHODS, Adapter, LoRS
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.lors import LoRS
 from lors_cli.api import attach, load, load_adapter, save_adapter, start_from_gradient
 from lors_cli.artifacts import adapter_file, files
 from lors_cli.errors import LorsError

@@ -17,28 +17,46 @@ Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
 
 
-def test_help_imports_nothing_heavy() -> None:
+HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
+COMMANDS = ("run", "prune", "train", "merge", "eval", "inspect", "methods", "schema")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said", "heavy"),
+    [
+        (["--help"], 0, COMMANDS, {*HEAVY, "pydantic", "numpy"}),
+        (["methods"], 0, ["sparsegpt", "lors"], HEAVY),
+        (["schema"], 0, ["sparsegpt", "prune", "damping"], HEAVY),
+        (["prune", "CONFIG", "prune.metod=wanda"], 2, ["prune.metod", "did you mean 'method'?"], HEAVY),
+        (["run", "CONFIG", "train.dropout=0.5"], 2, ["train.dropout", "no path to drop"], HEAVY),
+        (["eval", "CONFIG", "eval=null", "prune.sparsity=1:1"], 2, ["prune.sparsity", "0 < N < M"], HEAVY),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_needs_no_model_imports_nothing_heavy(
+    write_config: WriteConfig, command: list[str], status: int, said: list[str], heavy: set[str]
+) -> None:
+    arguments = [str(write_config()) if word == "CONFIG" else word for word in command]
     script = (
-        "import sys; sys.argv = ['lors', '--help']\n"
+        f"import sys; sys.argv = ['lors', *{arguments}]\n"
         "from lors_cli.cli import main\n"
-        "try: main()\nexcept SystemExit as stop: assert stop.code == 0\n"
-        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'lm_eval'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        f"try: main()\nexcept SystemExit as stop: assert stop.code == {status}\n"
+        f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "prune", "train", "merge", "eval", "inspect", "methods"):
-        assert command in done.stdout
+    for words in said:
+        assert words in done.stdout + done.stderr
 
 
 def test_methods_lists_every_method(lors: Lors) -> None:
     shown = lors("methods").stdout
-    for name in (*pruning.all_methods(), *adapters.METHODS):
-        assert f"  {name} " in shown
-    for paper in [row.paper for row in pruning.all_methods().values()] + [
-        row.paper for row in adapters.METHODS.values()
-    ]:
-        assert paper in shown
+    equations = {len(line) - len(line.lstrip()) for line in shown.splitlines() if "arXiv" in line}
+    assert len(equations) == 1, "the second column is aligned"
+    for rows in (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS, adapters.METHODS):
+        for name, row in rows.items():
+            assert f"  {name} " in shown
+            assert row.paper in shown
 
 
 def test_run_does_the_whole_job_and_a_second_run_nothing(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
@@ -127,7 +145,7 @@ def test_two_runs_in_one_directory_are_refused(lors: Lors, write_config: WriteCo
 
 
 @pytest.mark.parametrize(
-    "pruner", [name for name, row in pruning.all_methods().items() if name != "from_mask" and not row.structured]
+    "pruner", [name for name, row in pruning.METHODS.items() if not row.reads_mask] + list(pruning.STRUCTURED)
 )
 def test_a_model_with_bf16_weights_two_shards_and_an_untied_head(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path, pruner: str

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from tests.stages.test_evaluate import interrupt_second_perplexity
+from tests.evaluation.test_evaluate import interrupt_second_perplexity
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]

@@ -1,96 +1,168 @@
-"""Adapter methods: modules around a frozen linear. ``METHODS`` is the registry."""
+"""Adapter methods: modules around a frozen linear. ``METHODS`` is the registry; reading it does not import torch.
+
+docs/add-a-method.md shows how to add one.
+"""
 
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
-from lors_cli.adapters.base import Adapter, LowRankAdapter
-from lors_cli.adapters.full import Full
-from lors_cli.adapters.lora import LoRA
-from lors_cli.adapters.lors import LoRS
-from lors_cli.adapters.lors_listing import LoRSListing
-from lors_cli.adapters.packed_linear import PackedLinear
-from lors_cli.adapters.spp import SPP, SPPColumns
-from lors_cli.adapters.spp_fused import SPPFused
-from lors_cli.adapters.sqft import SQFT
+from lors_cli.options import Options, option
 
-__all__ = [
-    "METHODS",
-    "SPP",
-    "SQFT",
-    "Adapter",
-    "Full",
-    "LoRA",
-    "LoRS",
-    "LowRankAdapter",
-    "Method",
-    "PackedLinear",
-]
+if TYPE_CHECKING:
+    from lors_cli.adapters.base import Adapter
+
+
+class DropoutOptions(Options):
+    """Of formulations that compute the update as a term of its own."""
+
+    dropout: float = option(
+        0.0,
+        "probability of dropping an input of the update",
+        without="computes with the effective weight and has no path to drop",
+        off=0.0,
+        ge=0,
+        lt=1,
+    )
+
+
+class CheckpointingOptions(Options):
+    """Of formulations that save tensors of the weight's size for backward."""
+
+    adapter_checkpointing: bool | Literal["reentrant"] = option(
+        False,
+        "whether backward computes the method's own tensors again instead of keeping them (SQFT-gc, SPP-gc); reentrant"
+        " does it as older checkpoints of PyTorch do",
+        without="saves nothing that it could recompute",
+        off=False,
+    )
+
+
+class SPPOptions(DropoutOptions, CheckpointingOptions):
+    """The options of SPP as it is listed."""
+
+
+class LoRSOptions(Options):
+    """The options of LoRS."""
+
+    merge_cache: Literal["auto", "off", "full"] = option(
+        "auto",
+        "which effective weights are kept within an optimiser step: auto keeps those that fit into free memory",
+        without="keeps no effective weight",
+        off="off",
+    )
+    merge_rounding: Literal["nearest", "stochastic"] = option(
+        "nearest",
+        "how effective weights are rounded to bfloat16; with stochastic, an update of less than half a unit in the last"
+        " place of a weight still has an effect, on average",
+        without="does not round an effective weight of its own",
+        off="nearest",
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """The cache is the training's; the adapter asks only whether it rounds stochastically."""
+        return {"stochastic": self.merge_rounding == "stochastic"}
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A way to compute a method.
+
+    `implementation` is MODULE:CLASS, imported on first use; `bases` are the forms in which it can have the frozen
+    weight: as it is ("dense"), without its zeros ("packed"), or in 4 bits ("nf4").
+    """
+
+    implementation: str
+    options: type[Options] = Options
+    bases: tuple[str, ...] = ("dense",)
+
+    @property
+    def class_name(self) -> str:
+        """The name of the class."""
+        return self.implementation.partition(":")[2]
+
+    @property
+    def adapter(self) -> "type[Adapter]":
+        """The class."""
+        module, _, name = self.implementation.partition(":")
+        adapter: type[Adapter] = getattr(import_module(module), name)
+        return adapter
 
 
 @dataclass(frozen=True)
 class Method:
     """One row of the registry.
 
-    `formulations`: ways to compute the same, the first one by default; each says which options it has.
-    `keeps_zeros`: the effective weight has the support of the pruned one. `peft_type`: what adapter_config.json says;
-    plain PEFT applies only "LORA" and refuses the others.
+    `formulations`: ways to compute the same, the first one by default. `keeps_zeros`: the effective weight has the
+    support of the pruned one. `low_rank`: the update is a function of lora_B @ lora_A, so that lora_A can start from
+    data, by default as `init` says. `has_rank`: a rank decides on the size of the update. `peft_type`: what
+    adapter_config.json says; plain PEFT applies only "LORA" and refuses the others.
     """
 
-    formulations: dict[str, type[Adapter]]
+    formulations: dict[str, Formulation]
     keeps_zeros: bool
     equation: str
     paper: str
     peft_type: str
+    low_rank: bool = True
+    has_rank: bool = True
+    init: str = "random"
+
+    def formulation(self, name: str | None = None) -> Formulation:
+        """The formulation of that name; the first one without a name."""
+        return self.formulations[name or next(iter(self.formulations))]
 
     @property
-    def adapter(self) -> type[Adapter]:
-        """The default formulation."""
-        return next(iter(self.formulations.values()))
-
-    @property
-    def low_rank(self) -> bool:
-        """Whether the update is a low-rank product, so that lora_A can start from data."""
-        return issubclass(self.adapter, LowRankAdapter)
-
-    @property
-    def has_rank(self) -> bool:
-        """Whether a rank decides on the size of the update."""
-        return self.adapter.shapes(2, 2, 1) != self.adapter.shapes(2, 2, 2)
+    def adapter(self) -> "type[Adapter]":
+        """The class of the first formulation."""
+        return self.formulation().adapter
 
 
 METHODS = {
     "lors": Method(
-        formulations={"fused": LoRS, "listing": LoRSListing},
+        formulations={
+            "fused": Formulation("lors_cli.adapters.lors:LoRS", LoRSOptions, ("dense", "packed")),
+            "listing": Formulation("lors_cli.adapters.lors_listing:LoRSListing"),
+        },
         keeps_zeros=True,
         equation="W' = (W + s BA) * M; own backward: saves X, rebuilds W', straight-through gradients for A and B",
         paper="Hu et al. 2025, arXiv 2501.08582",
         peft_type="LORS",
+        init="gradient",
     ),
     "spp": Method(
-        formulations={"listing": SPP, "columns": SPPColumns, "merged": SPPFused},
+        formulations={
+            "listing": Formulation("lors_cli.adapters.spp:SPP", SPPOptions),
+            "columns": Formulation("lors_cli.adapters.spp:SPPColumns", DropoutOptions),
+            "merged": Formulation("lors_cli.adapters.spp_fused:SPPFused"),
+        },
         keeps_zeros=True,
         equation="W' = W + s W * repeat(alpha, R/r) * beta",
         paper="Lu et al. 2024, arXiv 2405.16057",
         peft_type="SPP",
+        low_rank=False,
     ),
     "sqft": Method(
-        formulations={"listing": SQFT},
+        formulations={"listing": Formulation("lors_cli.adapters.sqft:SQFT", CheckpointingOptions)},
         keeps_zeros=True,
         equation="W' = W + s (BA) * M, by autograd",
         paper="Munoz et al. 2024, arXiv 2410.03750",
         peft_type="SQFT",
     ),
     "lora": Method(
-        formulations={"eager": LoRA},
+        formulations={"eager": Formulation("lors_cli.adapters.lora:LoRA", DropoutOptions, ("dense", "nf4"))},
         keeps_zeros=False,
         equation="Y = X W^T + s (X A^T) B^T; merged densely, or masked only at the merge (LoRA*)",
         paper="Hu et al. 2021, arXiv 2106.09685",
         peft_type="LORA",
     ),
     "full": Method(
-        formulations={"masked": Full},
+        formulations={"masked": Formulation("lors_cli.adapters.full:Full")},
         keeps_zeros=True,
         equation="W' = W + D * M, D (R, C) trained as a whole: no low-rank product, the upper baseline",
         paper="masked fine-tuning of every weight",
         peft_type="FULL",
+        low_rank=False,
+        has_rank=False,
     ),
 }

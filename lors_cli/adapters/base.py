@@ -29,8 +29,6 @@ class Adapter(nn.Module):
     """
 
     parameter_names: ClassVar[tuple[str, ...]]
-    # Which settings of a training it has, by their names in a config.
-    options: ClassVar[frozenset[str]] = frozenset()
     # In which forms it can have the frozen weight.
     bases: ClassVar[tuple[str, ...]] = ("dense",)
 

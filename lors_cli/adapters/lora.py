@@ -13,7 +13,6 @@ from lors_cli.adapters.base import LowRankAdapter, low_rank_sum
 class LoRA(LowRankAdapter):
     """The low-rank update as its own path beside the frozen linear."""
 
-    options = frozenset({"dropout"})
     bases = ("dense", "nf4")
 
     def forward(self, x: Tensor) -> Tensor:

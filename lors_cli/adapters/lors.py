@@ -41,7 +41,6 @@ class LoRS(LowRankAdapter):
 
     """
 
-    options = frozenset({"merge_cache", "merge_rounding"})
     bases = ("dense", "packed")
     rounding_seed: Tensor | None
     slot: effective_cache.Slot | None = None  # where W' is kept between uses

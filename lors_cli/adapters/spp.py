@@ -25,7 +25,6 @@ class SPP(Adapter):
     """A multiplicative update: one learned factor for each weight, built from a few columns and rows."""
 
     parameter_names = ("spp_alpha", "spp_beta")
-    options = frozenset({"dropout", "adapter_checkpointing"})
 
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__(linear, **options)
@@ -62,8 +61,6 @@ class SPP(Adapter):
 
 class SPPColumns(SPP):
     """SPP by the paper's Eq. 7: each slice of outputs sees X scaled by its row of alpha; no factor of W's size."""
-
-    options = frozenset({"dropout"})
 
     def _update(self, x: Tensor) -> Tensor:
         x, alpha = self.dropout(x), self.spp_alpha.to(x.dtype)

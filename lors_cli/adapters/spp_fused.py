@@ -21,8 +21,6 @@ from lors_cli.adapters.spp import SPP
 class SPPFused(SPP):
     """SPP as one product with the effective weight (``formulation: merged``), which leaves no path for a dropout."""
 
-    options = frozenset()
-
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
         x = self._as_multiplied(x)

@@ -14,8 +14,6 @@ from lors_cli.adapters.base import LowRankAdapter
 class SQFT(LowRankAdapter):
     """The masked low-rank update, added to the weight before the product with X."""
 
-    options = frozenset({"adapter_checkpointing"})
-
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
         return self._checkpointed(self._forward, x)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lors_cli.adapters import METHODS, Adapter
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.effective_cache import EffectiveCache
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.benchmark.roofline import Setting, Shape
@@ -134,7 +135,7 @@ class Subject:
         self.setting, self.variant = setting, variant
         self.adapters: dict[str, Adapter] = {}
         if variant.method:
-            kind = METHODS[variant.method].formulations[variant.formulation or ""]
+            kind = METHODS[variant.method].formulation(variant.formulation).adapter
             options = {"rank": setting.rank, "alpha": setting.rank, **variant.options}
             self.adapters = replace_linears(
                 self.model, names(base, setting.scope), kind, base="packed" if variant.packed else "dense", **options

@@ -1,4 +1,4 @@
-"""The commands that read or make a directory without a config, and the list of methods."""
+"""The commands that read or make a directory without a config."""
 
 import json
 from pathlib import Path
@@ -72,20 +72,3 @@ def unpack(
         from lors_cli.tools.pack import unpack as make
 
         make(Path(packed), Path(output), force=force)
-
-
-@app.command()
-def methods() -> None:
-    """Every pruning and adapter method with its equation and paper."""
-    with reporting(None, debug=False):
-        from lors_cli import adapters, pruning
-
-        for title, table in (
-            ("pruning (prune.method)", pruning.all_methods()),
-            ("adapters (train.method)", adapters.METHODS),
-        ):
-            console.result(title)
-            for name, row in table.items():
-                console.result(f"  {name:10} {row.equation}\n  {'':10} {row.paper}")
-                if len(ways := getattr(row, "formulations", ())) > 1:
-                    console.result(f"  {'':10} formulations: {', '.join(ways)}")

@@ -24,10 +24,11 @@ def _stage_command(name: str, stages: Callable[[object], list[str]], summary: st
         verbose: Verbose = False,
     ) -> None:
         with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
-            from lors_cli import pipeline
             from lors_cli.config.load import load
 
             loaded = load(Path(config), overrides or [])
+            from lors_cli import pipeline  # imports torch
+
             pipeline.run(loaded, stages(loaded), force=force, dry_run=dry_run)
 
     app.command(name, help=summary)(command)
@@ -69,7 +70,6 @@ def evaluate(
 ) -> None:
     """Any of these models -> <output_dir>/eval."""
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
-        from lors_cli import pipeline
         from lors_cli.config.load import load
 
         loaded = load(Path(config), overrides or [])
@@ -78,6 +78,8 @@ def evaluate(
 
             console.result("\n".join(fetch(loaded)))
         else:
+            from lors_cli import pipeline
+
             pipeline.run(loaded, ["eval"], force=force, dry_run=dry_run)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lors_cli.config.fields import Count, Dataset, PathText, Section, one_of
+from lors_cli.config.fields import Count, Dataset, OneOf, PathText, Section, wrong
 from lors_cli.evaluation.presets import PRESETS
 
 
@@ -24,7 +24,7 @@ class Eval(Section):
         description="dense (the first), pruned, aligned, tuned (pruned, with its adapter), merged, or any model",
     )
     perplexity: Perplexity | None = Field(None, description="left out: not measured")
-    preset: Annotated[str, one_of("preset", list(PRESETS))] | None = Field(
+    preset: Annotated[str, OneOf(PRESETS)] | None = Field(
         None, description="a paper's benchmarks: " + ", ".join(PRESETS)
     )
     tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir; beside those of a preset")
@@ -46,5 +46,6 @@ class Eval(Section):
     @model_validator(mode="after")
     def _check(self) -> "Eval":
         if self.perplexity is None and not self.tasks and not self.preset:
-            raise ValueError("perplexity, preset or tasks: nothing to measure otherwise")
+            expected = "perplexity, preset or tasks: nothing to measure otherwise"
+            raise wrong("", expected, "add perplexity: {dataset: ...}, preset: NAME or tasks: [NAME, ...]")
         return self

@@ -1,82 +1,108 @@
-"""The reference page of the config, written from the schema so that it cannot go stale.
+"""What an editor and the docs are told about configs, made from the sections so that neither can go stale.
 
-``python -m lors_cli.config.reference > docs/config.md``
+python -m lors_cli.config.reference    # writes docs/config.md and configs/schema.json
 """
 
+import json
 from collections.abc import Iterator
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
-
-from lors_cli.config.fields import Dataset
-from lors_cli.config.schema import Config, Train, TrainingDataset
+from lors_cli.config.methods import complete
+from lors_cli.config.schema import Config
 
 HEAD = """# Every key of a config file
 
 Made from the schema by `python -m lors_cli.config.reference`. Files are YAML 1.2. Relative paths are relative to the
-directory in which `lors` is started. A stage whose section is left out is not part of `lors run`.
-`DATASET` is described at the end.
+directory in which `lors` is started. A stage whose section is left out is not part of `lors run`. A key that begins
+with names of methods belongs to these alone. `DATASET` is described at the end.
 """
+TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
+Schema = dict[str, Any]
+
+
+def json_schema() -> Schema:
+    """The JSON schema of a config, with the options of all methods."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **complete(Config).model_json_schema()}
+
+
+def schema_text() -> str:
+    """The JSON schema as the text of a file."""
+    return json.dumps(json_schema(), indent=1) + "\n"
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
-    return "\n".join([HEAD, *_tables("", Config), *_tables("DATASET.", TrainingDataset)])
+    """The page of all keys, in Markdown."""
+    schema = json_schema()
+    sections = schema["$defs"]
+    dataset = _rows("DATASET", _keys(sections["Dataset"]), sections)
+    return "\n".join([HEAD, *_section("", schema, sections), "## DATASET\n", *_table(dataset)])
 
 
-def _tables(prefix: str, model: type[BaseModel]) -> Iterator[str]:
-    subsections = []
-    yield f"## {prefix.rstrip('.') or 'Top level'}\n"
-    if prefix and model.__doc__:
-        yield f"{model.__doc__}\n"
-    fields = model.model_fields
-    if issubclass(model, Train) and model is not Train:
+def _section(prefix: str, section: Schema, sections: dict[str, Schema]) -> Iterator[str]:
+    """The part of the page about a section, and the parts about those in it."""
+    yield f"## {prefix or 'Top level'}\n"
+    keys = section["properties"]
+    if prefix:
+        yield f"{section['description']}\n"
+    if prefix == "align":
         yield "The keys of `train`, apart from:\n"
-        fields = {name: fields[name] for name in model.__annotations__}
+        keys = {name: key for name, key in keys.items() if key != sections["Train"]["properties"].get(name)}
+    yield from _table(_rows(prefix, keys, sections))
+    for name, key in keys.items():
+        if (inner := _reference(key)) and not inner.endswith("Dataset"):
+            yield from _section(f"{prefix}.{name}".strip("."), sections[inner], sections)
+
+
+def _table(rows: Iterator[str]) -> Iterator[str]:
     yield "| key | type | default | meaning |\n|---|---|---|---|"
-    for name, field in fields.items():
-        nested = _nested(field)
-        if nested and not issubclass(nested, Dataset):
-            subsections.append((f"{prefix}{name}.", nested))
-        kind = "DATASET" if nested and issubclass(nested, Dataset) else "section" if nested else _kind(field.annotation)
-        yield f"| `{prefix}{name}` | {kind} | {_default(field)} | {(field.description or '').replace('|', ',')} |"
+    yield from rows
     yield ""
-    for inner, nested in subsections:
-        yield from _tables(inner, nested)
 
 
-def _nested(field: FieldInfo) -> type[BaseModel] | None:
-    candidates = [field.annotation, *get_args(field.annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+def _rows(prefix: str, keys: Schema, sections: dict[str, Schema]) -> Iterator[str]:
+    for name, key in keys.items():
+        path = f"{prefix}.{name}".strip(".")
+        inner, meaning = _reference(key), key.get("description", "").replace("|", "\\|")
+        default = "required" if "default" not in key else _value(key["default"]) if key["default"] is not None else ""
+        yield f"| `{path}` | {_type(key)} | {default} | {meaning} |"
+        if inner and inner.endswith("Dataset"):  # what a data set has in this place alone
+            own = {name: key for name, key in _keys(sections[inner]).items() if name not in _keys(sections["Dataset"])}
+            yield from _rows(path, own, sections)
 
 
-def _kind(annotation: Any) -> str:
-    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
-    name = getattr(annotation, "__name__", "")
-    if name == "Annotated" or hasattr(annotation, "__metadata__"):
-        return _kind(arguments[0])
-    if name == "Pattern":
+def _keys(section: Schema) -> Schema:
+    """The keys of a section, which may also be written in a short form."""
+    keys: Schema = section.get("anyOf", [section])[-1]["properties"]
+    return keys
+
+
+def _reference(key: Schema) -> str | None:
+    """The name of the section, or of the sections in the list, that a key holds; None if it holds a value."""
+    for part in (key, key.get("items", {}), *key.get("anyOf", [])):
+        if "$ref" in part:
+            return str(part["$ref"]).rpartition("/")[2]
+    return None
+
+
+def _type(key: Schema) -> str:
+    """What a key may hold, in words."""
+    if inner := _reference(key):
+        return "DATASET" if inner.endswith("Dataset") else "list of sections" if "items" in key else "section"
+    if key.get("title") == "Sparsity":
         return "fraction or N:M"
-    if annotation in (str, int, float, bool):
-        return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
-    if "Literal" in str(annotation)[:16]:
-        return " or ".join(f"`{argument}`" for argument in arguments)
-    if name == "list":
-        return f"list of {_kind(arguments[0])}"
-    return " or ".join(_kind(argument) for argument in arguments)
+    if "anyOf" in key:
+        return " or ".join(filter(None, map(_type, key["anyOf"])))
+    if values := key.get("enum", [key["const"]] if "const" in key else []):
+        return " or ".join(map(_value, values))
+    return f"list of {_type(key['items'])}" if "items" in key else TYPES[key["type"]]
 
 
-def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
-        return "required"
-    return (
-        ""
-        if field.default is None
-        else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
-    )
+def _value(value: Any) -> str:
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    root = Path(__file__).parents[2]
+    (root / "docs/config.md").write_text(page())
+    (root / "configs/schema.json").write_text(schema_text())

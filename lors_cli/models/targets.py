@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from lors_cli.adapters import Adapter, fit
+from lors_cli.adapters import fit
+from lors_cli.adapters.base import Adapter
 from lors_cli.artifacts import tensors
 from lors_cli.errors import request_error
 from lors_cli.sparsity import mask, packed

@@ -27,7 +27,6 @@ class PermuteOptions(Options):
     permute: bool = option(
         False,
         "whether inputs are reordered so that N:M keeps more, where that folds into the linears before",
-        argument=False,
     )
 
 
@@ -49,11 +48,9 @@ class SparseGPTOptions(Options):
 class StructuredOptions(Options):
     """The options of every structured method."""
 
-    ratio: float = option(
-        ..., "fraction of the attention groups and MLP channels that go, in each block", ge=0, lt=1, argument=False
-    )
-    keep_first: int = option(4, "blocks at the start that stay whole", ge=0, argument=False)
-    keep_last: int = option(2, "blocks at the end that stay whole", ge=0, argument=False)
+    ratio: float = option(..., "fraction of the attention groups and MLP channels that go, in each block", ge=0, lt=1)
+    keep_first: int = option(4, "blocks at the start that stay whole", ge=0)
+    keep_last: int = option(2, "blocks at the end that stay whole", ge=0)
 
 
 class TaylorOptions(StructuredOptions):

@@ -17,6 +17,7 @@ from lors_cli.errors import RequestError, request_error
 from lors_cli.models import load, source, structure
 from lors_cli.run import manifest
 from lors_cli.run.layout import EVALUATED, STAGES
+from lors_cli.sequential.structured import shrink_as_planned
 
 # Where the inputs of each stage come from: the first key of the config that has a value, or the first stage that the
 # config has a section for. The last one counts in any case.
@@ -74,8 +75,6 @@ class Input:
         """
         model = load.skeleton(self.like, trust_remote_code=config.trust_remote_code)
         if self.cut:
-            from lors_cli.stages.prune_structured import shrink_as_planned
-
             shrink_as_planned(self.cut, model)
         return model
 
@@ -181,4 +180,4 @@ class Graph:
     def _cut(self) -> Prune | None:
         """The prune section, if it makes the model smaller."""
         section = self.config.prune
-        return section if section and pruning.all_methods()[section.method].structured else None
+        return section if section and section.method in pruning.STRUCTURED else None

@@ -61,7 +61,7 @@ class Recipe:
 
     def options(self, row: Row) -> Options:
         """The values of the options of `row`."""
-        return options_of(self.section, row)
+        return self.section.values(row.options)
 
     def with_profile(self, shares: list[float], prefix: str) -> "Recipe":
         """Spread the asked sparsity over the blocks by what the profile measured in each of them.
@@ -81,11 +81,6 @@ class Recipe:
         levels = self.profile.spread(shares, sizes, self.section.sparsity.sparsity, self.options(self.profile))
         spread: dict[str, Pattern | None] = {name: Pattern(levels[block]) for name, block in block_of.items()}
         return replace(self, targets={**self.targets, **spread})
-
-
-def options_of(section: Prune, row: Row) -> Options:
-    """The values that a section of the config has for the options of a registry row."""
-    return row.options(**{name: getattr(section, name) for name in row.options.model_fields})
 
 
 def build(section: Prune, linears: dict[str, nn.Linear], masks: TensorFiles | None) -> Recipe:

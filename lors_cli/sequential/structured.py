@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import console
+from lors_cli.config.prune import Prune
 from lors_cli.errors import request_error
 from lors_cli.models.linears import find_blocks
-from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure
-from lors_cli.pruning import StructuredOptions, structured
+from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure, shrink, sizes
+from lors_cli.pruning import STRUCTURED, StructuredOptions, structured
 from lors_cli.pruning.rows import StructuredMethod
 from lors_cli.pruning.structured import Member
 from lors_cli.sequential.gradients import visit_backwards
@@ -132,3 +133,22 @@ def _members(block: nn.Module) -> tuple[list[Member], list[Member]]:
         member = Member(weight.detach(), weight.grad, by_rows=name in ROWS)
         (channels if (ROWS.get(name) or COLUMNS[name]) == "channels" else groups).append(member)
     return groups, channels
+
+
+def options_for(section: Prune) -> StructuredOptions:
+    """The values that a section of the config has for the options of its structured method."""
+    options = section.values(STRUCTURED[section.method].options)
+    if not isinstance(options, StructuredOptions):
+        raise TypeError(f"the options of {section.method} are not those of a structured method")
+    return options
+
+
+def shrink_as_planned(section: Prune, skeleton: PreTrainedModel) -> None:
+    """Give a (skeleton) original the shapes that `section` will leave.
+
+    Raises:
+        RequestError: its blocks are not of Llama's form, or no block is to be pruned.
+
+    """
+    reduction = Reduction.of(options_for(section), skeleton, sizes(skeleton, "model"))
+    shrink(skeleton, reduction.structure())

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import console
-from lors_cli.adapters import METHODS, Adapter, fit
+from lors_cli.adapters import METHODS, fit
+from lors_cli.adapters.base import Adapter
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge

@@ -42,7 +42,7 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     section = common.section(config, "prune", config.prune)
-    if pruning.all_methods()[section.method].structured:
+    if section.method in pruning.STRUCTURED:
         return prune_structured.prepare(config, section, graph)
     key = "prune.input" if section.input else "model"
     calibration = section.calibration
@@ -119,7 +119,7 @@ def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: boo
         LorsError: the files do not hold the pattern.
 
     """
-    slack = VARIANT_SLACK if recipe.section.variant else 0.0
+    slack = VARIANT_SLACK if recipe.section.option("variant") else 0.0
 
     def check(name: str, weight: Tensor) -> None:
         pattern = recipe.targets.get(name)

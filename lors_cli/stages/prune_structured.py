@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from lors_cli import processes
 from lors_cli.artifacts import digest, tensors
@@ -18,12 +17,11 @@ from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, measure, source, structure
 from lors_cli.models.structure import Structure
-from lors_cli.pruning import STRUCTURED, StructuredOptions
+from lors_cli.pruning import STRUCTURED
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
-from lors_cli.sequential.recipe import options_of
-from lors_cli.sequential.structured import Reduction, choose
+from lors_cli.sequential.structured import Reduction, choose, options_for
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
     if source.is_complete(directory):
         load.open_weights(directory, skeleton, key)
     method, calibration = STRUCTURED[section.method], section.calibration
-    options = _options(section)
+    options = options_for(section)
     reduction = Reduction.of(options, skeleton, structure.sizes(skeleton, key))
     tokens = None
     if method.needs_gradients and calibration:
@@ -84,16 +82,3 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
         plan=[f"{section.method}: {reduction.summary()}"],
     )
     return job
-
-
-def shrink_as_planned(section: Prune, skeleton: PreTrainedModel) -> None:
-    """Give a (skeleton) original the shapes that `section` will leave; errors as in `prepare`."""
-    reduction = Reduction.of(_options(section), skeleton, structure.sizes(skeleton, "model"))
-    structure.shrink(skeleton, reduction.structure())
-
-
-def _options(section: Prune) -> StructuredOptions:
-    options = options_of(section, STRUCTURED[section.method])
-    if not isinstance(options, StructuredOptions):
-        raise TypeError(f"the options of {section.method} are not those of a structured method")
-    return options

@@ -2,7 +2,8 @@
 
 from transformers import PreTrainedModel
 
-from lors_cli.config.schema import Config, Train
+from lors_cli.config.schema import Config
+from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.run import request
 from lors_cli.run.graph import Graph, Input

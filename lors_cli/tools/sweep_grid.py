@@ -14,7 +14,8 @@ from typing import Any
 
 from lors_cli.artifacts import digest
 from lors_cli.config.load import load
-from lors_cli.config.schema import Config, Merge, Train
+from lors_cli.config.schema import Config, Merge
+from lors_cli.config.train import Train
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.stages import common
 

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from lors_cli.adapters.replace import replace_linears
-from lors_cli.config.schema import Train
+from lors_cli.config.train import Train
 from lors_cli.models import load, structure
 from lors_cli.models.linears import find_blocks
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from lors_cli.config.schema import Train
+from lors_cli.config.train import Train
 from lors_cli.training import checkpoint
 from lors_cli.training.batches import Batching
 

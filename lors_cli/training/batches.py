@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lors_cli import processes
-from lors_cli.config.schema import Train
+from lors_cli.config.train import Train
 from lors_cli.data.example import Example
 from lors_cli.errors import LorsError, RequestError, request_error
 from lors_cli.training.collate import collate

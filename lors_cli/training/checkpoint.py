@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from lors_cli import processes
-from lors_cli.adapters import Adapter
+from lors_cli.adapters.base import Adapter
 from lors_cli.artifacts import adapter_file, files, publish
-from lors_cli.config.schema import Train
+from lors_cli.config.train import Train
 
 # How many there are in a run where the config leaves it open; a run of a million steps is still saved every thousand.
 CHECKPOINTS_PER_RUN = 20

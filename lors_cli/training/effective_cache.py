@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from lors_cli.adapters import Adapter, LoRS
+from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.effective_cache import EffectiveCache
-from lors_cli.config.schema import Train
+from lors_cli.adapters.lors import LoRS
+from lors_cli.config.train import Train
 from lors_cli.models import memory
 from lors_cli.models.linears import by_block
 
@@ -41,11 +42,11 @@ class TrainingCache:
         self._passing = 0
         self._allotted = True
         self._most_tokens = section.samples_per_forward * section.sequence_length
-        if section.merge_cache == "off" or sharded or not self._adapters:
+        if section.option("merge_cache") in (None, "off") or sharded or not self._adapters:
             return
         self._cache = EffectiveCache()
         self._cache.serve(self._adapters, next(iter(self._adapters.values())).linear.weight.dtype)
-        self._allotted = section.merge_cache == "full"
+        self._allotted = section.option("merge_cache") == "full"
         if self._allotted:
             self._cache.allot(self._cache.bytes)
         elif section.gradient_checkpointing:  # a block's backward follows its recomputation

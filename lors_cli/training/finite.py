@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lors_cli import processes
-from lors_cli.adapters import Adapter
+from lors_cli.adapters.base import Adapter
 
 
 def finite_gradients(adapters: Mapping[str, Adapter]) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from lors_cli import processes
 from lors_cli.adapters.nf4_linear import BACKEND, BYTES_PER_WEIGHT, is_installed
-from lors_cli.config.schema import Train
+from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, memory
 from lors_cli.training import activations, chunked
@@ -60,7 +60,7 @@ class Needs:
             weights //= processes.count()
         if teacher:
             weights += _teacher_bytes(teacher, dtype, sharded=sharded)
-        keeps = "merge_cache" in section.adapter.options and section.merge_cache != "off" and not sharded
+        keeps = section.option("merge_cache") not in (None, "off") and not sharded
         tokens = section.samples_per_forward * section.sequence_length
         head = linears.head(skeleton).keys() & set(names)
         # the logits, their copy in float32 and the copy's gradient
@@ -86,7 +86,8 @@ class Needs:
     def lines(self, section: Train) -> list[str]:
         """The figures, for people, with the settings that decide them."""
         tokens = section.samples_per_forward * section.sequence_length
-        cache = f", effective weights {self.cache / 1e9:.2f} (merge_cache: {section.merge_cache})" if self.cache else ""
+        asked = section.option("merge_cache")
+        cache = f", effective weights {self.cache / 1e9:.2f} (merge_cache: {asked})" if self.cache else ""
         size = "unknown" if self.activations is None else f"{self.activations / 1e9:.2f}"
         return [
             f"memory: {self.total / 1e9:.2f} GB: weights {self.weights / 1e9:.2f} (base: {section.base}), adapter and"
@@ -106,14 +107,14 @@ class Needs:
         load.check_dtype(dtype, device, f"{section.key}.dtype")
         if section.base == "nf4":
             _check_nf4(section, device)
-        if dtype != "bfloat16" and section.merge_rounding == "stochastic":
+        if dtype != "bfloat16" and section.option("merge_rounding") == "stochastic":
             got = f"stochastic with {dtype}"
             raise request_error(
                 f"{section.key}.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out"
             )
         free = memory.free_device(device) or memory.free_host()
         needed = self.total - self.process
-        if section.merge_cache == "full" and needed > free:
+        if section.option("merge_cache") == "full" and needed > free:
             raise request_error(
                 f"{section.key}.merge_cache",
                 f"{needed / 1e9:.2f} GB of free memory on {device}, {self.cache / 1e9:.2f} of them for the cache",

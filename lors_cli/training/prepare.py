@@ -9,7 +9,8 @@ import torch
 
 from lors_cli import adapters, processes
 from lors_cli.artifacts import tensors
-from lors_cli.config.schema import Config, Train
+from lors_cli.config.schema import Config
+from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, targets
 from lors_cli.training import reading

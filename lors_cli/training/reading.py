@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.config.schema import Config, Train, TrainingDataset
+from lors_cli.config.schema import Config
+from lors_cli.config.train import Train, TrainingDataset
 from lors_cli.data import formats, instructions
 from lors_cli.data.example import Example
 from lors_cli.data.samples import Held, Streamed

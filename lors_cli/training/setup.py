@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from lors_cli.adapters import Adapter
+from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.models import load
@@ -34,9 +34,6 @@ def model_and_adapters(
     # on the host until the adapters are in: a packed base must not pass through the device as a dense one
     model = read(directory)
     set_seed(training.config.seed)
-    options = {"dropout": section.dropout, "adapter_checkpointing": section.adapter_checkpointing}
-    if section.merge_rounding == "stochastic":
-        options["stochastic"] = True
     attached = replace_linears(
         model,
         names,
@@ -45,7 +42,7 @@ def model_and_adapters(
         dense=head(model),
         rank=section.rank,
         alpha=section.alpha,
-        **options,
+        **section.options().arguments(),
     )
     if section.base == "nf4":  # those that no adapter sits on as well
         for name, linear in all_linears(model).items():

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from lors_cli import processes
-from lors_cli.config.schema import Train
+from lors_cli.config.train import Train
 from lors_cli.models.linears import find_blocks
 
 ACCELERATE = "ACCELERATE_USE_FSDP"  # how ``accelerate launch --use_fsdp`` asks for it

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lors_cli import console, processes
-from lors_cli.adapters import Adapter, LowRankAdapter
+from lors_cli.adapters.base import Adapter, LowRankAdapter
 from lors_cli.adapters.initialize import (
     SWEEPS,
     initialize_from_gradient,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lors_cli import console, processes
-from lors_cli.adapters import Adapter
+from lors_cli.adapters.base import Adapter
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
@@ -177,4 +177,4 @@ def _write(training: Training, attached: dict[str, Adapter], directory: Path, pa
         )
     if processes.rank() == 0:
         content = AdapterFile(section.method, section.rank, section.alpha, modules)
-        adapter_file.save(partial, content, base=str(directory), dropout=section.dropout)
+        adapter_file.save(partial, content, base=str(directory), dropout=section.option("dropout") or 0.0)

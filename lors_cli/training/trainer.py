@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer
 
 from lors_cli import processes
-from lors_cli.adapters import Adapter
+from lors_cli.adapters.base import Adapter
 from lors_cli.training.batches import Batches
 from lors_cli.training.checkpoint import Checkpoints, load_adapters
 from lors_cli.training.effective_cache import TrainingCache

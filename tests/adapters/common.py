@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lors_cli.adapters import METHODS, Adapter
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.base import Adapter
 
 R, C, N, RANK, ALPHA = 24, 16, 10, 4, 6.0
 SCALE = ALPHA / RANK
@@ -24,8 +25,7 @@ def make(
 ) -> Adapter:
     torch.manual_seed(0)
     row = METHODS[method]
-    kind = row.formulations[way] if way else row.adapter
-    adapter = kind(sparse_linear(bias=bias, dtype=dtype), rank=RANK, alpha=ALPHA, **options)
+    adapter = row.formulation(way).adapter(sparse_linear(bias=bias, dtype=dtype), rank=RANK, alpha=ALPHA, **options)
     for parameter in adapter.tensors().values():
         parameter.data = torch.randn_like(parameter) * 0.3
     return adapter

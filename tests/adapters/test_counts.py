@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lors_cli.adapters import METHODS, Adapter
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.base import Adapter
 from tests.adapters.common import saved_for_backward
 
 R, C, N, RANK = 192, 256, 128, 8
@@ -36,7 +37,7 @@ def make(method: str, formulation: str, checkpoint: Any, dtype: torch.dtype) -> 
     linear = nn.Linear(C, R, bias=False, dtype=dtype)
     linear.weight.data[torch.rand(R, C) < 0.5] = 0
     options = {"adapter_checkpointing": checkpoint} if checkpoint else {}
-    return METHODS[method].formulations[formulation](linear, rank=RANK, alpha=16, **options)
+    return METHODS[method].formulation(formulation).adapter(linear, rank=RANK, alpha=16, **options)
 
 
 @pytest.mark.parametrize("case", COUNTS, ids=lambda case: "-".join(map(str, case)))

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lors_cli.adapters import LoRS, effective_weight
+from lors_cli.adapters import effective_weight
 from lors_cli.adapters.effective_cache import EffectiveCache
 from lors_cli.adapters.effective_weight import EffectiveWeight
+from lors_cli.adapters.lors import LoRS
 
 EVERYTHING = 1 << 40
 

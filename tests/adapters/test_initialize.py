@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.utils.checkpoint import checkpoint
 
-from lors_cli.adapters import METHODS, LoRS, LowRankAdapter, PackedLinear
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.base import LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient, initialize_from_gradient_svd, initialize_from_inputs
+from lors_cli.adapters.lors import LoRS
+from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.errors import LorsError
 
 Start = Callable[[dict[str, LowRankAdapter], Tensor, Tensor, int], None]

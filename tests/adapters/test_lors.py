@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lors_cli.adapters import LoRS
+from lors_cli.adapters.lors import LoRS
 from tests.adapters.common import SCALE, C, R, make, saved_for_backward
 
 

@@ -16,9 +16,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import spawn
 from torch.utils.checkpoint import checkpoint
 
-from lors_cli.adapters import METHODS, LoRS, PackedLinear
-from lors_cli.adapters.lors import Operands
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.lors import LoRS, Operands
 from lors_cli.adapters.lors_listing import LoRSListing
+from lors_cli.adapters.packed_linear import PackedLinear
 from tests.adapters.common import SCALE, C, R, gradients, make, saved_for_backward, sparse_linear
 
 
@@ -48,7 +49,7 @@ def test_opcheck(layout: str, bias: bool) -> None:
 
 
 def test_opcheck_of_spp() -> None:
-    adapter = METHODS["spp"].formulations["merged"](sparse_linear(dtype=torch.float32), rank=4, alpha=4)
+    adapter = METHODS["spp"].formulation("merged").adapter(sparse_linear(dtype=torch.float32), rank=4, alpha=4)
     x = torch.randn(3, 5, C, requires_grad=True)
     torch.library.opcheck(torch.ops.lors.spp_linear, (x, adapter.linear.weight, *adapter.tensors().values(), 0.5))
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from lors_cli.adapters import METHODS, SPP
+from lors_cli.adapters import METHODS
+from lors_cli.adapters.spp import SPP
 from tests.adapters.common import ALPHA, RANK, SCALE, C, R, gradients, make, saved_for_backward, sparse_linear
 
 EVERY = list(METHODS)

@@ -52,13 +52,51 @@ def test_every_mistake_is_reported_at_once(file: Callable[[str], Path]) -> None:
     path = file(YAML.replace("method: wanda", "method: wand").replace("max_steps", "max_stps") + "sed: 3\n")
     with pytest.raises(RequestError) as caught:
         load(path, ["train.rank=-1"])
-    found = {problem.key: problem for problem in caught.value.problems}
-    assert set(found) == {"prune.method", "train.max_stps", "sed", "train.rank"}
-    assert "wanda" in found["prune.method"].expected
-    assert found["train.max_stps"].remedy == "did you mean 'max_steps'?"
-    assert found["sed"].remedy == "did you mean 'seed'?"
-    assert found["train.rank"].file == "command line"
-    assert found["sed"].file == str(path)
+    problems = {problem.key: problem for problem in caught.value.problems}
+    assert set(problems) == {"prune.method", "train.max_stps", "sed", "train.rank"}
+    assert "wanda" in problems["prune.method"].expected
+    assert problems["prune.method"].remedy == "did you mean 'wanda'?"
+    assert problems["train.max_stps"].remedy == "did you mean 'max_steps'?"
+    assert problems["sed"].remedy == "did you mean 'seed'?"
+    assert (problems["train.rank"].file, problems["train.rank"].line) == ("command line", None)
+    for key, line in (("prune.method", 5), ("train.max_stps", 8), ("sed", 9)):
+        assert (problems[key].file, problems[key].line) == (str(path), line)
+    assert f"{path}:9: sed\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "line", "remedy"),
+    [
+        (("rank: 3", "rank: x"), "train.rank", 8, "write such a value for rank, or leave it out, which means 16"),
+        (("rank: 3", "dropout: 0.1"), "train.dropout", 8, "remove dropout, or choose a method that has it: spp"),
+        (("2:4", "2:4\n  damping: 1"), "prune.damping", 7, "remove damping, or choose a method that has it: sparsegpt"),
+        (("sparsity: 2:4", "states: disk"), "prune.sparsity", 4, 'add sparsity: 0.5, or sparsity: "2:4"'),
+        (
+            ("2:4", "2:4\n  overrides:\n  - {match: a, skip: true}\n  - {match: b}"),
+            "prune.overrides[1]",
+            9,
+            "write one",
+        ),
+        (("2:4", "2:4\n  overrides: [{mtch: a}]"), "prune.overrides[0].mtch", 7, "did you mean 'match'?"),
+        (("output_dir: runs/x", ""), "output_dir", None, "add output_dir: to the file"),
+        (("rank: 3", "distill: 1"), "train.distill", 8, "write the keys of train.distill below it"),
+        (("{dataset: python-topics}", "&c {dataset: a}\n  input: *c"), "prune.input", 8, "docs/config.md"),
+        (("rank: 3", "adapter_checkpointing: [1]"), "train.adapter_checkpointing", 8, "which means false"),
+    ],
+)
+def test_each_problem_has_its_key_its_line_and_what_to_write(
+    file: Callable[[str], Path], change: tuple[str, str], key: str, line: int | None, remedy: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        load(file(YAML.replace("max_steps: 010", "rank: 3").replace(*change)), [])
+    problem = next(problem for problem in caught.value.problems if problem.key == key)
+    assert problem.line == line
+    assert remedy in problem.remedy
+
+
+def test_a_section_that_was_overridden_is_to_blame_for_what_is_in_it(file: Callable[[str], Path]) -> None:
+    with pytest.raises(RequestError, match=r"command line: train\.dataset\.pth"):
+        load(file(YAML), ["train.dataset={pth: x}"])
 
 
 @pytest.mark.parametrize(
@@ -87,9 +125,15 @@ def test_refuses(file: Callable[[str], Path], change: tuple[str, str], expected:
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: 1\na: 2", "- 1", "", "x: !!python/object:os.system {}", "\tb: 1"])
-def test_refuses_what_is_no_plain_mapping(file: Callable[[str], Path], text: str) -> None:
+def test_refuses_what_is_not_a_plain_mapping(file: Callable[[str], Path], text: str) -> None:
     with pytest.raises(RequestError, match="expected"):
         load(file(text), [])
+
+
+def test_a_mistake_of_yaml_has_its_line(file: Callable[[str], Path]) -> None:
+    path = file("a: 1\nb: [1\nc: 2\n")
+    with pytest.raises(RequestError, match=rf"{path}:3: CONFIG\n.*YAML 1\.2\n.*expected ',' or ']'"):
+        load(path, [])
 
 
 @pytest.mark.parametrize("override", ["rank", "=3", "train.rank.x=3", "train.rank=[1"])

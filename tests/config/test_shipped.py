@@ -25,7 +25,10 @@ def test_is_valid_and_names_its_command(path: Path) -> None:
     assert config.train is not None
     assert config.merge is not None
     assert config.eval is not None
-    assert f"lors run {path.relative_to(ROOT)}" in path.read_text().split("\nmodel:")[0]
+    head = path.read_text().split("\nmodel:")[0]
+    assert f"lors run {path.relative_to(ROOT)}" in head
+    schema = head.rpartition("# yaml-language-server: $schema=")[2]
+    assert (path.parent / schema).resolve() == ROOT / "configs/schema.json"
 
 
 def test_the_papers_settings_are_all_there() -> None:
@@ -66,8 +69,9 @@ def test_lorams_configs_have_the_papers_settings(path: Path, base: str) -> None:
     structured = way in ("rand", "stru")
     ratio = {"llama-2-13b": 0.65, "llama-2-70b": 0.75, "llama-3.1-70b": 0.85}[model]
     zeros = {"semi": "4:8", "unst": "0.55"}.get(way)
-    assert (prune.ratio, prune.sparsity and str(prune.sparsity)) == (ratio if structured else None, zeros)
-    assert (prune.keep_first, prune.keep_last) == (4, 2)
+    pruned = prune.model_dump(mode="json")
+    assert (pruned["ratio"], pruned["sparsity"]) == (ratio if structured else None, zeros)
+    assert (pruned["keep_first"], pruned["keep_last"]) == (4, 2)
     assert structured or adapters.METHODS[align.method].keeps_zeros
     steps, rest = divmod(align.max_tokens or 0, align.samples_per_step * align.sequence_length)
     assert (steps, rest) == (200 if model == "llama-2-13b" else 1600, 0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lors_cli.adapters import LoRA
+from lors_cli.adapters.lora import LoRA
 from lors_cli.errors import RequestError
 from lors_cli.models import targets
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from lors_cli.config.methods import complete
 from lors_cli.config.prune import Prune
 from lors_cli.errors import RequestError
 from lors_cli.models import linears, load
@@ -47,7 +48,7 @@ def skeleton(dense: Path) -> PreTrainedModel:
 
 def make(skeleton: PreTrainedModel, **settings: Any) -> Recipe:
     given = {"method": "wanda", "sparsity": "2:4", "calibration": {"dataset": "python-topics"}, **settings}
-    return build(Prune.model_validate(given), linears.all_linears(skeleton), None)
+    return build(complete(Prune).model_validate(given), linears.all_linears(skeleton), None)
 
 
 def need(

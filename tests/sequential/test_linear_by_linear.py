@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lors_cli.config.methods import complete
 from lors_cli.config.prune import Prune
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
@@ -38,7 +39,7 @@ def windows() -> dict[int, Tensor]:
 
 
 def make_recipe(directory: Path, method: str, sparsity: object, skip: str | None) -> Recipe:
-    section = Prune.model_validate(
+    section = complete(Prune).model_validate(
         {
             "method": method,
             "sparsity": sparsity,

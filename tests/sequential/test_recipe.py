@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lors_cli.config.methods import complete
 from lors_cli.config.prune import Prune
 from lors_cli.errors import RequestError
 from lors_cli.sequential.recipe import Recipe, build
@@ -25,7 +26,7 @@ def linears(places: dict[str, tuple[int, int]] = PLACES, blocks: int = BLOCKS) -
 
 def section(**settings: Any) -> Prune:
     calibration = {"dataset": "python-topics"}
-    return Prune.model_validate({"method": "wanda", "sparsity": 0.5, "calibration": calibration, **settings})
+    return complete(Prune).model_validate({"method": "wanda", "sparsity": 0.5, "calibration": calibration, **settings})
 
 
 def recipe(*overrides: dict[str, Any], **settings: Any) -> Recipe:

@@ -17,7 +17,7 @@ from lors_cli.data import builtin
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
 
-CALIBRATED = [name for name, row in pruning.METHODS.items() if name != "from_mask" and not row.structured]
+CALIBRATED = [name for name, row in pruning.METHODS.items() if not row.reads_mask]
 PATTERNS = [0.5, 0.75, "2:4", "4:8", "1:4", "3:4"]
 
 

@@ -144,7 +144,7 @@ def test_a_gradient_that_is_not_finite_is_named(
     lors: Lors, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The forward is finite: only the backward of one linear overflows."""
-    from lors_cli.adapters import LoRA
+    from lors_cli.adapters.lora import LoRA
 
     forward = LoRA.forward
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from lors_cli.config.schema import Train, TrainingDataset
+from lors_cli.config.train import Train, TrainingDataset
 from lors_cli.training.arguments import arguments
 from lors_cli.training.batches import Batching
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lors_cli.config.schema import Align, Train, TrainingDataset
+from lors_cli.config.methods import complete
+from lors_cli.config.train import Align, Train, TrainingDataset
 from lors_cli.data.example import Example
 from lors_cli.errors import RequestError
 from lors_cli.training.batches import Batches, Batching
@@ -68,7 +69,7 @@ def test_processes_that_cannot_share_a_batch_evenly_are_told(
     monkeypatch: pytest.MonkeyPatch, kind: type[Train]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    section = kind(method="lors", dataset=TrainingDataset(path="x"), batch_size=4)
+    section = complete(kind)(method="lors", dataset=TrainingDataset(path="x"), batch_size=4)
     with pytest.raises(
         RequestError, match=rf"{section.key}\.micro_batch_size[^$]*batch of 4 samples among 3 processes"
     ):

@@ -2,14 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from lors_cli.adapters import LoRS
-from lors_cli.config.schema import Train, TrainingDataset
+from lors_cli.adapters.lors import LoRS
+from lors_cli.config.methods import complete
+from lors_cli.config.train import Train, TrainingDataset
 from lors_cli.models import memory
 from lors_cli.training.effective_cache import TrainingCache
 
 
 def test_auto_leaves_room_for_longer_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    section = Train(method="lors", dataset=TrainingDataset(path="x"), sequence_length=100, micro_batch_size=1)
+    section = complete(Train)(method="lors", dataset=TrainingDataset(path="x"), sequence_length=100, micro_batch_size=1)
     for tokens, kept in ((100, 1), (50, 1), (10, 0)):
         adapters = {"0.up": LoRS(nn.Linear(8, 8), rank=1, alpha=1)}
         cache = TrainingCache(section, adapters, torch.device("cpu"), 0)

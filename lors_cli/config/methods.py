@@ -1,0 +1,112 @@
+"""Sections that name a method: the options of all methods are keys of the section, those of others are refused.
+
+A section class is written without these keys. `complete` adds them from the registries as they are when a config is
+read, so a method that was registered by other code has its keys too.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, Field, create_model
+from pydantic.fields import FieldInfo
+
+from lors_cli.config.fields import Section, wrong
+from lors_cli.options import Options, facts
+
+M = TypeVar("M", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Options)
+Classes = Mapping[str, type[Options]]  # options by who has them, such as "sparsegpt" or "spp (columns)"
+
+_completed: dict[type[BaseModel], tuple[Any, type[BaseModel]]] = {}  # by the class, with what was added to it
+
+
+class MethodSection(Section):
+    """A section with the options of methods as keys of its own."""
+
+    @classmethod
+    def option_classes(cls) -> Classes:
+        """All options that are keys of the section."""
+        raise NotImplementedError
+
+    @property
+    def own_options(self) -> type[Options]:
+        """The options of the method that the section names."""
+        raise NotImplementedError
+
+    def values(self, kind: type[Kind]) -> Kind:
+        """The values that the section has for the options `kind`."""
+        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+
+    def options(self) -> Options:
+        """The values of the options that the method has."""
+        return self.values(self.own_options)
+
+    def option(self, name: str) -> Any:
+        """The value of one of the method's options; None if the method does not have it."""
+        return getattr(self, name) if name in self.own_options.model_fields else None
+
+    def check_options(self, classes: Classes, method: str) -> None:
+        """Check that the method has those of the options `classes` that are set, and that its required ones are.
+
+        Args:
+            classes: the options of all methods that can be chosen instead.
+            method: the method, as a message calls it.
+
+        Raises:
+            PydanticCustomError: with the first problem.
+
+        """
+        for name, (owners, field) in _owned(classes).items():
+            value = getattr(self, name, None)
+            if name in self.own_options.model_fields:
+                if field.is_required() and value is None:
+                    raise wrong(name, f"{name}: {field.description}", f"add {name}: {method} has no default for it")
+            elif name in self.model_fields_set:
+                told, remedy = facts(field), f"remove {name}, or choose a method that has it: {', '.join(owners)}"
+                if "off" not in told:
+                    raise wrong(name, f"no {name}: {method} {told['without']}", remedy)
+                if value not in (told["off"], field.default):
+                    off = str(told["off"]).lower() if isinstance(told["off"], bool) else told["off"]
+                    raise wrong(name, f"{name}: {off}, because {method} {told['without']}", remedy)
+
+
+def complete(model: type[M]) -> type[M]:
+    """`model` with the options of all methods as keys of itself and of the sections in it: a class derived from it."""
+    classes = dict(model.option_classes()) if issubclass(model, MethodSection) else {}
+    sections = {name: complete(section) for name, field in model.model_fields.items() if (section := section_of(field))}
+    added = (classes, sections)
+    if model not in _completed or _completed[model][0] != added:
+        keys = {name: _key(owners, field) for name, (owners, field) in _owned(classes).items()}
+        for name, section in sections.items():
+            if section is not section_of(model.model_fields[name]):
+                keys[name] = (section | None, model.model_fields[name])
+        made: Any = partial(create_model, model.__name__, __base__=model, __doc__=model.__doc__)
+        _completed[model] = (added, made(__module__=model.__module__, **keys) if keys else model)
+    return _completed[model][1]  # type: ignore[return-value]
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The class of the section, or of the sections in the list, that a key holds; None if it holds a value."""
+    candidates = [field.annotation, *get_args(field.annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _owned(classes: Classes) -> dict[str, tuple[list[str], FieldInfo]]:
+    """Each option by its name, with who has it."""
+    options: dict[str, tuple[list[str], FieldInfo]] = {}
+    for owner, kind in classes.items():
+        for name, field in kind.model_fields.items():
+            owners, first = options.setdefault(name, ([], field))
+            if repr(first) != repr(field):
+                raise TypeError(f"{owner} and {owners[0]} declare the option {name} differently")
+            owners.append(owner)
+    return options
+
+
+def _key(owners: list[str], field: FieldInfo) -> tuple[Any, Any]:
+    """The type and the field of a section's key for an option."""
+    kind, description = field.rebuild_annotation(), f"{', '.join(owners)}: {field.description}"
+    if field.is_required():  # only by those who have it
+        return kind | None, Field(None, description=description)
+    return kind, Field(field.default, description=description)

@@ -1,0 +1,229 @@
+"""The sections ``train:`` and ``align:``, which trains by the same keys."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from lors_cli import adapters, processes
+from lors_cli.config.fields import Count, Dataset, Dtype, OneOf, Section, wrong
+from lors_cli.config.methods import Classes, MethodSection
+from lors_cli.data import formats
+from lors_cli.options import Options
+
+if TYPE_CHECKING:
+    from lors_cli.adapters.base import Adapter
+
+
+class TrainingDataset(Dataset):
+    """The rows to train on. A plain string is its `path`."""
+
+    format: Annotated[str, OneOf(formats.TRAINING)] | None = Field(
+        None, description="alpaca, chat or text; recognised by the fields of the first row if left out"
+    )
+    streaming: bool = Field(
+        False,
+        description="whether the shards (of a glob, a folder or a hub id) are read as training goes, never all at once",
+    )
+
+
+class Distill(Section):
+    """Learn from a teacher's predictions too: weight * temperature^2 * KL(teacher || student) + (1 - weight) * loss"""
+
+    teacher: str = Field("dense", description="dense (the config's model), or any model with the same vocabulary")
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="the share of the divergence in the loss; the data's loss has the rest"
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="what the logits of both models are divided by")
+
+
+class Train(MethodSection):
+    """pruned model -> <output_dir>/adapter"""
+
+    key: ClassVar[str] = "train"
+    input: str | None = Field(
+        None, description="the pruned model to train; the one that the stage before has made if left out"
+    )
+    method: Annotated[str, OneOf(adapters.METHODS)] = Field(description="which adapter; `lors methods` describes each")
+    rank: Count = Field(16, description="the rank of the update; with spp it has to divide the rows of each weight")
+    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
+    formulation: str | None = Field(
+        None,
+        description="how the method is computed; its first formulation if left out (`lors methods` lists them)",
+    )
+    init: Literal["gradient", "gradient_svd", "eva", "random"] | None = Field(
+        None, description="how lora_A starts; gradient for lors and random for the others if left out"
+    )
+    init_steps: Count = Field(1, description="a start from data looks at the samples of so many optimiser steps")
+    base: Literal["dense", "packed", "nf4"] = Field(
+        "dense",
+        description="the form of the frozen weights in memory; packed (lors): without their zeros; nf4 (lora): in 4"
+        " bits, as QLoRA does",
+    )
+    target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="names, last parts of names or globs of the linears to adapt; every pruned one if left out"
+    )
+    dataset: TrainingDataset = Field(description="the rows to train on: Alpaca, chat or text")
+    eval_dataset: TrainingDataset | None = Field(
+        None, description="held-out rows, whose loss is measured during training"
+    )
+    eval_steps: Count | None = Field(
+        None, description="optimiser steps between two held-out losses; a tenth of the run if left out"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="with eval_dataset: which adapter is kept, that of the lowest held-out loss or the last one"
+    )
+    sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="tokens per sample, at most")
+    packing: bool = Field(
+        False,
+        description="whether several rows share a sample; none sees another, and each has positions from 0 on",
+    )
+    overlong: Literal["truncate", "refuse"] = Field(
+        "truncate",
+        description="what happens to rows of more than sequence_length tokens; truncated ones are counted in the log",
+    )
+    batch_size: Count | None = Field(None, description="samples per optimiser step, over all processes; 32 if left out")
+    batch_tokens: Count | None = Field(
+        None, description="tokens per optimiser step, in samples of full length; replaces batch_size"
+    )
+    micro_batch_size: Count | None = Field(
+        None, description="samples per forward pass of a process; its whole share of the batch if left out"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-4, description="the peak of AdamW's learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls to zero after the warm-up; constant: not at all"
+    )
+    warmup: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="steps in which the learning rate rises; below 1, a fraction of all steps"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's decay of the adapters")
+    max_grad_norm: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="gradients of a larger norm are scaled down to it; 0 turns this off"
+    )
+    epochs: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="passes over the data; 3 if max_steps and max_tokens are left out too"
+    )
+    max_steps: Count | None = Field(None, description="optimiser steps to train for; replaces epochs")
+    max_tokens: Count | None = Field(
+        None, description="tokens to train on, rounded to whole optimiser steps; replaces epochs"
+    )
+    repeat: bool = Field(
+        False, description="whether the data start again where they end before max_tokens or a stream's max_steps"
+    )
+    dtype: Dtype | None = Field(
+        None, description="the dtype of the frozen model while training; the top-level dtype if left out"
+    )
+    gradient_checkpointing: bool = Field(False, description="whether backward computes each block's activations again")
+    chunked_loss: bool = Field(
+        True, description="whether the loss is computed for some tokens at a time, so that not all logits are in memory"
+    )
+    distill: Distill | None = Field(None, description="knowledge distillation; there is none if left out")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="with several processes: ddp gives each the whole model, fsdp shards the frozen weights (FSDP2)",
+    )
+    save_steps: Count | None = Field(
+        None, description="optimiser steps between two checkpoints; a twentieth of the run if left out"
+    )
+    keep_checkpoints: Count = Field(2, description="how many checkpoints, the latest ones, stay while training")
+    logging_steps: Count = Field(1, description="optimiser steps between two lines of the log")
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="who gets the training's figures besides training_log.jsonl"
+    )
+
+    @classmethod
+    def option_classes(cls) -> Classes:
+        """The options of all formulations; the first one of a method goes by the method's name."""
+        return {
+            f"{method} ({name})" if place else method: formulation.options
+            for method, row in adapters.METHODS.items()
+            for place, (name, formulation) in enumerate(row.formulations.items())
+        }
+
+    @property
+    def own_options(self) -> type[Options]:
+        """The options of the formulation."""
+        return self.computed.options
+
+    @property
+    def computed(self) -> adapters.Formulation:
+        """How the method is computed: by the formulation that is named, else by its first."""
+        return adapters.METHODS[self.method].formulation(self.formulation)
+
+    @property
+    def adapter(self) -> "type[Adapter]":
+        """The class of the adapters."""
+        return self.computed.adapter
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples per optimiser step."""
+        return self.batch_tokens // self.sequence_length if self.batch_tokens else self.batch_size or 32
+
+    @property
+    def samples_per_forward(self) -> int:
+        """Samples per forward pass of one process."""
+        step = self.samples_per_step
+        return self.micro_batch_size or (step if step % processes.count() else step // processes.count())
+
+    @property
+    def resolved_init(self) -> str:
+        """How lora_A starts: as asked, else as the method's paper does it."""
+        return self.init or adapters.METHODS[self.method].init
+
+    @model_validator(mode="after")
+    def _check(self) -> "Train":
+        self._check_method()
+        self._check_amounts()
+        return self
+
+    def _check_method(self) -> None:
+        method = adapters.METHODS[self.method]
+        if self.formulation is not None and self.formulation not in method.formulations:
+            names = ", ".join(method.formulations)
+            raise wrong("formulation", f"a formulation of {self.method}: {names}", "write one of these, or remove it")
+        name = f"{self.method} ({self.computed.class_name})"
+        self.check_options(self.option_classes(), name)
+        bases = self.computed.bases
+        if self.base not in bases:
+            having = ", ".join(label for label, row in adapters.METHODS.items() if self.base in row.formulation().bases)
+            expected = f"base: {' or '.join(bases)} with {name}; {self.base} is for {having}"
+            raise wrong("base", expected, f"write base: {bases[0]}, or method: {having}")
+        if self.resolved_init != "random" and not method.low_rank:
+            expected = f"init: random, because the update of {self.method} is not a low-rank product"
+            raise wrong("init", expected, "write init: random, or remove it")
+
+    def _check_amounts(self) -> None:
+        if sum(map(bool, (self.epochs, self.max_steps, self.max_tokens))) > 1:
+            raise wrong("", "only one of epochs, max_steps and max_tokens", "remove the others")
+        if self.dataset.streaming and not (self.max_steps or self.max_tokens):
+            expected = "max_steps or max_tokens: nobody knows how long an epoch of a stream is"
+            raise wrong("max_steps", expected, "add max_steps: N, or max_tokens: N")
+        if self.eval_dataset and self.eval_dataset.streaming:
+            expected = "an eval_dataset without streaming: it is read as a whole, so give it a limit"
+            raise wrong("eval_dataset.streaming", expected, "remove streaming, and add limit: ROWS")
+        if self.batch_size and self.batch_tokens:
+            raise wrong("batch_tokens", "batch_size or batch_tokens, not both", "remove one of them")
+        if self.batch_tokens and self.batch_tokens < self.sequence_length:
+            expected = f"batch_tokens of at least sequence_length ({self.sequence_length})"
+            raise wrong("batch_tokens", expected, "write a larger number, or a smaller sequence_length")
+        if self.samples_per_step % self.samples_per_forward:
+            expected = f"a micro_batch_size that divides the batch of {self.samples_per_step} samples"
+            raise wrong("micro_batch_size", expected, "write a divisor of that, or change batch_size")
+
+
+class Align(Train):
+    """pruned model -> <output_dir>/aligned: continual pre-training before the adapters, merged at once (LoRAM)"""
+
+    key: ClassVar[str] = "align"
+    method: Annotated[str, OneOf(adapters.METHODS)] = Field(
+        "full",
+        description="full trains every weight of the linears; lors and sqft, and lora for structured models, train"
+        " low-rank updates",
+    )
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> "Align":
+        if "rank" in self.model_fields_set and "method" not in self.model_fields_set:
+            expected = "method with rank: left out it is full, which has none and takes far more memory"
+            raise wrong("method", expected, "add method: lors, or remove rank")
+        return self

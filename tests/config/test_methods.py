@@ -1,0 +1,124 @@
+"""Keys of methods: generated from the registries, in the order and with the checks that the rows declare."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lors_cli import adapters, pruning
+from lors_cli.config.load import load
+from lors_cli.config.methods import complete
+from lors_cli.config.prune import Prune
+from lors_cli.config.schema import Config
+from lors_cli.config.train import Align, Train
+from lors_cli.options import Options, option
+
+PRUNE = {"sparsity": 0.5, "calibration": {"dataset": "python-topics"}}
+TRAIN = {"dataset": "python-topics"}
+
+
+class Knobs(Options):
+    """Two options, one of which a config has to give."""
+
+    strength: float = option(..., "how strongly it prunes", gt=0)
+    rounds: int = option(2, "how often", ge=1)
+
+
+@pytest.fixture
+def knobby(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = pruning.METHODS["magnitude"]
+    monkeypatch.setitem(pruning.METHODS, "knobby", type(row)(row.module, "-", "-", options=Knobs))
+
+
+def prune(**settings: Any) -> Prune:
+    return complete(Prune).model_validate({**PRUNE, **settings})
+
+
+def train(**settings: Any) -> Train:
+    return complete(Train).model_validate({**TRAIN, **settings})
+
+
+def test_a_section_has_the_options_of_all_methods_and_a_method_its_own() -> None:
+    section = prune(method="sparsegpt", damping=0.1)
+    dumped = section.model_dump(mode="json")
+    for row in pruning.all_methods().values():
+        for name, field in row.options.model_fields.items():
+            assert dumped[name] == (0.1 if name == "damping" else None if field.is_required() else field.default)
+    assert section.options().arguments() == {"damping": 0.1, "block_size": 128}
+    assert (section.option("damping"), section.option("exponent")) == (0.1, None)
+
+
+def test_a_method_that_is_registered_later_has_its_keys(knobby: None, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("{model: m, output_dir: o, prune: {method: knobby, sparsity: 0.5, strength: 3}}")
+    config = load(path, [])
+    assert isinstance(config, Config)
+    assert config.prune is not None
+    assert config.prune.options() == Knobs(strength=3)
+    properties = complete(Config).model_json_schema()["$defs"]["Prune"]["properties"]
+    assert "knobby" in properties["method"]["enum"]
+    assert properties["rounds"]["description"] == "knobby: how often"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "knobby"}, "strength: how strongly it prunes"),
+        ({"method": "knobby", "strength": 0}, "greater than 0"),
+        ({"method": "magnitude", "rounds": 2}, "no rounds: magnitude has no such option"),
+    ],
+)
+def test_its_options_are_checked(knobby: None, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        prune(**settings)
+    assert prune(method="magnitude").option("strength") is None
+
+
+def test_an_option_is_declared_in_one_way(knobby: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Options):
+        rounds: int = option(3, "how often", ge=1)
+
+    row = pruning.METHODS["knobby"]
+    monkeypatch.setitem(pruning.METHODS, "other", type(row)(row.module, "-", "-", options=Other))
+    with pytest.raises(TypeError, match="other and knobby declare the option rounds differently"):
+        complete(Prune)
+
+
+def test_without_a_change_of_the_registry_the_class_is_the_same() -> None:
+    assert complete(Config) is complete(Config)
+
+
+@pytest.mark.parametrize("method", adapters.METHODS)
+def test_what_means_not_at_all_may_be_said_for_any_method(method: str) -> None:
+    off = {"dropout": 0, "adapter_checkpointing": False, "merge_cache": "off", "merge_rounding": "nearest"}
+    assert train(method=method, **off).options()
+    assert train(method=method, merge_cache="auto").options()
+
+
+def test_options_are_of_the_formulation() -> None:
+    assert train(method="spp", dropout=0.1).option("dropout") == 0.1
+    assert train(method="spp", formulation="columns", dropout=0.1).option("dropout") == 0.1
+    with pytest.raises(ValidationError, match=r"dropout: 0\.0, because spp \(SPPFused\) computes"):
+        train(method="spp", formulation="merged", dropout=0.1)
+    assert train(method="lors", merge_rounding="stochastic").options().arguments() == {"stochastic": True}
+
+
+def test_align_has_the_same_options_and_is_full_if_left_out() -> None:
+    section = complete(Align).model_validate(TRAIN)
+    assert (section.method, section.options()) == ("full", Options())
+    with pytest.raises(ValidationError, match="method with rank"):
+        complete(Align).model_validate({**TRAIN, "rank": 4})
+
+
+@pytest.mark.parametrize("method", adapters.METHODS)
+def test_the_row_says_of_an_adapter_what_its_class_is(method: str) -> None:
+    from lors_cli.adapters.base import LowRankAdapter
+
+    row = adapters.METHODS[method]
+    for formulation in row.formulations.values():
+        adapter = formulation.adapter
+        assert adapter.__name__ == formulation.class_name
+        assert adapter.bases == formulation.bases
+        assert issubclass(adapter, LowRankAdapter) == row.low_rank
+        assert (adapter.shapes(2, 2, 1) != adapter.shapes(2, 2, 2)) == row.has_rank
