@@ -8,8 +8,12 @@ A ``RequestError`` carries every problem that was found, so that a file with thr
 """
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class LorsError(Exception):
@@ -57,6 +61,25 @@ class RequestError(LorsError):
 def request_error(key: str, expected: str, got: object, remedy: str, file: object = None) -> RequestError:
     """A ``RequestError`` with a single problem."""
     return RequestError(Problem(key, expected, str(got), remedy, str(file) if file is not None else None))
+
+
+def together(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What `make` makes of each item.
+
+    Raises:
+        RequestError: with the problems of all items, each once: one mistake in a file is in all that is made of it.
+
+    """
+    made: list[Made] = []
+    problems: list[Problem] = []
+    for item in items:
+        try:
+            made.append(make(item))
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(*dict.fromkeys(problems))
+    return made
 
 
 def nearest(name: str, known: Collection[str]) -> str:

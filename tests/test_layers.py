@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "lors_cli"
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"search"},
     {"pipeline"},
     {"tools"},
     {"stages"},

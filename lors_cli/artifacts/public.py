@@ -18,8 +18,8 @@ def without_places(value: Any) -> Any:
 
 def text_without_places(text: str, value: Any) -> str:
     """A text with the absolute paths that occur in `value` reduced likewise."""
-    found = {part for part in _texts(value) if _short(part) != part}
-    for part in sorted(found, key=len, reverse=True):  # the longest first: one may begin with another
+    places = {part for part in _texts(value) if _short(part) != part}
+    for part in sorted(places, key=len, reverse=True):  # the longest first: one may begin with another
         text = text.replace(part, _short(part))
     return text
 
@@ -31,7 +31,7 @@ def _short(value: Any) -> Any:
 
 
 def _command(line: Any) -> Any:
-    return PATH.sub(lambda found: _short(found[0]), line) if isinstance(line, str) else line
+    return PATH.sub(lambda place: _short(place[0]), line) if isinstance(line, str) else line
 
 
 def _texts(value: Any) -> list[str]:

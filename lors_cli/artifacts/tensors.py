@@ -67,11 +67,11 @@ def shards(directory: Path) -> list[Path]:
 
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)} twice")
-    return found
+    return entries
 
 
 def open_shard(path: Path) -> Any:
@@ -121,8 +121,8 @@ class TensorFiles:
     def tensor(self, name: str) -> Tensor:
         """The tensor `name`, memory-mapped: its pages are given back once it is dropped, because no other shares it."""
         with open_shard(self._file[name]) as shard:
-            found: Tensor = shard.get_tensor(name)
-        return found
+            tensor: Tensor = shard.get_tensor(name)
+        return tensor
 
 
 def write(tensors: dict[str, Tensor], path: Path) -> None:

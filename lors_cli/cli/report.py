@@ -14,19 +14,25 @@ from lors_cli.cli.options import Debug, Quiet, app, reporting
 @app.command()
 def report(
     run_directories: Annotated[
-        list[str], typer.Argument(metavar="RUN_DIR", help="Run directories, and folders that hold some.")
+        list[str], typer.Argument(metavar="RUN_DIR", help="Run directories, or folders with run directories in them.")
     ],
     kind: Annotated[
         str | None,
-        typer.Option("--format", help="terminal, markdown, csv, latex, json or html; by --output if left out."),
+        typer.Option(
+            "--format",
+            help="terminal, markdown, csv, latex, json or html. If left out, the suffix of --output decides.",
+        ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A file; or a directory, for every format.")
+        str | None, typer.Option(metavar="PATH", help="A file to write, or a directory to write every format to.")
     ] = None,
     over_seeds: Annotated[
-        bool, typer.Option("--over-seeds", help="One line, mean ± deviation, for runs that differ by the seed alone.")
+        bool,
+        typer.Option(
+            "--over-seeds", help="Show runs that differ only in the seed as one line: mean ± standard deviation."
+        ),
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse to leave out a run that cannot be used.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if a run has to be left out.")] = False,
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:

@@ -85,13 +85,13 @@ def evaluate(
 
 @app.command()
 def sweep(
-    config: Config,
+    config: Annotated[str, typer.Argument(metavar="FILE", help="A config, or a sweep file (docs/sweep.md).")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine, and overrides for all runs."),
+        typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine (of a config), and overrides."),
     ] = None,
     task: Annotated[
-        int | None, typer.Option(metavar="N", help="Only this run of the grid, counted from 0; for array jobs.")
+        int | None, typer.Option(metavar="N", help="Only this run or row, counted from 0; for array jobs.")
     ] = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -99,9 +99,8 @@ def sweep(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train with every combination of some settings; one table, and the best config as a file."""
+    """Many runs of one experiment, compared in one table; the best config as a file."""
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
-        from lors_cli import pipeline
-        from lors_cli.tools.sweep import sweep as explore
+        from lors_cli.search.sweep import sweep as search
 
-        explore(Path(config), arguments or [], pipeline.run, task=task, force=force, dry_run=dry_run)
+        search(Path(config), arguments or [], task=task, force=force, dry_run=dry_run)

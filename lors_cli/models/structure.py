@@ -126,18 +126,18 @@ def read(directory: Path) -> Structure | None:
         return None
     try:
         content = json.loads(path.read_text())
-        found = Structure(
+        structure = Structure(
             Sizes(**content["sizes"]),
             [Kept(**block) for block in content["blocks"]],
             str(content["original"]),
             int(content["parameters"]),
         )
-        for number, block in enumerate(found.blocks):
-            _check(block.groups, found.sizes.groups, f"groups of block {number}")
-            _check(block.channels, found.sizes.channels, f"channels of block {number}")
+        for number, block in enumerate(structure.blocks):
+            _check(block.groups, structure.sizes.groups, f"groups of block {number}")
+            _check(block.channels, structure.sizes.channels, f"channels of block {number}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LorsError(f"{path} is damaged ({error}); copy it again from its source, or prune again") from None
-    return found
+    return structure
 
 
 def _check(kept: list[int], count: int, what: str) -> None:
@@ -173,14 +173,14 @@ def sizes(model: Any, key: str) -> Sizes:
             ):
                 raise request_error(key, "blocks of one shape", f"{prefix}.{number}.{place} of another", remedy)
     rows = shapes["self_attn.k_proj"][0]
-    found = Sizes(groups, heads // groups, rows // groups, shapes["mlp.gate_proj"][0])
-    queries, width = heads * found.head_width, shapes["self_attn.q_proj"][1]
+    whole = Sizes(groups, heads // groups, rows // groups, shapes["mlp.gate_proj"][0])
+    queries, width = heads * whole.head_width, shapes["self_attn.q_proj"][1]
     wanted = [(queries, width), (rows, width), (rows, width), (width, queries)]
-    wanted += [(found.channels, width), (found.channels, width), (width, found.channels)]
+    wanted += [(whole.channels, width), (whole.channels, width), (width, whole.channels)]
     for place, shape in zip(PLACES, wanted, strict=True):
         if shapes[place] != shape:
             raise request_error(key, expected, f"{place} of shape {shapes[place]}, not {shape}", remedy)
-    return found
+    return whole
 
 
 def _submodule(block: nn.Module, name: str) -> nn.Module | None:
@@ -214,5 +214,5 @@ def shrink(model: Any, structure: Structure) -> None:
 
 def of(model: Any) -> Structure | None:
     """The structure that `shrink` gave a model, None for a whole one."""
-    found: Structure | None = getattr(model, "lors_structure", None)
-    return found
+    structure: Structure | None = getattr(model, "lors_structure", None)
+    return structure

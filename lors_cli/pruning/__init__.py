@@ -48,7 +48,9 @@ class SparseGPTOptions(Options):
 class StructuredOptions(Options):
     """The options of every structured method."""
 
-    ratio: float = option(..., "fraction of the attention groups and MLP channels that go, in each block", ge=0, lt=1)
+    ratio: float = option(
+        ..., "the fraction of the attention groups and MLP channels that go, in each block", ge=0, lt=1
+    )
     keep_first: int = option(4, "blocks at the start that stay whole", ge=0)
     keep_last: int = option(2, "blocks at the end that stay whole", ge=0)
 

@@ -137,8 +137,8 @@ def _removed(score: Tensor, pattern: Pattern) -> Tensor:
     removed = score <= _sorted(score)[dropped - 1][:, None]
     if int(removed.sum()) > dropped * len(score):
         # float32 scores do tie now and then among millions of groups; topk breaks the ties as the published code does
-        found = score.topk(dropped, dim=1, largest=False).indices
-        removed = torch.zeros_like(removed).scatter_(1, found, True)
+        smallest = score.topk(dropped, dim=1, largest=False).indices
+        removed = torch.zeros_like(removed).scatter_(1, smallest, True)
     return removed
 
 

@@ -69,15 +69,15 @@ class Measure:
 
 def of_model(run: Run, model: str) -> dict[Column, Measure]:
     """Everything that a run measured of a model, by column; of a group of tasks only the whole."""
-    found = run.results["models"][model]
+    results = run.results["models"][model]
     measures = {}
-    for task, entry in found.get("tasks", {}).items():
+    for task, entry in results.get("tasks", {}).items():
         metric = headline(entry)
         value = entry.get(metric) if metric else None
         if metric and "group" not in entry and isinstance(value, int | float) and math.isfinite(value):
             column = _task_column(run, model, task, entry, metric)
             measures[column] = Measure(float(value), stderr_of(entry, metric), run, model, task)
-    if perplexity := found.get("perplexity"):
+    if perplexity := results.get("perplexity"):
         column = _perplexity_column(run, model, perplexity)
         error = perplexity.get("stderr")
         measures[column] = Measure(float(perplexity["value"]), error, run, model)
@@ -98,22 +98,22 @@ def _task_column(run: Run, model: str, task: str, entry: dict[str, Any], metric:
     if entry.get("n") is None:  # otherwise the limit shows in the number of items
         settings["limit"] = run.results["settings"].get("limit")
     files = run.manifest.settings.get("task_files") or {}
-    own = {name.partition(": ")[2]: found for name, found in files.items() if name.partition(": ")[0] == task}
-    settings |= {f"file {name}": str(found)[:DIGITS] for name, found in sorted(own.items())}
+    own = {name.partition(": ")[2]: digest for name, digest in files.items() if name.partition(": ")[0] == task}
+    settings |= {f"file {name}": str(digest)[:DIGITS] for name, digest in sorted(own.items())}
     return Column(str(entry.get("benchmark") or task), ACCURACY if share else OTHER, _texts(settings))
 
 
-def _perplexity_column(run: Run, model: str, found: dict[str, Any]) -> Column:
+def _perplexity_column(run: Run, model: str, measured: dict[str, Any]) -> Column:
     recorded = run.results["settings"].get("perplexity")
     asked = recorded if isinstance(recorded, dict) else {}
     dataset = asked.get("dataset")
     dataset = dataset if isinstance(dataset, dict) else {"path": dataset}
     named = [str(dataset.get("path")).rstrip("/").rpartition("/")[2]]
     named += [f"{key} {dataset[key]}" for key in ("name", "split", "limit") if dataset.get(key)]
-    text, tokens = ", ".join(named), found.get("token_digest")
+    text, tokens = ", ".join(named), measured.get("token_digest")
     settings = {
         "sequence length": asked.get("sequence_length"),
-        "predicted tokens": found.get("tokens"),
+        "predicted tokens": measured.get("tokens"),
         "tokens": str(tokens)[:DIGITS] if tokens else f"of {text}",
         "windows": asked.get("windows"),
         "BOS": asked.get("bos"),
@@ -124,8 +124,8 @@ def _perplexity_column(run: Run, model: str, found: dict[str, Any]) -> Column:
 
 def _dtype(run: Run, model: str) -> Any:
     """The dtype of a model; results have one for all, or for `auto` one for each."""
-    found = run.results["settings"].get("dtype")
-    return found.get(model) if isinstance(found, dict) else found
+    dtype = run.results["settings"].get("dtype")
+    return dtype.get(model) if isinstance(dtype, dict) else dtype
 
 
 def _texts(settings: dict[str, Any]) -> tuple[tuple[str, str], ...]:

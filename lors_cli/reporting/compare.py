@@ -66,23 +66,23 @@ def with_best(best: dict[Column, Measure], others: list[dict[Column, Measure]], 
         references = [_read(best[part]) for part in parts]
     except _UnusableError as error:
         return [Comparison(reason=str(error)) for _ in others]
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     usable: dict[int, list[NDArray[np.float64]]] = {}
     for other in others:
         try:
             alike = [_same(_read(other[part]), one) for part, one in zip(parts, references, strict=True)]
-            usable[len(found)] = [one.values for one in alike]
-            found.append(Comparison())
+            usable[len(comparisons)] = [one.values for one in alike]
+            comparisons.append(Comparison())
         except _UnusableError as error:
-            found.append(Comparison(reason=str(error)))
+            comparisons.append(Comparison(reason=str(error)))
     if column.kind == AVERAGE:
         values = [one.values for one in references]
         tested = [_z_test([a - b for a, b in zip(one, values, strict=True)]) for one in usable.values()]
     else:
         tested = _test([one for (one,) in usable.values()], references[0], column)
     for number, comparison in zip(usable, tested, strict=True):
-        found[number] = comparison
-    return found
+        comparisons[number] = comparison
+    return comparisons
 
 
 def evaluations(first: Run, first_model: str, second: Run, second_model: str) -> dict[str, Comparison]:
@@ -131,10 +131,10 @@ def _z_test(differences: list[NDArray[np.float64]]) -> Comparison:
     return Comparison(Z_TEST, test.p < paired.LEVEL, numbers)
 
 
-def _same(found: _Items, reference: _Items) -> _Items:
-    if found.identity != reference.identity:
+def _same(own: _Items, reference: _Items) -> _Items:
+    if own.identity != reference.identity:
         raise _UnusableError(OTHER_ITEMS)
-    return found
+    return own
 
 
 def _read(measure: Measure) -> _Items:
@@ -146,10 +146,10 @@ def _read(measure: Measure) -> _Items:
         return _windows(directory / f"{items.PERPLEXITY}.jsonl.gz", measure.value)
     entries = measure.run.results["models"][measure.model]["tasks"]
     metric = headline(entries[measure.task])
-    found = _answers(directory, tuple(_leaves(measure.task, entries)), str(metric))
-    if len(found.values) == 0 or not math.isclose(found.values.mean(), measure.value, rel_tol=1e-6, abs_tol=1e-9):
+    answers = _answers(directory, tuple(_leaves(measure.task, entries)), str(metric))
+    if len(answers.values) == 0 or not math.isclose(answers.values.mean(), measure.value, rel_tol=1e-6, abs_tol=1e-9):
         raise _UnusableError("its items do not add up to its result: a file was edited, or the metric is no mean")
-    return found
+    return answers
 
 
 def _leaves(task: str, entries: dict[str, Any]) -> Iterable[str]:
@@ -166,17 +166,17 @@ def _answers(directory: Path, tasks: tuple[str, ...], metric: str) -> _Items:
     values: list[float] = []
     for task in tasks:
         with _explained(directory / f"{task}.jsonl.gz") as path:
-            names, found = items.answers(path, metric)
+            names, answers = items.answers(path, metric)
         identity.update(names + b"\n")
-        values += found
+        values += answers
     return _Items(identity.hexdigest(), np.array(values))
 
 
 def _windows(path: Path, value: float) -> _Items:
     with _explained(path):
-        found = items.read(path)
-        losses = np.array([float(item["loss"]) for item in found])
-        tokens = np.array([float(item["tokens"]) for item in found])
+        windows = items.read(path)
+        losses = np.array([float(item["loss"]) for item in windows])
+        tokens = np.array([float(item["tokens"]) for item in windows])
     if len(losses) == 0 or not np.isclose(np.log(value), losses.sum() / tokens.sum(), rtol=1e-6, atol=1e-9):
         raise _UnusableError("its windows do not add up to its result: a file was edited")
     return _Items(hashlib.sha256(tokens.tobytes()).hexdigest(), losses, tokens)

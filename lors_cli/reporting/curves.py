@@ -9,11 +9,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from lors_cli.reporting import drawing, formats, lines
+from lors_cli.reporting import lines, plots, text
 from lors_cli.reporting.columns import PERPLEXITY
-from lors_cli.reporting.drawing import FIXED
 from lors_cli.reporting.lines import Value
-from lors_cli.reporting.provenance import DENSE, PRUNED, TUNED
+from lors_cli.reporting.origin import DENSE, PRUNED, TUNED
 from lors_cli.reporting.rows import Row
 from lors_cli.reporting.table import Heading, Table
 
@@ -45,7 +44,7 @@ def _logged(table: Table) -> Iterator[tuple[str, str, str]]:
             if (directory := row.origin.training_directory) and (path := directory / "training_log.jsonl").is_file():
                 paths.setdefault(path, number)  # an adapter that was evaluated on two models was trained once
     logs = [(number, _read(path)) for path, number in islice(paths.items(), MOST)]
-    more = drawing.rest(len(paths) - MOST)
+    more = plots.rest(len(paths) - MOST)
     losses = [
         (number, [(tokens, loss) for _, tokens, loss in log[name]], style)
         for number, log in logs
@@ -58,27 +57,27 @@ def _logged(table: Table) -> Iterator[tuple[str, str, str]]:
     if plotted := _plotted(table, losses):
         figure, axes = plotted
         axes.set(xlabel="tokens seen", ylabel="loss, nats per token")
-        axes.xaxis.set_major_formatter(lambda tokens, _: formats.amount(tokens))
-        yield "Loss", f"In training (thin) and held out (points).{more}", drawing.finished(figure, axes)
+        axes.xaxis.set_major_formatter(lambda tokens, _: text.amount(tokens))
+        yield "Loss", f"In training (thin) and held out (points).{more}", plots.finished(figure, axes)
     if plotted := _plotted(table, perplexities):
         figure, axes = plotted
-        text = f"Of the held-out rows, as training measured it: e to the loss.{more}"
         svg = _over_steps(figure, axes, [y for _, points, _ in perplexities for _, y in points])
-        yield "Held-out perplexity over training steps", text, svg
+        explanation = f"Of the held-out rows, as training measured it: e to the loss.{more}"
+        yield "Held-out perplexity over training steps", explanation, svg
 
 
 def _read(path: Path) -> Log:
     """The losses that a training logged, with steps and tokens; lines that cannot be read are passed over."""
-    found: Log = {"loss": [], "eval_loss": []}
+    losses: Log = {"loss": [], "eval_loss": []}
     for line in path.read_text(errors="replace").splitlines():
         try:
             values = json.loads(line)
-            for name, points in found.items():
+            for name, points in losses.items():
                 if name in values:
                     points.append((float(values["step"]), float(values["tokens"]), float(values[name])))
         except (ValueError, KeyError, TypeError):
             continue
-    return found
+    return losses
 
 
 def _plotted(table: Table, curves: list[Curve]) -> tuple[Any, Any] | None:
@@ -86,14 +85,14 @@ def _plotted(table: Table, curves: list[Curve]) -> tuple[Any, Any] | None:
     numbers = list(dict.fromkeys(number for number, points, _ in curves if points))
     if not numbers:
         return None
-    names, colours = drawing.names(table), drawing.colours(table)
-    figure, axes = drawing.figure(8, 4)
+    names, colours = plots.names(table), plots.colours(table)
+    figure, axes = plots.figure(8, 4)
     for number, points, style in curves:
         step = max(len(points) // POINTS, 1)
         kept = points[::step] + (points[-1:] if (len(points) - 1) % step else [])
         axes.plot([x for x, _ in kept], [y for _, y in kept], color=colours[number], **style)
     for number in numbers:
-        axes.plot([], [], color=colours[number], label=drawing.short(names[number]))
+        axes.plot([], [], color=colours[number], label=plots.short(names[number]))
     return figure, axes
 
 
@@ -102,22 +101,22 @@ def _over_steps(figure: Any, axes: Any, perplexities: list[float]) -> str:
     axes.xaxis.get_major_locator().set_params(integer=True)
     if max(perplexities) > 10 * min(perplexities):
         axes.set_yscale("log")
-    return drawing.finished(figure, axes)
+    return plots.finished(figure, axes)
 
 
 def _measured(table: Table, heading: Heading) -> Iterator[tuple[str, str, str]]:
     """Models that differ by the length of their training alone, connected; beside what they were made from."""
-    names, curves = drawing.names(table), defaultdict[tuple[str, str | None], list[Point]](list)
+    names, curves = plots.names(table), defaultdict[tuple[str, str | None], list[Point]](list)
     for number, entry in enumerate(table.entries):
-        row, value = entry.line.row, drawing.values(entry)(heading)
+        row, value = entry.line.row, plots.values(entry)(heading)
         steps = (row.origin.train or {}).get(STEPS)
         if row.kind == TUNED and value and isinstance(steps, int):
             curves[_setting(row, table)].append((steps, value, number))
-    found = [points for points in curves.values() if len({steps for steps, *_ in points}) > 1]
-    if not found:
+    lengths = [points for points in curves.values() if len({steps for steps, *_ in points}) > 1]
+    if not lengths:
         return
-    figure, axes = drawing.figure(8, 4)
-    shown = found[:MOST]
+    figure, axes = plots.figure(8, 4)
+    shown = lengths[:MOST]
     for place, points in enumerate(shown):
         steps, values, numbers = zip(*sorted(points, key=lambda point: point[0]), strict=True)
         axes.errorbar(
@@ -125,19 +124,19 @@ def _measured(table: Table, heading: Heading) -> Iterator[tuple[str, str, str]]:
             [value.value for value in values],
             [value.error or 0.0 for value in values],
             color=f"C{place % 10}",
-            label=drawing.short(re.sub(rf" {STEPS}=\d+", "", names[numbers[0]])),
+            label=plots.short(re.sub(rf" {STEPS}=\d+", "", names[numbers[0]])),
             capsize=2,
             **HELD_OUT,
         )
     levels = _levels(table, {number for points in shown for *_, number in points}, heading)
     for (number, level), dashes in zip(levels.items(), cycle(DASHES), strict=False):
-        label = drawing.short(names[number])
-        axes.axhline(level, color=FIXED[DENSE], linestyle=dashes, linewidth=1.2, label=label)
+        label = plots.short(names[number])
+        axes.axhline(level, color=plots.FIXED[DENSE], linestyle=dashes, linewidth=1.2, label=label)
     measured = [value.value for points in shown for _, value, _ in points]
     svg = _over_steps(figure, axes, [*measured, *levels.values()])
     mark = f" [{heading.mark}]" if heading.mark else ""
-    text = f"Models that differ by {STEPS} alone are connected.{drawing.rest(sum(map(len, found[MOST:])))}"
-    yield f"Perplexity over training steps{mark}", text, svg
+    explanation = f"Models that differ by {STEPS} alone are connected.{plots.rest(sum(map(len, lengths[MOST:])))}"
+    yield f"Perplexity over training steps{mark}", explanation, svg
 
 
 def _setting(row: Row, table: Table) -> tuple[str, str | None]:
@@ -150,13 +149,13 @@ def _setting(row: Row, table: Table) -> tuple[str, str | None]:
 def _levels(table: Table, drawn: set[int], heading: Heading) -> dict[int, float]:
     """The perplexities of the dense and pruned models of the lines that are drawn, by the numbers of theirs."""
     bases = {entry.line.row.base for number, entry in enumerate(table.entries) if number in drawn}
-    found, first = {}, 0
+    levels, first = {}, 0
     for group in table.groups:
         numbers = range(first, first + len(group.entries))
         first = numbers.stop
         for number, entry in zip(numbers, group.entries, strict=True):
-            row, value = entry.line.row, drawing.values(entry)(heading)
+            row, value = entry.line.row, plots.values(entry)(heading)
             ours = row.base in bases if row.kind == DENSE else row.kind == PRUNED and drawn & set(numbers)
             if value and ours:
-                found[number] = value.value
-    return found
+                levels[number] = value.value
+    return levels

@@ -8,7 +8,7 @@ from typing import Any
 
 from lors_cli.artifacts import digest
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY, Column
-from lors_cli.reporting.provenance import DENSE, ORIGINAL, PRUNED, TUNED
+from lors_cli.reporting.origin import DENSE, ORIGINAL, PRUNED, TUNED
 from lors_cli.reporting.rows import Row, settings
 from lors_cli.run import manifest
 
@@ -84,7 +84,7 @@ def of(
 
 
 def _measured(row: Row, order: list[Column], averages: list[Column]) -> dict[Key, Value]:
-    found = {
+    values = {
         Key(column.kind, column): Value(row.measures[column].value, row.measures[column].error)
         for column in order
         if column in row.measures
@@ -95,8 +95,8 @@ def _measured(row: Row, order: list[Column], averages: list[Column]) -> dict[Key
             errors = [part.error for part in parts if part.error is not None]
             # the tasks' items are drawn independently
             error = math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None
-            found[Key(AVERAGE, column)] = Value(statistics.fmean(part.value for part in parts), error)
-    return found
+            values[Key(AVERAGE, column)] = Value(statistics.fmean(part.value for part in parts), error)
+    return values
 
 
 def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]) -> dict[Key, Value]:
@@ -111,7 +111,7 @@ def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]
     kinds = {AVERAGE, PERPLEXITY}
     if [key.kind for key in measured[id(row)]].count(ACCURACY) == 1:  # its own average
         kinds.add(ACCURACY)
-    found = {}
+    recoveries = {}
     for key, value in measured[id(row)].items():
         before = next((measured[id(r)][key].value for r in pruned if key in measured[id(r)]), None)
         whole = next((measured[id(r)][key].value for r in dense if key in measured[id(r)]), None)
@@ -120,8 +120,8 @@ def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]
         numbers = (value.value, before, whole)
         lost = before - whole if key.column and key.column.falls else whole - before
         if all(map(math.isfinite, numbers)) and lost > NEGLIGIBLE * abs(whole):
-            found[Key(RECOVERY, key.column)] = Value((value.value - before) / (whole - before))
-    return found
+            recoveries[Key(RECOVERY, key.column)] = Value((value.value - before) / (whole - before))
+    return recoveries
 
 
 def _costs(row: Row) -> dict[Key, Value]:
@@ -178,12 +178,12 @@ def _over(group: list[dict[Key, Value]]) -> dict[Key, Value]:
     for values in group:
         for key, value in values.items():
             parts[key].append(value.value)
-    found = {}
+    means = {}
     for key, numbers in parts.items():
         if len(numbers) == len(group):  # nothing is averaged over some of them
             finite = all(map(math.isfinite, numbers))
-            found[key] = Value(statistics.fmean(numbers), statistics.stdev(numbers) if finite else None, numbers)
-    return found
+            means[key] = Value(statistics.fmean(numbers), statistics.stdev(numbers) if finite else None, numbers)
+    return means
 
 
 def keys(lines: list[Line], order: list[Column], averages: list[Column]) -> list[Key]:

@@ -3,59 +3,58 @@
 from collections import defaultdict
 
 from lors_cli.evaluation import paired
-from lors_cli.reporting import columns, compare, runs, table
+from lors_cli.reporting import columns, compare, runs
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY, Column
-from lors_cli.reporting.labels import clean
 from lors_cli.reporting.lines import NEGLIGIBLE, RECOVERY
-from lors_cli.reporting.rows import Row
-from lors_cli.reporting.table import Heading, Table
+from lors_cli.reporting.rows import Row, clean
+from lors_cli.reporting.table import Heading, Table, line_notes
 
 BEST, TIED = "*", "≈"
 MOST = 5  # names in a note
 TESTS = {
     compare.MCNEMAR: "McNemar's exact test on the same items for accuracies",
     compare.BOOTSTRAP: "a paired bootstrap over the windows of text for perplexity",
-    compare.Z_TEST: "a paired z-test for averages and metrics that are no yes or no",
+    compare.Z_TEST: "a paired z-test for averages and metrics that are not binary",
     compare.WELCH: "Welch's t-test over seeds",
 }
 
 
-def of(found: Table, best: str = BEST) -> list[tuple[str, str]]:
+def of(table: Table, best: str = BEST) -> list[tuple[str, str]]:
     """The notes, each with the mark that it explains, which is empty for those about the whole.
 
     Args:
-        found: the table.
+        table: the table.
         best: how the best of a group is marked where the notes will stand.
 
     """
-    marked = [(h.mark, h.key.column) for h in found.headings if h.mark and h.key.column and h.key.kind != RECOVERY]
-    notes = [(mark, _difference(column, found)) for mark, column in marked]
-    notes += sorted(table.line_notes(found).items(), key=lambda pair: int(pair[0]))
-    notes += [("", text) for text in (*_marks(found, best), *_errors(found), *_conditions(found), *_costs(found))]
-    notes += [("", text) for text in found.seed_notes]
-    return notes + [("", text) for text in _untested(found)]
+    marked = [(h.mark, h.key.column) for h in table.headings if h.mark and h.key.column and h.key.kind != RECOVERY]
+    notes = [(mark, _difference(column, table)) for mark, column in marked]
+    notes += sorted(line_notes(table).items(), key=lambda pair: int(pair[0]))
+    notes += [("", text) for text in (*_marks(table, best), *_errors(table), *_conditions(table), *_costs(table))]
+    notes += [("", text) for text in table.seed_notes]
+    return notes + [("", text) for text in _untested(table)]
 
 
-def left_out(found: Table) -> list[str]:
+def left_out(table: Table) -> list[str]:
     """What the report leaves out, and why."""
     return [
         clean(f"{', '.join(map(str, paths))}: {reason} ({remedy})")
-        for reason, remedy, paths in runs.by_reason(found.left_out)
+        for reason, remedy, paths in runs.by_reason(table.left_out)
     ]
 
 
-def _difference(column: Column, found: Table) -> str:
+def _difference(column: Column, table: Table) -> str:
     """What tells a column from others of its name."""
     if column.kind == AVERAGE:
-        letters = {h.key.column: h.mark for h in found.headings if h.key.kind == ACCURACY}
+        letters = {h.key.column: h.mark for h in table.headings if h.key.kind == ACCURACY}
         over = [f"{clean(part.name)}{f' [{letters[part]}]' if letters.get(part) else ''}" for part in column.over]
         return f"average over {', '.join(over)}; only for models that have all of them"
-    return f"{clean(column.name)} with {distinction(column, found)}"
+    return f"{clean(column.name)} with {distinction(column, table)}"
 
 
-def distinction(column: Column, found: Table) -> str:
+def distinction(column: Column, table: Table) -> str:
     """The settings of a column that differ from those of others of its name; empty if there is no other."""
-    alike = [h.key.column for h in found.headings if h.key.column and h.key.kind == column.kind]
+    alike = [h.key.column for h in table.headings if h.key.column and h.key.kind == column.kind]
     alike = [other for other in alike if other.name == column.name]
     if len(alike) < 2 or column.kind == AVERAGE:
         return ""
@@ -66,12 +65,12 @@ def distinction(column: Column, found: Table) -> str:
     return clean(", ".join(words))
 
 
-def _marks(found: Table, best: str) -> list[str]:
-    cells = [cell for entry in found.entries for cell in entry.cells]
+def _marks(table: Table, best: str) -> list[str]:
+    cells = [cell for entry in table.entries for cell in entry.cells]
     notes = []
     if any(cell.best for cell in cells):
         notes.append(f"{best}: the best of the tuned models of its group, where there are several.")
-    tests = dict.fromkeys(test.comparison.test for test in found.tests if test.comparison.test)
+    tests = dict.fromkeys(test.comparison.test for test in table.tests if test.comparison.test)
     if tests:
         names = "; ".join(TESTS[test] for test in tests)
         notes.append(
@@ -81,23 +80,23 @@ def _marks(found: Table, best: str) -> list[str]:
     return notes
 
 
-def _errors(found: Table) -> list[str]:
-    if not any(cell.value and cell.value.error is not None for entry in found.entries for cell in entry.cells):
+def _errors(table: Table) -> list[str]:
+    if not any(cell.value and cell.value.error is not None for entry in table.entries for cell in entry.cells):
         return []
-    several = any(len(entry.line.rows) > 1 for entry in found.entries)
+    several = any(len(entry.line.rows) > 1 for entry in table.entries)
     over = ", and the standard deviation over runs in lines that say how many seeds they are over" if several else ""
     return [f"± is the standard error of the measurement on its items{over}."]
 
 
-def _conditions(found: Table) -> list[str]:
+def _conditions(table: Table) -> list[str]:
     """How the columns were measured."""
     notes = []
-    tasks = [h for h in found.headings if h.key.kind in (ACCURACY, OTHER) and h.key.column]
+    tasks = [h for h in table.headings if h.key.kind in (ACCURACY, OTHER) and h.key.column]
     if tasks:
         notes.append(f"Accuracies in percent. Tasks: {'; '.join(_task(heading) for heading in tasks)}.")
-        recorded = {str((row.runs[0].results.get("versions") or {}).get("lm_eval", "?")) for row in _rows(found)}
+        recorded = {str((row.runs[0].results.get("versions") or {}).get("lm_eval", "?")) for row in _rows(table)}
         notes.append(f"lm-eval {' and '.join(sorted(recorded))}{', mixed' if len(recorded) > 1 else ''}.")
-    for heading in found.headings:
+    for heading in table.headings:
         if heading.key.kind == PERPLEXITY and heading.key.column:
             settings = dict(heading.key.column.settings)
             mark = f" [{heading.mark}]" if heading.mark else ""
@@ -105,7 +104,7 @@ def _conditions(found: Table) -> list[str]:
                 f"Perplexity{mark}: {clean(heading.key.column.text)}, windows of {settings['sequence length']} tokens,"
                 f" {settings['predicted tokens']} predicted, {settings['dtype']}."
             )
-    if any(heading.key.kind == RECOVERY for heading in found.headings):
+    if any(heading.key.kind == RECOVERY for heading in table.headings):
         little = f"{NEGLIGIBLE:.1%} of the dense model's number"
         notes.append(f"Recovery: (tuned - pruned) / (dense - pruned), where pruning lost more than {little}.")
     return notes
@@ -120,8 +119,8 @@ def _task(heading: Heading) -> str:
     )
 
 
-def _costs(found: Table) -> list[str]:
-    costs = [(row.cost, row) for row in _rows(found)]
+def _costs(table: Table) -> list[str]:
+    costs = [(row.cost, row) for row in _rows(table)]
     notes = []
     if any(cost.reduction for cost, _ in costs):
         notes.append("Reduction: parameters of the original for each one of the model that was trained.")
@@ -140,10 +139,10 @@ def _costs(found: Table) -> list[str]:
     return notes
 
 
-def _untested(found: Table) -> list[str]:
+def _untested(table: Table) -> list[str]:
     """Why some lines were not compared with the best one."""
     reasons: dict[str, dict[str, None]] = defaultdict(dict)
-    for test in found.tests:
+    for test in table.tests:
         if test.comparison.reason:
             reasons[test.comparison.reason][f"{test.this} and {test.best} ({clean(test.column.name)})"] = None
     return [f"Not tested, because {reason}: {_some(list(pairs))}." for reason, pairs in reasons.items()]
@@ -154,5 +153,5 @@ def _some(names: list[str]) -> str:
     return "; ".join(names[:MOST]) + more
 
 
-def _rows(found: Table) -> list[Row]:
-    return [row for entry in found.entries for row in entry.line.rows]
+def _rows(table: Table) -> list[Row]:
+    return [row for entry in table.entries for row in entry.line.rows]

@@ -1,77 +1,142 @@
 """The plots of the HTML page, as SVG that is the same for the same runs and asks nothing of a network."""
 
+import io
+import math
+import re
+import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from lors_cli.reporting import curves, drawing
 from lors_cli.reporting.columns import ACCURACY, PERPLEXITY
-from lors_cli.reporting.drawing import LONGEST, short
-from lors_cli.reporting.labels import clean
-from lors_cli.reporting.lines import Key
-from lors_cli.reporting.provenance import TUNED
-from lors_cli.reporting.rows import Row
+from lors_cli.reporting.lines import Key, Value
+from lors_cli.reporting.origin import DENSE, PRUNED, TUNED
+from lors_cli.reporting.rows import Row, clean
 from lors_cli.reporting.table import Entry, Heading, Table
 from lors_cli.run import manifest
 from lors_cli.run.manifest import Merged, Pruned
 
 MOST_BARS, MOST_PROFILES = 16, 6
+FIXED = {DENSE: "#444444", PRUNED: "#aaaaaa"}  # colours
+LONGEST = 48  # characters of a name in a picture; the table has them whole
+STYLE = {
+    "svg.hashsalt": "lors",  # ids follow from the content
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollars
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
+# matplotlib's names for parts of a figure, which nothing refers to and which several figures on a page would share
+PART = re.compile(r' id="(?:[A-Za-z]+[A-Za-z0-9.]*_)+\d+"')
+METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+NAMESPACE = re.compile(r' xmlns(?::\w+)?="[^"]*"')  # HTML knows them
 
 
-def all_of(table: Table) -> Iterator[tuple[str, str, str]]:
-    """A title, an explanation and an SVG for each plot for which there are data."""
-    import matplotlib
-
-    with matplotlib.rc_context(drawing.STYLE):
-        yield from curves.of(table)
-        yield from _accuracies(table)
-        yield from _sparsities(table)
-        yield from _memory(table)
+def values(entry: Entry) -> Callable[[Heading], Value | None]:
+    """Gives the number of an entry in a column, None where it has none that can be drawn."""
+    drawn = {cell.key: cell.value for cell in entry.cells if cell.value and math.isfinite(cell.value.value)}
+    return lambda heading: drawn.get(heading.key)
 
 
-def _accuracies(table: Table) -> Iterator[tuple[str, str, str]]:
+def colours(table: Table) -> list[str]:
+    """The colour of each line, in all plots."""
+    kinds = [entry.line.row.kind for entry in table.entries]
+    tuned = [kind not in FIXED for kind in kinds]
+    return [FIXED.get(kind) or f"C{sum(tuned[:number]) % 10}" for number, kind in enumerate(kinds)]
+
+
+def names(table: Table) -> list[str]:
+    """What the lines are called where those of all models stand together."""
+    bases = [clean(entry.line.row.origin.base) for entry in table.entries]
+    labels = [entry.line.label for entry in table.entries]
+    if len(set(bases)) > 1:
+        labels = [f"{base}: {label}" for base, label in zip(bases, labels, strict=True)]
+    return labels
+
+
+def short(name: str, longest: int = LONGEST) -> str:
+    """The name, without its middle if it is long: the settings that tell it from others stand at its end."""
+    return name if len(name) <= longest else f"{name[: longest // 3]}…{name[1 - 2 * longest // 3 :]}"
+
+
+def rest(number: int) -> str:
+    """What a plot does not show, in words."""
+    return f" {number} more models are not drawn." if number > 0 else ""
+
+
+def figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes, one below the other."""
+    from matplotlib.figure import Figure  # without pyplot, which takes longer to import
+
+    empty = Figure((width, height), layout="constrained")
+    return empty, empty.subplots(panels, 1)
+
+
+def finished(drawn: Any, axes: Any) -> str:
+    """A figure with a legend of its axes beside it, as SVG."""
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    return svg(drawn)
+
+
+def svg(drawn: Any) -> str:
+    """A figure as an element of an HTML page."""
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks are the browser's to draw
+        drawn.savefig(stream, format="svg", metadata={"Date": None})
+    text = stream.getvalue()
+    text = METADATA.sub("", text[text.index("<svg") :])
+    return NAMESPACE.sub("", PART.sub("", text))
+
+
+def accuracies(table: Table) -> Iterator[tuple[str, str, str]]:
     """For each dense model the accuracies of what was made of it, side by side."""
     headings = [heading for heading in table.headings if heading.key.kind == ACCURACY]
-    colours = drawing.colours(table)
+    colour = colours(table)
     by_base: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
     for number, entry in enumerate(table.entries):
         by_base[entry.line.row.origin.base].append((number, entry))
     for base, entries in by_base.items():
-        found = [(number, entry) for number, entry in entries if any(map(drawing.values(entry), headings))]
-        shown = found[:MOST_BARS]
-        used = [heading for heading in headings if any(drawing.values(entry)(heading) for _, entry in shown)]
+        measured = [(number, entry) for number, entry in entries if any(map(values(entry), headings))]
+        shown = measured[:MOST_BARS]
+        used = [heading for heading in headings if any(values(entry)(heading) for _, entry in shown)]
         if not used:
             continue
-        figure, axes = drawing.figure(max(6.0, 0.16 * len(used) * (len(shown) + 2) + 2.5), 4)
+        drawing, axes = figure(max(6.0, 0.16 * len(used) * (len(shown) + 2) + 2.5), 4)
         width = 0.85 / len(shown)
         for order, (number, entry) in enumerate(shown):
-            values = list(map(drawing.values(entry), used))
+            drawn = list(map(values(entry), used))
             axes.bar(
-                [n + (order - (len(shown) - 1) / 2) * width for n, value in enumerate(values) if value],
-                [100 * value.value for value in values if value],
+                [n + (order - (len(shown) - 1) / 2) * width for n, value in enumerate(drawn) if value],
+                [100 * value.value for value in drawn if value],
                 width,
-                yerr=[100 * (value.error or 0.0) for value in values if value],
-                color=colours[number],
+                yerr=[100 * (value.error or 0.0) for value in drawn if value],
+                color=colour[number],
                 error_kw={"elinewidth": 0.8},
                 label=short(entry.line.label),
             )
         marked = [f"{short(heading.name, LONGEST // 2)} {heading.mark}".strip() for heading in used]
         axes.set_xticks(range(len(used)), marked, rotation=20, ha="right")
         axes.set(ylabel="accuracy, %")
-        text = f"With the errors of the table.{drawing.rest(len(found) - MOST_BARS)}"
-        yield f"Accuracy, {clean(base)}", text, drawing.finished(figure, axes)
+        text = f"With the errors of the table.{rest(len(measured) - MOST_BARS)}"
+        yield f"Accuracy, {clean(base)}", text, finished(drawing, axes)
 
 
-def _sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
+def sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
     """Sparsity from block to block, for each way in which the models' zeros are spread."""
     profiles: dict[tuple[tuple[str, float], ...], str] = {}
-    for name, entry in zip(drawing.names(table), table.entries, strict=True):
+    for name, entry in zip(names(table), table.entries, strict=True):
         for row in entry.line.rows:
             profiles.setdefault(_profile(row), name)
     profiles.pop((), None)
     if not profiles:
         return
     shown = list(profiles.items())[:MOST_PROFILES]
-    figure, axes = drawing.figure(8, 2.4 * len(shown) + 0.4, len(shown))
+    drawing, axes = figure(8, 2.4 * len(shown) + 0.4, len(shown))
     for (profile, label), panel in zip(shown, axes if len(shown) > 1 else [axes], strict=True):
         for place, linears in manifest.by_place({name: {"name": name, "s": s} for name, s in profile}).items():
             blocks = [(_block(linear["name"]), linear["s"]) for linear in linears]
@@ -80,8 +145,8 @@ def _sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)  # its own linears
     panel.set_xlabel("block")
-    text = f"Models with the same sparsity in every module are drawn once.{drawing.rest(len(profiles) - MOST_PROFILES)}"
-    yield "Sparsity per module", text, drawing.svg(figure)
+    text = f"Models with the same sparsity in every module are drawn once.{rest(len(profiles) - MOST_PROFILES)}"
+    yield "Sparsity per module", text, svg(drawing)
 
 
 def _profile(row: Row) -> tuple[tuple[str, float], ...]:
@@ -94,26 +159,26 @@ def _block(module: str) -> int:
     return next((int(part) for part in module.split(".") if part.isdigit()), 0)
 
 
-def _memory(table: Table) -> Iterator[tuple[str, str, str]]:
+def memory(table: Table) -> Iterator[tuple[str, str, str]]:
     """A picture for each perplexity: what the training needed, and what it gave."""
-    memory = Heading(Key("peak_bytes"), "")
+    needs = Heading(Key("peak_bytes"), "")
     for heading in (heading for heading in table.headings if heading.key.kind == PERPLEXITY):
         points: dict[str, list[tuple[float, float, bool]]] = defaultdict(list)
         for entry in (entry for entry in table.entries if entry.line.row.kind == TUNED):
-            value, needed = map(drawing.values(entry), (heading, memory))
+            value, needed = map(values(entry), (heading, needs))
             if value and needed:
                 points[_method(entry)].append((needed.value / 1e9, value.value, entry.line.row.cost.on_gpu))
         if not points:
             continue
-        figure, axes = drawing.figure(8, 4)
-        for place, (method, found) in enumerate(points.items()):
+        drawing, axes = figure(8, 4)
+        for place, (method, of_method) in enumerate(points.items()):
             for sign, on_gpu in (("o", False), ("s", True)):
-                shown = [(gigabytes, perplexity) for gigabytes, perplexity, where in found if where == on_gpu]
+                shown = [(gigabytes, perplexity) for gigabytes, perplexity, where in of_method if where == on_gpu]
                 axes.plot([x for x, _ in shown], [y for _, y in shown], sign, color=f"C{place % 10}")
             axes.plot([], [], "o", color=f"C{place % 10}", label=method)
         axes.set(xlabel="peak memory in training, GB", ylabel="perplexity")
         title = f"Perplexity against memory {f'[{heading.mark}]' if heading.mark else ''}".strip()
-        yield title, "Circles: memory of the process on the host; squares: of the GPU.", drawing.finished(figure, axes)
+        yield title, "Circles: memory of the process on the host; squares: of the GPU.", finished(drawing, axes)
 
 
 def _method(entry: Entry) -> str:

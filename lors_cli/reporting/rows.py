@@ -1,46 +1,24 @@
-"""One row for each model of each run, with what it cost; a model that several runs measured alike is one row."""
+"""One row for each model of each run, and what it is called: by its methods, and by the settings that tell it apart.
 
+A model that several runs measured alike is one row.
+"""
+
+import os
+from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from lors_cli.reporting import columns, provenance
+from lors_cli.reporting import columns
 from lors_cli.reporting.columns import Column, Measure
-from lors_cli.reporting.provenance import DENSE, OTHER, PRUNED, TUNED, UNMERGED, Origin
+from lors_cli.reporting.origin import DENSE, OTHER, PRUNED, TUNED, Cost, Origin, costs, evaluated_digest, trace
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
-from lors_cli.run.manifest import Aligned, Merged, Pruned, Recovered, Trained
+from lors_cli.run import manifest
+from lors_cli.run.manifest import Merged, Pruned
 
 ORDER = (DENSE, PRUNED, OTHER, TUNED)
-
-
-@dataclass
-class Cost:
-    """What a model took; None where it is not known.
-
-    Attributes:
-        tokens: seen in training.
-        trainable: parameters of the adapter.
-        parameters: of the model.
-        embeddings: whether `parameters` counts everything, or only the linears of the blocks.
-        seconds: of training.
-        peak_bytes: of memory, in training.
-        on_gpu: whether that is the GPU's.
-        size_bytes: of the model directory.
-        reduction: parameters of the original for each one of the model that was trained, if that is smaller.
-
-    """
-
-    tokens: int | None = None
-    trainable: int | None = None
-    parameters: int | None = None
-    embeddings: bool = True
-    seconds: float | None = None
-    peak_bytes: int | None = None
-    on_gpu: bool = False
-    size_bytes: int | None = None
-    reduction: float | None = None
+DEFAULT_INIT = {"lors": "gradient"}  # random for the others
+MOST = 4  # settings in a name
+DERIVED = ("calibration_tokens", "digest", "data.")  # settings that follow from others
 
 
 @dataclass
@@ -88,20 +66,19 @@ def of_runs(runs: list[Run], manifests: Manifests) -> tuple[list[Row], list[Left
     rows: list[Row] = []
     left: list[LeftOut] = []
     for run in runs:
-        for name, found in run.results["models"].items():
-            origin = provenance.trace(run, name, manifests)
+        for name, results in run.results["models"].items():
+            origin = trace(run, name, manifests)
             if isinstance(origin, LeftOut):
                 left.append(origin)
                 continue
-            wanted = provenance.evaluated_digest(run, name)
-            measured = columns.of_model(run, name)
-            row = Row(name, wanted, found["sparsity"], origin, [run], measured, notes=list(origin.notes))
+            digest, measures = evaluated_digest(run, name), columns.of_model(run, name)
+            row = Row(name, digest, results["sparsity"], origin, [run], measures, notes=list(origin.notes))
             if not _join(rows, row):
                 rows.append(row)
     _name_bases(rows)
     _adopt(rows)
     for row in rows:
-        row.cost = _cost(row)
+        row.cost = costs(row.origin)
     return rows, left
 
 
@@ -118,7 +95,7 @@ def _join(rows: list[Row], row: Row) -> bool:
             other.notes.append(text.format(row.runs[0].directory))
             row.notes.append(text.format(other.runs[0].directory))
             continue
-        other.measures.update({column: found for column, found in row.measures.items() if column not in common})
+        other.measures |= {column: measure for column, measure in row.measures.items() if column not in common}
         other.runs += row.runs
         return True
     return False
@@ -151,54 +128,6 @@ def _adopt(rows: list[Row]) -> None:
             row.origin.base_digest = child.origin.base_digest
 
 
-def _cost(row: Row) -> Cost:
-    origin = row.origin
-    cost = Cost()
-    training = origin.manifests.get("train" if row.kind == TUNED else "align")
-    if training and isinstance(training.facts, Trained):
-        cost = Cost(training.facts.tokens, training.facts.trainable_parameters, seconds=training.seconds)
-        cost.on_gpu = "gpu_bytes" in training.peak_memory and training.config.get("device") != "cpu"
-        cost.peak_bytes = training.peak_memory.get("gpu_bytes" if cost.on_gpu else "host_bytes")
-    smaller = [made.facts for stage in ("prune", "align") if (made := origin.manifests.get(stage))]
-    reductions = (facts.reduction for facts in smaller if isinstance(facts, Pruned | Aligned))
-    cost.reduction = next((reduction for reduction in reductions if reduction is not None), None)
-    directory = None if origin.target == UNMERGED else origin.directory  # which holds the adapter alone
-    if directory and directory.is_dir():
-        cost.size_bytes = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
-    if cost.trainable:
-        counted = _trained(origin) or (_parameters(directory) if directory else None)
-        cost.parameters, cost.embeddings = counted or _measured(origin), counted is not None
-    return cost
-
-
-def _trained(origin: Origin) -> int | None:
-    """The parameters of a smaller model that was trained; None of models that keep their size."""
-    facts = origin.manifests["prune"].facts if "prune" in origin.manifests else None
-    return facts.parameters["after"] if isinstance(facts, Pruned) and facts.parameters else None
-
-
-def _measured(origin: Origin) -> int | None:
-    """The parameters that a merge or a recovery counted."""
-    facts = origin.made and origin.made.facts
-    return facts.parameters if isinstance(facts, Merged | Recovered) else None
-
-
-def _parameters(directory: Path) -> int | None:
-    """The parameters of a model by the headers of its files; None if they cannot be read."""
-    total = 0
-    for path in sorted(directory.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                    size = 1
-                    for length in file.get_slice(name).get_shape():
-                        size *= length
-                    total += size
-        except (OSError, SafetensorError):
-            return None
-    return total or None
-
-
 def share(part: float) -> str:
     """A share in percent."""
     return f"{part:.1%}".replace(".0%", "%")
@@ -207,3 +136,99 @@ def share(part: float) -> str:
 def settings(row: Row) -> dict[str, Any]:
     """All settings that made the model, by stage."""
     return {stage: getattr(row.origin, stage) or {} for stage in ("prune", "align", "train", "merge")}
+
+
+def clean(text: str) -> str:
+    """The text in one line, without characters that a terminal would act upon."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def pruning(row: Row) -> str:
+    """What pruned the model that a row is of or began with."""
+    prune = row.origin.prune
+    if not prune:
+        return {DENSE: "", OTHER: "other models"}.get(row.kind, "" if row.origin.unpruned else "pruned elsewhere")
+    words = [f"{prune.get('method') or '?'} {share(prune['ratio']) if prune.get('ratio') else ''}".strip()]
+    words += [str(prune[key]) for key in ("profile", "repair") if prune.get(key)]
+    words += [key for key in ("variant", "permute", "overrides") if prune.get(key)]
+    return clean(" + ".join(words))
+
+
+def goal(row: Row) -> str:
+    """The sparsity that was asked for: of a pruned or tuned model the one that its group has."""
+    if row.kind in (DENSE, OTHER) or row.origin.unpruned:
+        return ""
+    prune = row.origin.prune or {}
+    asked = prune.get("ratio") if prune.get("sparsity") is None else prune["sparsity"]
+    try:
+        return share(row.sparsity if asked is None else float(asked))
+    except ValueError:
+        return clean(str(asked))
+
+
+def method(row: Row) -> str:
+    """The row's name among those of its group."""
+    if row.kind == DENSE:
+        return "dense"
+    origin = row.origin
+    model = ", ".join(filter(None, (pruning(row), "aligned" if origin.align is not None else "")))
+    if row.kind == PRUNED:
+        return model
+    if row.kind != TUNED:
+        return clean(row.name.rstrip("/").rpartition("/")[2])
+    train, merge = origin.train or {}, origin.merge or {}
+    name = str(train.get("method") or merge.get("method") or "tuned")
+    if merge.get("apply_mask"):
+        name += "*"  # as the SPP paper calls it
+    words = [name]
+    filled = merge.get("dense") and not (origin.target or origin.unpruned or (origin.prune or {}).get("ratio"))
+    words += ["merged densely"] if filled else []
+    rank = train.get("rank") or merge.get("rank")
+    words += [f"r={rank}"] if rank else []
+    init = train.get("init")
+    words += [f"init={init}"] if init and init != DEFAULT_INIT.get(name, "random") else []
+    words += [f"on {'the dense model' if origin.unpruned else origin.target}"] if origin.target else []
+    return clean(" + ".join(filter(None, (model, " ".join(words)))))
+
+
+def names(rows: list[Row], ignoring: tuple[str, ...] = ()) -> list[str]:
+    """A name for each row of a group; equal ones get the settings that tell them apart, else their runs.
+
+    Args:
+        rows: of one group.
+        ignoring: settings that are no reason to tell rows apart.
+
+    """
+    named = [method(row) for row in rows]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(named):
+        alike[name].append(number)
+    for numbers in alike.values():
+        if len(numbers) > 1:
+            for number, words in zip(numbers, _differences([rows[n] for n in numbers], ignoring), strict=True):
+                named[number] = clean(f"{named[number]} {words}")
+    doubles = {name for name in named if named.count(name) > 1}
+    top = os.path.commonpath([row.runs[0].directory.absolute() for row in rows]) if doubles else ""
+    for number, row in enumerate(rows):
+        if named[number] in doubles:
+            place = os.path.relpath(row.runs[0].directory.absolute(), top)
+            named[number] = clean(f"{named[number]} [{row.runs[0].directory.name if place == '.' else place}]")
+    return named
+
+
+def _differences(rows: list[Row], ignoring: tuple[str, ...]) -> list[str]:
+    """For each row the settings in which they differ, as far as all rows have them; the last parts of their keys."""
+    flat = [manifest.flat(settings(row)) for row in rows]
+    common = [key for key in flat[0] if all(key in one for one in flat)]
+    keys = [key for key in common if len({str(one[key]) for one in flat}) > 1]
+    keys = [key for key in keys if not any(word in key for word in DERIVED)]
+    keys = [key for key in keys if key.rpartition(".")[2] not in ignoring][:MOST]
+    words = [[f"{key.rpartition('.')[2]}={_short(one[key])}" for key in keys] for one in flat]
+    return [" ".join(dict.fromkeys(one)) for one in words]  # a seed of pruning that is the training's too, once
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text.rstrip("/").rpartition("/")[2] if text.startswith(("/", ".", "~")) else text

@@ -1,4 +1,4 @@
-"""Run directories: found below what was named, and their evaluations read and verified before a number is believed."""
+"""Run directories: where they lie, and their evaluations, read and verified before a number is believed."""
 
 import json
 import os
@@ -11,19 +11,11 @@ from lors_cli import __version__
 from lors_cli.artifacts import digest, publish
 from lors_cli.errors import LorsError, Problem, RequestError
 from lors_cli.run import manifest
+from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Manifest
 
 EVAL, RESULTS = "eval", "results.json"
-# What a run directory holds, and the stages that make it, in their order.
-STAGE_OF = {
-    "pruned": "prune",
-    "aligned": "align",
-    "adapter": "train",
-    "recovered": "recover",
-    "merged": "merge",
-    EVAL: "eval",
-}
-OUTPUTS = tuple(STAGE_OF)
+OUTPUTS = tuple(stage.folder for stage in STAGES.values())
 WANTED = f"a run directory (with {', '.join(OUTPUTS[:-1])} or {EVAL} in it), or a folder of such"
 
 
@@ -38,10 +30,10 @@ class LeftOut:
 
 def by_reason(left_out: list[LeftOut]) -> list[tuple[str, str, list[Path]]]:
     """Reasons and remedies, each with the places that it holds for."""
-    found: dict[tuple[str, str], list[Path]] = {}
+    places: dict[tuple[str, str], list[Path]] = {}
     for one in left_out:
-        found.setdefault((one.reason, one.remedy), []).append(one.path)
-    return [(*why, paths) for why, paths in found.items()]
+        places.setdefault((one.reason, one.remedy), []).append(one.path)
+    return [(*why, paths) for why, paths in places.items()]
 
 
 @dataclass(frozen=True)
@@ -89,11 +81,11 @@ def find(arguments: list[Path]) -> tuple[list[Path], list[LeftOut]]:
             problems.append(Problem("RUN_DIR", WANTED, got, "correct the path"))
             continue
         start = argument.parent if argument.name in OUTPUTS and (argument / manifest.NAME).is_file() else argument
-        found = list(_below(start))
-        if not found:
+        directories = list(_below(start))
+        if not directories:
             remedy = "name the output_dir of a config, or the folder above several"
             problems.append(Problem("RUN_DIR", WANTED, f"{argument}, which has none in it", remedy))
-        for directory in found:
+        for directory in directories:
             if runs.setdefault(directory.resolve(), directory) == directory:
                 unfinished += _unfinished(directory)
     if problems:
@@ -128,9 +120,9 @@ def _is_output(directory: Path) -> bool:
 
 def _unfinished(directory: Path) -> list[LeftOut]:
     """The work in a run directory that was interrupted or is going on."""
-    partials = {name: publish.partial_directory(directory / name) for name in OUTPUTS}
+    partials = {name: publish.partial_directory(stage.output(directory)) for name, stage in STAGES.items()}
     return [
-        LeftOut(path, "unfinished work, interrupted or going on", f"`lors {STAGE_OF[name]}` finishes it")
+        LeftOut(path, "unfinished work, interrupted or going on", f"`lors {name}` finishes it")
         for name, path in partials.items()
         if path.is_dir()
     ]

@@ -5,12 +5,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from string import ascii_lowercase
 
-from lors_cli.reporting import columns, compare, labels, lines
+from lors_cli.reporting import columns, compare, lines
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY, Column
 from lors_cli.reporting.compare import Comparison
 from lors_cli.reporting.lines import RECOVERY, Key, Line, Value
-from lors_cli.reporting.provenance import TUNED
-from lors_cli.reporting.rows import ORDER, Row
+from lors_cli.reporting.origin import TUNED
+from lors_cli.reporting.rows import ORDER, Row, clean, goal, names, pruning
 from lors_cli.reporting.runs import LeftOut
 
 TESTED = (ACCURACY, AVERAGE, PERPLEXITY, OTHER)
@@ -96,28 +96,28 @@ def build(rows: list[Row], left_out: list[LeftOut], *, over_seeds: bool = False)
     averages = columns.averages(
         [frozenset(column for column in row.measures if column.kind == ACCURACY) for row in rows], order
     )
-    found, seed_notes = lines.of(rows, order, averages, over_seeds=over_seeds)
-    keys = lines.keys(found, order, averages)
-    groups = _groups(found, keys, ignoring=("seed",) if over_seeds else ())
+    every, seed_notes = lines.of(rows, order, averages, over_seeds=over_seeds)
+    keys = lines.keys(every, order, averages)
+    groups = _groups(every, keys, ignoring=("seed",) if over_seeds else ())
     tests = [test for group in groups for key in keys if key.kind in TESTED for test in _mark(group, key)]
     _number(groups)
     return Table(_headings(keys), groups, tests, left_out, seed_notes, over_seeds)
 
 
-def _groups(found: list[Line], keys: list[Key], ignoring: tuple[str, ...]) -> list[Group]:
+def _groups(lines: list[Line], keys: list[Key], ignoring: tuple[str, ...]) -> list[Group]:
     """The lines in groups, dense models before what was made of them."""
     members: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
-    for line in found:
+    for line in lines:
         row = line.row
-        members[row.base[0], labels.pruning(row), labels.goal(row)].append(line)
+        members[row.base[0], pruning(row), goal(row)].append(line)
     groups = []
     for way in sorted(members, key=lambda way: [_natural(part) for part in way]):
-        (base, pruning, goal), group = way, members[way]
-        for line, name in zip(group, labels.of([line.row for line in group], ignoring), strict=True):
+        (base, pruned_by, goal_of), group = way, members[way]
+        for line, name in zip(group, names([line.row for line in group], ignoring), strict=True):
             line.label = f"{name}, {len(line.rows)} seeds" if len(line.rows) > 1 else name
         ordered = sorted(group, key=lambda line: (ORDER.index(line.row.kind), _natural(line.label)))
         entries = [Entry(line, [Cell(key, line.values.get(key)) for key in keys]) for line in ordered]
-        groups.append(Group(labels.clean(base), pruning, goal, entries))
+        groups.append(Group(clean(base), pruned_by, goal_of, entries))
     return groups
 
 
@@ -140,11 +140,13 @@ def _mark(group: Group, key: Key) -> list[Tested]:
     for entry, value in tuned:
         entry.cells[place].best = value.value == best_value.value
     if best.line.values[key].parts or any(value.parts for _, value in others):
-        found = [compare.over_seeds(value.parts, best_value.parts) for _, value in others]
+        comparisons = [compare.over_seeds(value.parts, best_value.parts) for _, value in others]
     else:
-        found = compare.with_best(best.line.row.measures, [entry.line.row.measures for entry, _ in others], column)
+        comparisons = compare.with_best(
+            best.line.row.measures, [entry.line.row.measures for entry, _ in others], column
+        )
     tests = []
-    for (entry, _), comparison in zip(others, found, strict=True):
+    for (entry, _), comparison in zip(others, comparisons, strict=True):
         cell = entry.cells[place]
         cell.tied = comparison.different is False and not cell.best
         tests.append(Tested(group, column, entry.line.label, best.line.label, comparison))
@@ -162,24 +164,24 @@ def _number(groups: list[Group]) -> None:
 
 def line_notes(table: Table) -> dict[str, str]:
     """The notes about lines by their numbers."""
-    found: dict[str, str] = {}
+    noted: dict[str, str] = {}
     for entry in table.entries:
         texts = dict.fromkeys(note for row in entry.line.rows for note in row.notes)
-        found.update(zip(entry.marks, texts, strict=True))
-    return found
+        noted.update(zip(entry.marks, texts, strict=True))
+    return noted
 
 
 def _headings(keys: list[Key]) -> list[Heading]:
     """Names for the columns; those that share one get letters, and so do averages."""
-    names = [_name(key) for key in keys]
+    headed = [_name(key) for key in keys]
     letters: dict[Column, str] = {}
-    for key, name in zip(keys, names, strict=True):
-        if key.column and key.kind != RECOVERY and (names.count(name) > 1 or key.kind == AVERAGE):
+    for key, name in zip(keys, headed, strict=True):
+        if key.column and key.kind != RECOVERY and (headed.count(name) > 1 or key.kind == AVERAGE):
             number = len(letters)
             letters[key.column] = ascii_lowercase[number % 26] * (number // 26 + 1)
     return [
         Heading(key, name, letters.get(key.column, "") if key.column else "")
-        for key, name in zip(keys, names, strict=True)
+        for key, name in zip(keys, headed, strict=True)
     ]
 
 
@@ -194,5 +196,5 @@ def _name(key: Key) -> str:
             "peak_bytes": "peak memory",
             "size_bytes": "size",
         }[key.kind]
-    name = labels.clean(key.column.name)
+    name = clean(key.column.name)
     return f"recovery, {name}" if key.kind == RECOVERY else name

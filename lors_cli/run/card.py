@@ -13,7 +13,7 @@ from lors_cli import adapters, pruning
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.files import CARD
 from lors_cli.console import markdown_table
-from lors_cli.run import lineage
+from lors_cli.run.lineage import Lineage, Original
 from lors_cli.run.manifest import Aligned, Facts, Manifest, Merged, Pruned, Trained, by_place
 
 HERE = "DIRECTORY_OR_REPOSITORY"  # in the example of loading
@@ -66,8 +66,8 @@ class _Made:
 
     def __init__(self, made: Manifest) -> None:
         self.made = made
-        self.steps = lineage.steps(made)
-        self.original = lineage.original(made)
+        self.steps = Lineage().steps(made)
+        self.original = Original.of(self.steps)
         self.name = self.original.name.rpartition("/")[2]
         self.reduction = 1.0  # of the model's parameters, by structured pruning
         for step in self.steps:

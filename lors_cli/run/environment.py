@@ -10,13 +10,13 @@ from lors_cli import __version__
 def versions() -> dict[str, str]:
     """The versions of everything that can change a number."""
     packages = ("torch", "transformers", "accelerate", "datasets", "lm_eval", "safetensors", "tokenizers", "numpy")
-    found = {"lors_cli": __version__, "python": platform.python_version()}
+    versions = {"lors_cli": __version__, "python": platform.python_version()}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def hardware() -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Job:
     def origin(self) -> dict[str, Any]:
         """Where everything came from, for the manifest; the same content under other paths makes the same result."""
         paths = {name: str(path) for name, path in self.inputs.items()}
-        return {"config": self.config.model_dump(mode="json"), "input_paths": paths}
+        hub_ids = {name: known for name, path in self.inputs.items() if (known := source.hub_id(path))}
+        return {"config": self.config.model_dump(mode="json"), "input_paths": paths, "hub_ids": hub_ids}
 
     def show(self) -> None:
         """Print the result: the table of an evaluation, else where it is."""

@@ -1,5 +1,11 @@
-"""Where a directory comes from: the manifests of what it was made of, and the model at the beginning."""
+"""Where a directory comes from: the manifests of what it was made of, and the model at the beginning.
 
+A manifest counts only if its digest is the one that was recorded where the directory was used, so a model, adapter or
+pruned model that was made again since is never taken for the one that was used.
+"""
+
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,76 @@ from lors_cli.run.manifest import Manifest
 
 NO_PART = {"teacher", "mask"}  # inputs that are looked at and not carried on
 INHERITED = ("license", "license_name", "license_link", "language")
+# The input through which a model or adapter came to be what it is, and the stages that may have made that input.
+BEFORE = {
+    "merge": ("adapter", ("train", "recover")),
+    "recover": ("adapter", ("train", "recover")),
+    "train": ("pruned", ("prune", "align")),
+    "align": ("pruned", ("prune", "align")),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A directory that a stage has made, and its manifest."""
+
+    directory: Path
+    made: Manifest
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The walk from a manifest to those of what its directory was made of.
+
+    Attributes:
+        read: gives the manifest of a directory.
+        run: a run directory, which may have been moved, with what is beside it, since its manifests were written.
+
+    """
+
+    read: Callable[[Path], Manifest | None] = manifest.read
+    run: Path | None = None
+
+    def places(self, recorded: str | None, config: dict[str, Any]) -> list[Path]:
+        """Where a path may be now that was recorded by a run of `config`: as it is, or moved together with the run."""
+        if not recorded:
+            return []
+        output = config.get("output_dir")
+        moved = [self.run / os.path.relpath(recorded, output)] if output and self.run else []
+        return [Path(recorded), *(Path(os.path.normpath(path)) for path in moved)]
+
+    def find(self, places: list[Path], digest: str | None) -> Step | None:
+        """The first of the directories whose manifest has the digest; the others tell nothing."""
+        for directory in places:
+            made = self.read(directory)
+            if made and digest and made.digest == digest:
+                return Step(directory, made)
+        return None
+
+    def input(self, made: Manifest, name: str) -> Step | None:
+        """The input `name` of a stage; None if it has no manifest, or is gone or was made again."""
+        places = self.places(made.input_paths.get(name), made.config)
+        return self.find([self.run / name, *places] if self.run else places, made.inputs.get(name))
+
+    def back(self, step: Step) -> Iterator[Step]:
+        """The step and those before it, as far as they are there: from the merge by way of the training to the pruning.
+
+        What a merged or recovered adapter belongs to tells nothing about how the adapter came to be, and is not walked.
+        """
+        before: Step | None = step
+        while before:
+            yield before
+            name, stages = BEFORE.get(before.made.stage, ("", ()))
+            source = self.input(before.made, name) if name else None
+            before = source if source and source.made.stage in stages else None
+
+    def steps(self, made: Manifest) -> list[Manifest]:
+        """All manifests of what a directory was made from, as far as they are there, in order; its own is the last."""
+        earlier: dict[str, Manifest] = {}
+        for name in made.input_paths:
+            if name not in NO_PART and (source := self.input(made, name)):
+                earlier |= {step.digest: step for step in self.steps(source.made)}
+        return [*earlier.values(), made]
 
 
 @dataclass(frozen=True)
@@ -30,11 +106,19 @@ class Original:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def at(cls, path: Path) -> "Original":
-        """The model in a directory, which may lie in the hub's cache."""
-        hub_id = None
-        if path.parent.name == "snapshots" and (folder := path.parents[1].name).startswith("models--"):
-            hub_id = folder.removeprefix("models--").replace("--", "/")
+    def of(cls, steps: list[Manifest]) -> "Original":
+        """The model at the beginning: the original of a recovered adapter, else the first input of the first step."""
+        for step in steps:
+            if step.stage == "recover":  # the small model may have come from elsewhere
+                return cls.at(Path(step.input_paths["model"]), hub_id(step, "model"))
+        inputs = [name for name in steps[0].input_paths if name not in NO_PART]
+        if not inputs:
+            return cls("a model")
+        return cls.at(Path(steps[0].input_paths[inputs[0]]), hub_id(steps[0], inputs[0]))
+
+    @classmethod
+    def at(cls, path: Path, hub_id: str | None = None) -> "Original":
+        """The model in a directory, with what its card says if it has one."""
         try:
             card = metadata_load(path / CARD) or {}
         except Exception:  # whatever somebody else's README holds, or that there is none, stops no work
@@ -42,21 +126,23 @@ class Original:
         return cls(hub_id or path.name, hub_id, {key: card[key] for key in INHERITED if key in card})
 
 
-def steps(made: Manifest) -> list[Manifest]:
-    """The manifests of what a directory was made from, as far as they are there, in order; its own is the last."""
-    earlier: dict[str, Manifest] = {}
-    for name, path in made.input_paths.items():
-        source = None if name in NO_PART else manifest.read(Path(path))
-        if source and source.digest == made.inputs.get(name):  # not made anew from something else since
-            earlier |= {step.digest: step for step in steps(source)}
-    return [*earlier.values(), made]
+def hub_id(made: Manifest, name: str) -> str | None:
+    """The hub id of an input, as it was recorded, or in older manifests as the config names the model."""
+    if name in made.hub_ids:
+        return made.hub_ids[name]
+    from lors_cli.models.source import BUILT_IN  # these import torch, which `lors report` does without
+    from lors_cli.run.graph import READS, READS_RECOVERED
+
+    reads = READS_RECOVERED if made.stage == "merge" and recovers(made.config) else READS[made.stage]
+    config = manifest.flat(made.config)
+    asked = next((config[key] for key in reads[name] if isinstance(config.get(key), str)), None)
+    # a local model was recorded under the path that the config has, and any other had to be fetched or converted
+    if asked is None or Path(asked).expanduser() == Path(made.input_paths[name]):
+        return None
+    return None if asked == BUILT_IN or asked.endswith(".gguf") else asked
 
 
-def original(made: Manifest) -> Original:
-    """The model at the beginning: the original of a recovered adapter, else the first input of the first step."""
-    line = steps(made)
-    for step in line:
-        if step.stage == "recover":  # the small model may have come from elsewhere
-            return Original.at(Path(step.input_paths["model"]))
-    inputs = [path for name, path in line[0].input_paths.items() if name not in NO_PART]
-    return Original.at(Path(inputs[0])) if inputs else Original("a model")
+def recovers(config: dict[str, Any]) -> bool:
+    """Whether the merge of a config takes the recovered adapter and the original."""
+    merge = config.get("merge") or {}
+    return config.get("recover") is not None and not merge.get("input") and not merge.get("adapter")

@@ -52,12 +52,12 @@ class Blocks:
 
         Copied by numpy: a torch operation would start a second team of OpenMP threads, which slows the first one down.
         """
-        found = {}
+        content = {}
         for name in self._list[index].state_dict():
             mapped = self._checkpoint.tensor(f"{self.prefix}.{index}.{name}")
             copied = torch.from_numpy(mapped.reshape(-1).view(torch.uint8).numpy().copy())
-            found[name] = copied.view(mapped.dtype).view(mapped.shape)
-        return found
+            content[name] = copied.view(mapped.dtype).view(mapped.shape)
+        return content
 
     def _placed(self, index: int, content: dict[str, Tensor]) -> dict[str, Tensor]:
         """What was read, on the device; the caller's copy is given up on the way."""

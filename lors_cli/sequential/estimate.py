@@ -70,8 +70,6 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     count, length = windows or (0, 0)
     hidden = model.config.get_text_config().hidden_size
     activations = length * (4 * wide + 8 * hidden) * size
-    if recipe.section.sequential == "linear":
-        activations *= -(-count // processes.count())
     states = -(-count // processes.count()) * length * hidden * size
     work = statistics + solver + activations
     process = psutil.Process().memory_info().rss
@@ -100,7 +98,7 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     )
 
 
-def check(found: Estimate, device: torch.device, output: Path) -> None:
+def check(need: Estimate, device: torch.device, output: Path) -> None:
     """Compare the needs with what is there.
 
     Raises:
@@ -109,23 +107,21 @@ def check(found: Estimate, device: torch.device, output: Path) -> None:
     """
     less = "lower prune.calibration.samples or sequence_length, or set prune.states: disk"
     problems = []
-    host, free = found.host - found.process, memory.free_host()
+    host, free = need.host - need.process, memory.free_host()
     if host > free:
         problems.append(Problem("prune", f"{host / 1e9:.2f} GB of free host memory", f"{free / 1e9:.2f} GB", less))
-    if found.device > memory.free_device(device):
+    if need.device > memory.free_device(device):
         free = memory.free_device(device)
         problems.append(
-            Problem("prune", f"{found.device / 1e9:.2f} GB of free memory on {device}", f"{free / 1e9:.2f} GB", less)
+            Problem("prune", f"{need.device / 1e9:.2f} GB of free memory on {device}", f"{free / 1e9:.2f} GB", less)
         )
     place = next(path for path in (output, *output.parents) if path.exists())
     there = sum(file.stat().st_blocks * 512 for file in output.rglob("*") if file.is_file()) if place == output else 0
     free = shutil.disk_usage(place).free + there
-    if found.disk > free:
+    if need.disk > free:
         got = f"{free / 1e9:.2f} GB on the file system of {place}"
         problems.append(
-            Problem(
-                "output_dir", f"{found.disk / 1e9:.2f} GB of free disk space", got, "free space, or set another one"
-            )
+            Problem("output_dir", f"{need.disk / 1e9:.2f} GB of free disk space", got, "free space, or set another one")
         )
     if problems:
         raise RequestError(*problems)

@@ -86,5 +86,5 @@ class States:
             mapped = np.memmap(path, np.uint8, "c", window * self._bytes, (self._bytes,))
         except (OSError, ValueError) as error:
             raise LorsError(f"{path} is not as the interrupted run left it ({error}); --force starts over") from None
-        found = torch.from_numpy(mapped).view(self._dtype).view(self._shape)
-        return found.clone() if self._placement == "host" else found
+        states = torch.from_numpy(mapped).view(self._dtype).view(self._shape)
+        return states.clone() if self._placement == "host" else states

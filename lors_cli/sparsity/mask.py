@@ -102,19 +102,19 @@ def detect(weight: Tensor) -> str:
 
 def _fullest_of_all(weight: Tensor) -> dict[int, int]:
     """The same for each power of two that divides the columns, up to 32, each from the counts of the one before."""
-    counts, found = (weight != 0).view(torch.uint8).flatten(), {}
+    counts, fullest = (weight != 0).view(torch.uint8).flatten(), {}
     for m in (2, 4, 8, 16, 32):
         if weight.shape[1] % m:
             break
         counts = counts[::2] + counts[1::2]
-        found[m] = int(counts.max())
-    return found
+        fullest[m] = int(counts.max())
+    return fullest
 
 
 def held_by(weight: Tensor) -> Pattern:
     """The pattern that `weight` (R, C) holds: a common N:M, or its fraction of zeros."""
-    found = detect(weight)
-    return Pattern.parse(found) if ":" in found else Pattern(sparsity(weight))
+    pattern = detect(weight)
+    return Pattern.parse(pattern) if ":" in pattern else Pattern(sparsity(weight))
 
 
 def sparsity(weight: Tensor) -> float:

@@ -1,7 +1,7 @@
 """``lors inspect --plots``: where an adapter's update is large, head by head and block by block; a model's sparsity.
 
 After appendix C of LoRAM, Zhang et al. 2025, arXiv 2502.13533: L2 norms of the update of each attention head and of
-each MLP linear. Of methods that mask their update the norms are of the product before the mask.
+each MLP linear. Where a method masks its update, the norms are those of the product before the mask.
 """
 
 import io
@@ -39,7 +39,7 @@ def draw(facts: dict[str, Any], *, base: str | None, output: Path | None) -> dic
     """Draw the pictures of a directory that was inspected.
 
     Args:
-        facts: what `inspect` found.
+        facts: what `inspect` says of it.
         base: the model that an adapter was trained for; the one that the adapter names if None.
         output: where the pictures go; if None into ``plots`` beside the directory, whose digest counts what is in it.
 
@@ -47,12 +47,12 @@ def draw(facts: dict[str, Any], *, base: str | None, output: Path | None) -> dic
         more facts: the paths of the pictures, and the norms of an adapter.
 
     Raises:
-        RequestError: the adapter's update is no low-rank product, its model is not known, or `output` is no directory.
+        RequestError: the adapter's update is not a low-rank product, its model is not known, or `output` is a file.
         LorsError: the update is not finite, or a picture cannot be written.
 
     """
     path = Path(facts["path"]).resolve()
-    pictures, found = _of_model(path, facts) if facts["kind"] == "model" else _of_adapter(path, facts, base)
+    pictures, norms = _of_model(path, facts) if facts["kind"] == "model" else _of_adapter(path, facts, base)
     directory = output or path.parent / "plots"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def draw(facts: dict[str, Any], *, base: str | None, output: Path | None) -> dic
     for name, content in pictures.items():
         paths.append(directory / f"{path.name}_{name}.png")
         files.write_bytes(paths[-1], content)
-    return {**found, "plots": [str(one) for one in paths]}
+    return {**norms, "plots": [str(one) for one in paths]}
 
 
 def _of_model(path: Path, facts: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -101,9 +101,10 @@ def _listed(values: list[Any]) -> list[Any]:
 
 
 def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
-    """The Frobenius norms of an adapter's update: of attention linears (blocks, heads), of MLP linears (blocks,).
+    """The Frobenius norms of an adapter's update, (blocks, heads) for attention linears and (blocks,) for MLP linears.
 
-    Heads have their numbers in the original. NaN: the head was removed, or that block's linear has no adapter.
+    Heads have the numbers that they have in the original. NaN stands for a head that was removed, and for a linear
+    without an adapter.
 
     Raises:
         RequestError: the adapter's model is not known, or it does not fit it.
@@ -112,10 +113,10 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
     """
     content = adapter_file.load(directory, "PATH")
     named = json.loads((directory / adapter_file.CONFIG).read_text()).get("base_model_name_or_path")
-    prefix, found = _base(base or named, content.modules)
-    sizes, norms = found.sizes, dict[str, Tensor]()
+    prefix, kept_in = _base(base or named, content.modules)
+    sizes, norms = kept_in.sizes, dict[str, Tensor]()
     heads = {QUERY: (sizes.groups, sizes.heads_per_group), KEY: (sizes.groups, 1)}
-    for number, kept in enumerate(found.blocks):
+    for number, kept in enumerate(kept_in.blocks):
         for part in structure.PLACES:
             module, place = f"{prefix}.{number}.{part}", part.rpartition(".")[2]
             if module not in content.modules:
@@ -125,7 +126,7 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
             if not squares.isfinite().all():
                 raise LorsError(f"{directory}: the update of {module} is not finite")
             shape = heads[HEADS[place]] if place in HEADS else ()
-            blank = torch.full((len(found.blocks), *shape), math.nan, dtype=torch.float64)
+            blank = torch.full((len(kept_in.blocks), *shape), math.nan, dtype=torch.float64)
             grid = norms.setdefault(place, blank)
             if shape:
                 squares = squares.view(-1, shape[1], sizes.head_width)
@@ -160,17 +161,17 @@ def _base(name: str | None, modules: dict[str, dict[str, Tensor]]) -> tuple[str,
         directory = source.resolve(name, weights=False)
         model = load.skeleton(directory)
         prefix, blocks = linears.find_blocks(model)
-        found = structure.read(directory)
-        if found is None:
+        heads = structure.read(directory)
+        if heads is None:
             sizes = structure.sizes(model, "--base")
-            found = Structure(sizes, [Kept(list(range(sizes.groups)), [])] * len(blocks), "", 0)
+            heads = Structure(sizes, [Kept(list(range(sizes.groups)), [])] * len(blocks), "", 0)
     except RequestError as error:
         raise _no_base(error.problems[0].got) from None
     shapes = linears.shapes(model, asked=modules)
     fits = [(len(t["lora_B"]), t["lora_A"].shape[1]) == shapes[m] for m, t in modules.items() if m in shapes]
     if not fits or not all(fits):
         raise _no_base(f"{name}, whose linears have other names or shapes")
-    return prefix, found
+    return prefix, heads
 
 
 def _no_base(got: str) -> RequestError:

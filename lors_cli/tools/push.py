@@ -77,7 +77,11 @@ def _published(directory: Path) -> Manifest:
     """The manifest of a directory that is as lors published it."""
     made = manifest.read(directory)
     if made is None:
-        got = f"{directory}, which has no {manifest.NAME}" if directory.is_dir() else f"{directory}, which is none"
+        got = (
+            f"{directory}, which has no {manifest.NAME}"
+            if directory.is_dir()
+            else f"{directory}, which is not a directory"
+        )
         raise request_error(KEY, "a directory that lors published", got, "name one such as runs/x/merged")
     if (directory / adapter_file.CONFIG).is_file():
         adapter_file.read_config(directory, KEY)
@@ -106,8 +110,8 @@ def _files(directory: Path, made: Manifest, repo_id: str, copies: Path) -> dict[
         files[name].write_text(text, encoding="utf-8")
 
     for name in set(NOTES) & files.keys():
-        found = json.loads(files[name].read_text())
-        if (public := found | {key: without_places(found[key]) for key in PLACES if key in found}) != found:
+        notes = json.loads(files[name].read_text())
+        if (public := notes | {key: without_places(notes[key]) for key in PLACES if key in notes}) != notes:
             change(name, json.dumps(public, indent=2) + "\n")
     public = without_places(made.content) | {"digest": digest.of_files(files)}
     change(manifest.NAME, json.dumps(public, indent=2) + "\n")

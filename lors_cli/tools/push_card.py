@@ -67,12 +67,12 @@ def _evaluation(directory: Path, made: Manifest) -> tuple[str, dict[str, Any], s
     return name, results, text_without_places((evaluated / "results.md").read_text(), results)
 
 
-def _entries(found: dict[str, Any], settings: dict[str, Any]) -> Iterator[EvalResult]:
+def _entries(results: dict[str, Any], settings: dict[str, Any]) -> Iterator[EvalResult]:
     """The hub's form of the results of one model; of a group of tasks the whole."""
-    if "perplexity" in found:
+    if "perplexity" in results:
         name = without_places(settings["perplexity"]["dataset"]["path"])
-        yield EvalResult(TASK, name, name, "perplexity", found["perplexity"]["value"])
-    for task, entry in found["tasks"].items():
+        yield EvalResult(TASK, name, name, "perplexity", results["perplexity"]["value"])
+    for task, entry in results["tasks"].items():
         metric = headline(entry)
         if metric in entry and "group" not in entry:
             yield EvalResult(TASK, task, task, str(metric).partition(",")[0], entry[metric], metric_name=metric)

@@ -7,9 +7,9 @@ from typing import Any
 
 from lors_cli.artifacts import files
 from lors_cli.errors import Problem, RequestError, nearest, request_error
-from lors_cli.reporting import notes, rows, runs, table
+from lors_cli.reporting import notes, rows, runs
 from lors_cli.reporting.runs import LeftOut, Manifests
-from lors_cli.reporting.table import Table
+from lors_cli.reporting.table import Table, build
 from lors_cli.run import manifest
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ def report(
 
     """
     kinds = _kinds(kind, output)
-    found = collect(arguments, over_seeds=over_seeds, strict=strict)
-    for text in notes.left_out(found):
+    table = collect(arguments, over_seeds=over_seeds, strict=strict)
+    for text in notes.left_out(table):
         log.warning("left out: %s", text)
     if output is None:
-        return _render(found, kinds[0], width).rstrip("\n")
+        return _render(table, kinds[0], width).rstrip("\n")
     several = len(kinds) > 1
     paths = [output / f"{STEM}{SUFFIXES[one]}" if several else output for one in kinds]
-    texts = [_render(found, one, None) for one in kinds]
+    texts = [_render(table, one, None) for one in kinds]
     _prepare(paths)
     for path, text in zip(paths, texts, strict=True):
         files.write_text(path, text)
@@ -71,21 +71,21 @@ def collect(arguments: list[Path], *, over_seeds: bool = False, strict: bool = F
     directories, left = runs.find(arguments)
     read = [runs.read(directory, manifests) for directory in directories]
     usable = [one for one in read if not isinstance(one, LeftOut)]
-    found, models_left = rows.of_runs(usable, manifests)
-    used = {row.origin.manifests[stage].digest for row in found for stage in row.origin.manifests}
+    every, models_left = rows.of_runs(usable, manifests)
+    used = {row.origin.manifests[stage].digest for row in every for stage in row.origin.manifests}
     left += [one for one in read if isinstance(one, LeftOut) and not _only_serves(one.path, used, manifests)]
     left += models_left
-    if left and (strict or not found):
-        more = ", or leave out --strict" if found else ""
+    if left and (strict or not every):
+        more = ", or leave out --strict" if every else ""
         raise RequestError(
             *(
                 Problem("RUN_DIR", "a run to report on", f"{', '.join(map(str, paths))}: {reason}", remedy + more)
                 for reason, remedy, paths in runs.by_reason(left)
             )
         )
-    if not found:
+    if not every:
         raise request_error("RUN_DIR", "at least one evaluated model", "none", "run `lors eval`")
-    return table.build(found, left, over_seeds=over_seeds)
+    return build(every, left, over_seeds=over_seeds)
 
 
 def _only_serves(directory: Path, used: set[str], manifests: Manifests) -> bool:
@@ -138,19 +138,19 @@ def _prepare(paths: list[Path]) -> None:
         raise request_error("--output", "a directory that can be made", error, "name another one") from None
 
 
-def _render(found: Table, kind: str, width: int | None) -> str:
-    from lors_cli.reporting import data, latex, text
+def _render(table: Table, kind: str, width: int | None) -> str:
+    from lors_cli.reporting import export, text
 
     if kind == "html":
         from lors_cli.reporting import page  # matplotlib takes a second to import
 
-        return page.render(found)
+        return page.render(table)
     if kind == "terminal":
-        return text.plain(found) if width is None else text.terminal(found, width)
+        return text.plain(table) if width is None else text.terminal(table, width)
     renderers: dict[str, Callable[[Any], str]] = {
         "markdown": text.markdown,
-        "csv": data.as_csv,
-        "latex": latex.render,
-        "json": data.as_json,
+        "csv": export.as_csv,
+        "latex": text.latex,
+        "json": export.as_json,
     }
-    return renderers[kind](found)
+    return renderers[kind](table)

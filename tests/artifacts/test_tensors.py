@@ -31,18 +31,18 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_every_tensor_is_read_by_name(directory: Path) -> None:
-    found = TensorFiles(directory)
-    assert found.layout == {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in ALL.items()}
-    assert all(torch.equal(found.tensor(name), tensor) for name, tensor in ALL.items())
+    files = TensorFiles(directory)
+    assert files.layout == {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in ALL.items()}
+    assert all(torch.equal(files.tensor(name), tensor) for name, tensor in ALL.items())
     assert {name: tensor.tolist() for name, tensor in read(directory)} == {n: t.tolist() for n, t in ALL.items()}
     with pytest.raises(KeyError):
-        found.tensor("e")
+        files.tensor("e")
 
 
 def test_one_file_is_a_checkpoint_too(directory: Path) -> None:
-    found = TensorFiles(directory / SECOND)
-    assert list(found.layout) == ["c", "d"]
-    assert torch.equal(found.tensor("c"), ALL["c"])
+    files = TensorFiles(directory / SECOND)
+    assert list(files.layout) == ["c", "d"]
+    assert torch.equal(files.tensor("c"), ALL["c"])
 
 
 def test_without_an_index_all_files_count_and_with_one_only_those_it_names(directory: Path) -> None:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lors_cli.data.calibration import calibration_windows
 from lors_cli.data.sources import Source
 from lors_cli.data.windows import concatenated
 from lors_cli.errors import RequestError
@@ -35,26 +34,3 @@ def test_too_short_a_text_is_an_error(rows: Source, tokenizer: PreTrainedTokeniz
     assert len(concatenated(rows, tokenizer, 16, 5000, at_most=True)) == len(concatenated(rows, tokenizer, 16, None))
     with pytest.raises(RequestError, match="text for 1 windows"):
         concatenated(rows, tokenizer, 10**6, None)
-
-
-def random_windows(
-    source: Source, tokenizer: PreTrainedTokenizerFast, length: int, count: int, seed: int
-) -> torch.Tensor:
-    return calibration_windows(source, None, tokenizer, length, count, sampling="random", seed=seed)
-
-
-def test_random_windows_come_from_single_long_documents(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
-    documents = ["short", "a b c d e f g h i j k l m n o p " * 4, "1 2 3 4 5 6 7 8 9 " * 6]
-    source = Source(path=str(jsonl([{"text": text} for text in documents])), key="k")
-    windows = random_windows(source, tokenizer, 20, 50, seed=1)
-    assert windows.shape == (50, 20)
-    texts = [tokenizer.decode(window) for window in windows]
-    assert all(any(text in document for document in documents[1:]) for text in texts)
-    assert len(set(texts)) > 10
-    assert torch.equal(windows, random_windows(source, tokenizer, 20, 50, seed=1))
-    assert not torch.equal(windows, random_windows(source, tokenizer, 20, 50, seed=2))
-
-
-def test_the_search_for_long_documents_ends(rows: Source, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(RequestError, match="200 documents are all shorter"):
-        random_windows(rows, tokenizer, 5000, 1, seed=0)

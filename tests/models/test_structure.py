@@ -22,12 +22,12 @@ TAYLOR = {**RANDOM, "method": "structured_taylor", "calibration": TEXT}
 
 
 @torch.no_grad()
-def zeroed(original: Path, found: structure.Structure) -> Any:
+def zeroed(original: Path, smaller: structure.Structure) -> Any:
     """The original, with the weights of what was removed set to zero: its outputs are those of the smaller one."""
     model: Any = AutoModelForCausalLM.from_pretrained(original)
     for name, parameter in model.named_parameters():
         module = name.rpartition(".")[0]
-        for along, kept in ((0, found.rows(module)), (1, found.columns(module))):
+        for along, kept in ((0, smaller.rows(module)), (1, smaller.columns(module))):
             if kept is not None and along < parameter.dim():
                 gone = torch.ones(parameter.shape[along], dtype=torch.bool)
                 gone[kept] = False
@@ -41,15 +41,15 @@ def test_the_smaller_model_computes_what_the_original_without_the_parts_does(
 ) -> None:
     lors("prune", write_config(prune=prune))
     pruned = tmp_path / "run/pruned"
-    found = structure.read(pruned)
-    assert found
-    assert [(len(block.groups), len(block.channels)) for block in found.blocks] == [(1, 32), (2, 64)]
+    kept = structure.read(pruned)
+    assert kept
+    assert [(len(block.groups), len(block.channels)) for block in kept.blocks] == [(1, 32), (2, 64)]
     smaller = load.load_model(pruned, "float32", torch.device("cpu"))
     facts = json.loads((pruned / "lors.json").read_text())
     assert sum(p.numel() for p in smaller.parameters()) == facts["parameters"]["after"]
     assert facts["reduction"] == facts["parameters"]["before"] / facts["parameters"]["after"] > 1
     ids = torch.arange(40)[None]
-    assert torch.allclose(smaller(ids).logits, zeroed(dense, found)(ids).logits, atol=1e-6)
+    assert torch.allclose(smaller(ids).logits, zeroed(dense, kept)(ids).logits, atol=1e-6)
     with pytest.raises(RuntimeError, match="size"):
         AutoModelForCausalLM.from_pretrained(pruned)
     shown = lors("inspect", pruned).stdout
@@ -132,7 +132,7 @@ def test_the_counts_of_the_papers_models_from_their_configs(
     [
         ({**RANDOM, "ratio": 1.0}, "less than 1"),
         ({**RANDOM, "keep_first": 2}, "some blocks between"),
-        ({"method": "structured_random"}, "ratio: a fraction"),
+        ({"method": "structured_random"}, "ratio: the fraction"),
         ({**RANDOM, "sparsity": "2:4"}, "no sparsity"),
         ({**TAYLOR, "calibration": None}, "calibration"),
         ({**RANDOM, "importance": "vector"}, "no importance"),

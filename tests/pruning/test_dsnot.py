@@ -171,6 +171,6 @@ def test_moments_do_not_depend_on_the_calls_and_merge() -> None:
         setattr(parts, name, getattr(parts, name) + getattr(other, name))
     assert parts.tokens == whole.tokens == 120
     for statistic in (whole, parts):
-        for found, expected in zip(statistic.value(), moments_of(x), strict=True):
-            assert found.dtype == torch.float32
-            torch.testing.assert_close(found, expected.float())
+        for got, expected in zip(statistic.value(), moments_of(x), strict=True):
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, expected.float())

@@ -32,7 +32,7 @@ def slow(score: Tensor, pattern: Pattern) -> list[Tensor]:
         for group in range(groups):
             turn = group if position % 2 == 0 else groups - 1 - group
             index[group * m + position] = order[position * groups + turn]
-    found = [index]
+    orders = [index]
     for position in range(m):
         tried = []
         for given in permutations(range(groups)):
@@ -41,8 +41,8 @@ def slow(score: Tensor, pattern: Pattern) -> list[Tensor]:
                 new[group * m + position] = index[source * m + position]
             tried.append(new)
         index = max(tried, key=lambda new: kept(score[:, new], pattern))
-        found.append(index)
-    return found
+        orders.append(index)
+    return orders
 
 
 @pytest.mark.parametrize("text", PATTERNS)
@@ -52,10 +52,10 @@ def test_equals_trying_all_assignments(text: str, seed: int) -> None:
     pattern = Pattern.parse(text)
     assert pattern.m
     score = scores(7, 4 * pattern.m)
-    steps = [kept(score[:, index], pattern) for index in slow(score, pattern)]
-    assert steps == sorted(steps)
+    orders = [kept(score[:, index], pattern) for index in slow(score, pattern)]
+    assert orders == sorted(orders)
     index = permutation(score, pattern)
-    assert kept(score[:, index], pattern) == pytest.approx(steps[-1], rel=1e-12)
+    assert kept(score[:, index], pattern) == pytest.approx(orders[-1], rel=1e-12)
 
 
 @pytest.mark.parametrize("text", PATTERNS)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lors_cli.reporting import formats, notes
+from lors_cli.reporting import notes, text
 from lors_cli.reporting.lines import Value
 from lors_cli.reporting.table import Entry, Table
 from tests.reporting.synthetic import edit_json, resign
@@ -14,11 +14,18 @@ def labels(table: Table) -> list[str]:
 
 
 def headings(table: Table) -> list[str]:
-    return [formats.heading(heading) for heading in table.headings]
+    return [text.heading(heading) for heading in table.headings]
 
 
 def line(table: Table, label: str) -> Entry:
     return next(entry for entry in table.entries if entry.line.label == label)
+
+
+def number(table: Table, label: str, heading: str) -> Value:
+    """A number that has to be in the table."""
+    there = value(table, label, heading)
+    assert there is not None, (label, heading)
+    return there
 
 
 def value(table: Table, label: str, heading: str) -> Value | None:

@@ -143,9 +143,16 @@ def make_run(
     (directory / "adapter/training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     places = {"dense": Path(model), "pruned": directory / "pruned", "merged": directory / "merged"}
     digests = {"dense": digest.of_value(model), "pruned": pruned["digest"], "merged": merged["digest"]}
-    found = {name: (places[name], digests[name], 0.0 if name == "dense" else 0.5) for name in models}
+    evaluated = {name: (places[name], digests[name], 0.0 if name == "dense" else 0.5) for name in models}
     evaluate(
-        directory, found, config, answers=answers, losses=losses, entry=entry, settings=settings, keep_items=keep_items
+        directory,
+        evaluated,
+        config,
+        answers=answers,
+        losses=losses,
+        entry=entry,
+        settings=settings,
+        keep_items=keep_items,
     )
     return directory
 
@@ -163,23 +170,23 @@ def evaluate(
 ) -> None:
     """Write an evaluation into a run directory: of models with their paths, digests and sparsities; else as above."""
     evaluation = directory / "eval"
-    found: dict[str, Any] = {}
+    results_of: dict[str, Any] = {}
     for name, (path, digest_of_model, sparsity) in models.items():
-        found[name] = {"path": str(path), "digest": digest_of_model, "sparsity": sparsity}
+        results_of[name] = {"path": str(path), "digest": digest_of_model, "sparsity": sparsity}
         if keep_items:
-            found[name]["items"] = f"items/{name}"
+            results_of[name]["items"] = f"items/{name}"
         given: Any = answers.get(name, {})
         tasks = given if isinstance(given, dict) else {"arc_easy": given}
-        found[name]["tasks"] = {
+        results_of[name]["tasks"] = {
             task: {**_entry(evaluation / "items" / name if keep_items else None, task, right), **(entry or {})}
             for task, right in tasks.items()
         }
         if name in losses:
-            found[name]["perplexity"] = _perplexity(
+            results_of[name]["perplexity"] = _perplexity(
                 evaluation / "items" / name if keep_items else None, list(losses[name])
             )
     results = {
-        "models": found,
+        "models": results_of,
         "settings": {
             "dtype": "float32",
             "seed": 0,
@@ -191,7 +198,7 @@ def evaluate(
         "versions": VERSIONS,
     }
     write_json(evaluation / "results.json", results)
-    inputs = {name: found[name]["digest"] for name in models}
+    inputs = {name: results_of[name]["digest"] for name in models}
     content = manifest("eval", {"models": list(models)}, inputs, config=config)
     write_json(evaluation / "lors.json", {**content, "digest": digest.of_directory(evaluation)})
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lors_cli.tools.report import collect
-from tests.reporting.common import edit_results, headings, said, value
+from tests.reporting.common import edit_results, headings, number, said, value
 from tests.reporting.synthetic import make_run
 
 TASK = "models__{}__tasks__arc_easy__{}"
@@ -75,11 +75,10 @@ def test_averages_are_over_what_a_model_has_and_nothing_is_averaged_over_less(tm
     make_run(tmp_path / "a", losses={}, answers=full)
     make_run(tmp_path / "b", losses={}, answers={"merged": part["merged"]}, models=["merged"], train={"rank": 4})
     table = collect([tmp_path])
-    found = value(table, "wanda + lors r=16", "average [a]")
-    assert found is not None
-    assert found.value == pytest.approx((0.25 + 0.5 + 0.75) / 3)
+    average = number(table, "wanda + lors r=16", "average [a]")
+    assert average.value == pytest.approx((0.25 + 0.5 + 0.75) / 3)
     errors = [math.sqrt(mean * (1 - mean) / 3) for mean in (0.25, 0.5, 0.75)]
-    assert found.error == pytest.approx(math.sqrt(sum(error**2 for error in errors)) / 3)
+    assert average.error == pytest.approx(math.sqrt(sum(error**2 for error in errors)) / 3)
     assert value(table, "wanda + lors r=4", "average [a]") is None
     assert "[a] average over x, y, z; only for models that have all of them" in said(table)
 

@@ -21,9 +21,9 @@ SECOND = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
 def opened(directory: Path) -> Run:
-    found = runs.read(directory, Manifests())
-    assert isinstance(found, Run), found
-    return found
+    run = runs.read(directory, Manifests())
+    assert isinstance(run, Run), run
+    return run
 
 
 def two(tmp_path: Path, first: Any = FIRST, second: Any = SECOND, **options: Any) -> tuple[Run, Run]:
@@ -47,11 +47,11 @@ def test_accuracies_of_two_files_as_scipy_has_it(tmp_path: Path) -> None:
     one, other = two(tmp_path)
     pairs = [(a["acc"], b["acc"]) for a, b in zip(lines(one, "arc_easy"), lines(other, "arc_easy"), strict=True)]
     only_one, only_other = pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
-    found = compared(one, other)["arc_easy"]
-    assert found.test == "McNemar"
-    assert (found.numbers["only_this"], found.numbers["only_best"]) == (only_one, only_other) == (9, 1)
-    assert found.numbers["p"] == pytest.approx(stats.binomtest(only_one, only_one + only_other).pvalue)
-    assert found.different is True
+    comparison = compared(one, other)["arc_easy"]
+    assert comparison.test == "McNemar"
+    assert (comparison.numbers["only_this"], comparison.numbers["only_best"]) == (only_one, only_other) == (9, 1)
+    assert comparison.numbers["p"] == pytest.approx(stats.binomtest(only_one, only_one + only_other).pvalue)
+    assert comparison.different is True
     assert compared(one, one)["arc_easy"].different is False
 
 
@@ -61,7 +61,7 @@ def test_perplexities_of_two_files_as_scipy_has_it(tmp_path: Path) -> None:
     losses[1] = losses[0] + rng.normal(40, 60, 30)
     one = opened(make_run(tmp_path / "one", losses={"merged": losses[0].tolist()}, models=["merged"]))
     other = opened(make_run(tmp_path / "two", losses={"merged": losses[1].tolist()}, models=["merged"]))
-    found = compared(one, other)["perplexity"]
+    comparison = compared(one, other)["perplexity"]
     a, b, t = (
         np.array([line[key] for line in lines(run, "perplexity")], dtype=float)
         for run, key in ((one, "loss"), (other, "loss"), (one, "tokens"))
@@ -75,11 +75,11 @@ def test_perplexities_of_two_files_as_scipy_has_it(tmp_path: Path) -> None:
         n_resamples=2000,
         random_state=np.random.default_rng(0),
     ).confidence_interval
-    assert found.numbers["low"] == pytest.approx(by_hand.low)
-    assert found.numbers["high"] == pytest.approx(by_hand.high)
+    assert comparison.numbers["low"] == pytest.approx(by_hand.low)
+    assert comparison.numbers["high"] == pytest.approx(by_hand.high)
     values = [run.results["models"]["merged"]["perplexity"]["value"] for run in (one, other)]
-    assert found.numbers["difference"] == pytest.approx(math.log(values[0] / values[1]))
-    assert found.different == (by_hand.low > 0 or by_hand.high < 0)
+    assert comparison.numbers["difference"] == pytest.approx(math.log(values[0] / values[1]))
+    assert comparison.different == (by_hand.low > 0 or by_hand.high < 0)
 
 
 def test_items_are_read_alike_however_their_lines_are_written(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_other_documents_or_prompts_are_not_compared(tmp_path: Path) -> None:
     changed = lines(other, "arc_easy")
     changed[3]["prompt"] = "another"
     items.write(other.directory / "eval/items/merged/arc_easy.jsonl.gz", changed)
-    found = compared(one, other)["arc_easy"]
-    assert (found.different, found.reason) == (None, compare.OTHER_ITEMS)
+    comparison = compared(one, other)["arc_easy"]
+    assert (comparison.different, comparison.reason) == (None, compare.OTHER_ITEMS)
 
 
 def test_items_that_do_not_add_up_to_the_result_are_not_used(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_items_that_do_not_add_up_to_the_result_are_not_used(tmp_path: Path) -> 
         changed = lines(other, name)
         changed[0][key] = value
         items.write(other.directory / f"eval/items/merged/{name}.jsonl.gz", changed)
-        found = compared(one, other)[name]
-        assert found.different is None
-        assert "do not add up" in found.reason
+        comparison = compared(one, other)[name]
+        assert comparison.different is None
+        assert "do not add up" in comparison.reason
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_items_that_are_gone_or_damaged_are_named(tmp_path: Path, content: bytes
     one, other = two(tmp_path)
     path = other.directory / "eval/items/merged/arc_easy.jsonl.gz"
     path.unlink() if content is None else path.write_bytes(content)
-    found = compared(one, other)["arc_easy"]
-    assert found.different is None
-    assert "items" in found.reason
+    comparison = compared(one, other)["arc_easy"]
+    assert comparison.different is None
+    assert "items" in comparison.reason
 
 
 def test_results_without_items_are_shown_and_not_tested(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_results_without_items_are_shown_and_not_tested(tmp_path: Path) -> None:
 def test_a_group_is_compared_over_the_items_of_its_tasks(tmp_path: Path) -> None:
     tasks = {"part_a": [1, 1, 0, 1], "part_b": [1, 1, 1, 0, 1, 1]}
     worse = {"part_a": [0, 0, 0, 0], "part_b": [0, 1, 1, 0, 0, 0]}
-    found = []
+    both = []
     for name, answers in (("one", tasks), ("two", worse)):
         directory = make_run(tmp_path / name, answers={"merged": answers}, models=["merged"])
         every = [answer for part in answers.values() for answer in part]
@@ -145,8 +145,8 @@ def test_a_group_is_compared_over_the_items_of_its_tasks(tmp_path: Path) -> None
         }
         results.write_text(json.dumps(content))
         resign(directory / "eval")
-        found.append(opened(directory))
-    comparison = compared(*found)
+        both.append(opened(directory))
+    comparison = compared(*both)
     assert "part_a" not in comparison
     assert (comparison["whole"].numbers["only_this"], comparison["whole"].numbers["only_best"]) == (6, 0)
 
@@ -154,10 +154,10 @@ def test_a_group_is_compared_over_the_items_of_its_tasks(tmp_path: Path) -> None
 def test_shares_between_right_and_wrong_are_compared_by_their_means(tmp_path: Path) -> None:
     first, second = [0.1, 0.5, 0.9, 1.0, 0.4], [0.1, 0.4, 0.5, 0.2, 0.0]
     one, other = two(tmp_path, first, second)
-    found = compared(one, other)["arc_easy"]
-    assert found.test == "z-test"
+    comparison = compared(one, other)["arc_easy"]
+    assert comparison.test == "z-test"
     expected = stats.ttest_rel(first, second).statistic
-    assert found.numbers["difference"] / found.numbers["stderr"] == pytest.approx(expected)
+    assert comparison.numbers["difference"] / comparison.numbers["stderr"] == pytest.approx(expected)
 
 
 def test_different_shots_are_not_compared_at_all(tmp_path: Path) -> None:

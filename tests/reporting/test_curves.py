@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lors_cli.reporting.plots import all_of
+from lors_cli.reporting.page import all_plots
 from lors_cli.tools.report import collect
 from tests.reporting.loram import make_loram
 from tests.reporting.synthetic import LOSSES, make_run
@@ -19,9 +19,9 @@ LOSS, LOGGED, MEASURED = TITLES
 
 def plots(directory: Path, **options: Any) -> dict[str, list[str]]:
     """The texts in each plot over steps or tokens, but for the numbers of its axes, by title."""
-    drawn = [(title, svg) for title, _, svg in all_of(collect([directory], **options)) if title.startswith(TITLES)]
+    drawn = [(title, svg) for title, _, svg in all_plots(collect([directory], **options)) if title.startswith(TITLES)]
     texts = {title: re.findall("<text[^>]*>(.*?)</text>", svg) for title, svg in drawn}
-    return {title: [text for text in found if not re.fullmatch(r"[\d.]+", text)] for title, found in texts.items()}
+    return {title: [text for text in shown if not re.fullmatch(r"[\d.]+", text)] for title, shown in texts.items()}
 
 
 def make_lengths(directory: Path, *lengths: int, **train: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is found, what is left out and named, and where a row comes from."""
+"""Which runs are reported, what is left out and named, and where a row comes from."""
 
 import json
 import shutil
@@ -80,9 +80,9 @@ def test_unfinished_work_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "good")
     (tmp_path / "begun/.pruned.partial").mkdir(parents=True)
     (tmp_path / "good/.eval.partial").mkdir()
-    found = {str(one.path.relative_to(tmp_path)): one for one in collect([tmp_path]).left_out}
-    assert set(found) == {"begun", "begun/.pruned.partial", "good/.eval.partial"}
-    assert found["begun/.pruned.partial"].remedy == "`lors prune` finishes it"
+    unfinished = {str(one.path.relative_to(tmp_path)): one for one in collect([tmp_path]).left_out}
+    assert set(unfinished) == {"begun", "begun/.pruned.partial", "good/.eval.partial"}
+    assert unfinished["begun/.pruned.partial"].remedy == "`lors prune` finishes it"
 
 
 def test_a_pruned_model_that_reported_runs_share_is_not_missed(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lors_cli.reporting import formats
+from lors_cli.reporting import text
 from lors_cli.tools.report import collect
-from tests.reporting.common import edit_results, headings, labels, line, said, value
+from tests.reporting.common import edit_results, headings, labels, line, number, said, value
 from tests.reporting.synthetic import LOSSES, TOKENS, edit_json, make_run, resign, write_json
 
 
@@ -84,12 +84,10 @@ def test_recovery_by_hand(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     table = collect([tmp_path])
     label = "wanda + lors r=16"
-    accuracy = value(table, label, "recovery, arc_easy")
-    assert accuracy is not None
+    accuracy = number(table, label, "recovery, arc_easy")
     assert accuracy.value == pytest.approx((4 / 8 - 2 / 8) / (7 / 8 - 2 / 8))
     dense, pruned, tuned = (math.exp(sum(LOSSES[name]) / 3 / TOKENS) for name in ("dense", "pruned", "merged"))
-    perplexity = value(table, label, "recovery, perplexity")
-    assert perplexity is not None
+    perplexity = number(table, label, "recovery, perplexity")
     assert perplexity.value == pytest.approx((tuned - pruned) / (dense - pruned))
     assert value(table, "wanda", "recovery, perplexity") is None
 
@@ -157,7 +155,7 @@ def test_what_could_not_be_tested_is_said(tmp_path: Path) -> None:
 def test_costs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     shown = dict(
-        zip(headings(table := collect([run])), map(formats.cell, line(table, "wanda + lors r=16").cells), strict=True)
+        zip(headings(table := collect([run])), map(text.measured, line(table, "wanda + lors r=16").cells), strict=True)
     )
     size = sum(path.stat().st_size for path in (run / "merged").iterdir())
     assert {key: shown[key] for key in ("tokens", "trainable", "‰", "training", "peak memory", "size")} == {
@@ -181,8 +179,7 @@ def test_parameters_include_embeddings_where_the_files_are_there(
     made = make_model(tmp_path / "model")
     shutil.copy(made / "model.safetensors", run / "merged")
     table = collect([run])
-    permille = value(table, "wanda + lors r=16", "‰")
-    assert permille is not None
+    permille = number(table, "wanda + lors r=16", "‰")
     assert permille.value == pytest.approx(5e6 / AutoModelForCausalLM.from_pretrained(made).num_parameters())
     assert "embeddings included" in said(table)
 
@@ -207,5 +204,5 @@ def test_results_of_earlier_versions_are_read(tmp_path: Path) -> None:
     resign(run / "eval")
     table = collect([run])
     assert labels(table) == ["dense", "wanda", "wanda + lors r=16"]
-    assert formats.cell(line(table, "dense").cells[0]) == "87.50 ± 12.50"
+    assert text.measured(line(table, "dense").cells[0]) == "87.50 ± 12.50"
     assert not table.left_out

@@ -19,6 +19,7 @@ from lors_cli.sequential.record import Record
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
+HUB_ID = "owner/tiny-model"
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -40,9 +41,10 @@ def example(directory: Path, **names: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def from_hub(dense: Path, tmp_path: Path) -> Path:
-    """The dense model as it lies in the hub's cache, with a card of its own."""
-    path = tmp_path / f"hub/models--owner--tiny-model/snapshots/{SHA}"
+def from_hub(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What fetching HUB_ID gives: the dense model with a card of its own."""
+    path = tmp_path / f"hub/snapshots/{SHA}"
+    monkeypatch.setattr(source, "_snapshot", lambda *_, **__: path)
     shutil.copytree(dense, path)
     (path / "README.md").write_text(
         "---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\nlanguage: [en, de]\nbase_model: owner/older\n"
@@ -53,13 +55,13 @@ def from_hub(dense: Path, tmp_path: Path) -> Path:
 
 
 def test_every_stage_says_what_it_made(lors: Lors, write_config: WriteConfig, from_hub: Path, tmp_path: Path) -> None:
-    lors("run", write_config(model=str(from_hub)))
+    lors("run", write_config(model=HUB_ID))
     run = tmp_path / "run"
     inherited = {"license": "other", "license_name": "tiny", "license_link": "LICENSE", "language": ["en", "de"]}
 
     metadata, text = read(run / "pruned")
     assert metadata == {
-        "base_model": "owner/tiny-model",
+        "base_model": HUB_ID,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["lors", "sparse", "pruned", "wanda", "2:4"],
@@ -78,7 +80,7 @@ def test_every_stage_says_what_it_made(lors: Lors, write_config: WriteConfig, fr
     assert example(run / "pruned")["model"].num_parameters() > 0
 
     metadata, text = read(run / "merged")
-    assert metadata["base_model"] == "owner/tiny-model"
+    assert metadata["base_model"] == HUB_ID
     assert metadata["base_model_relation"] == "finetune"
     assert metadata["tags"] == ["lors", "sparse", "pruned", "wanda", "2:4"]
     assert metadata["license_name"] == "tiny"
@@ -108,15 +110,15 @@ def test_of_a_local_model_only_the_name_is_known(lors: Lors, write_config: Write
 
 def test_lora_is_shown_as_what_it_is(lors: Lors, write_config: WriteConfig, from_hub: Path, tmp_path: Path) -> None:
     config = write_config(
-        prune=..., train__input=str(from_hub), train__method="lora", train__target_modules=["*"], merge={"dense": True}
+        prune=..., train__input=HUB_ID, train__method="lora", train__target_modules=["*"], merge={"dense": True}
     )
     lors("train", config)
     lors("merge", config)
     metadata, text = read(tmp_path / "run/adapter")
     assert (metadata["library_name"], metadata["base_model_relation"]) == ("peft", "adapter")
-    assert metadata["base_model"] == "owner/tiny-model"
+    assert metadata["base_model"] == HUB_ID
     assert "PeftModel.from_pretrained" in text
-    example(tmp_path / "run/adapter", **{"owner/tiny-model": str(from_hub)})
+    example(tmp_path / "run/adapter", **{HUB_ID: str(from_hub)})
     metadata, text = read(tmp_path / "run/merged")
     assert metadata["tags"] == ["lors", "lora"]
     assert "tiny-model, dense, tuned" in text
@@ -127,7 +129,7 @@ def test_smaller_models_and_recovered_adapters_load_as_the_card_says(
     lors: Lors, write_config: WriteConfig, from_hub: Path, tmp_path: Path
 ) -> None:
     pruning = {"method": "structured_random", "ratio": 0.5, "keep_first": 1, "keep_last": 0}
-    config = write_config(model=str(from_hub), prune=pruning, train__method="lora", recover={}, eval=...)
+    config = write_config(model=HUB_ID, prune=pruning, train__method="lora", recover={}, eval=...)
     lors("run", config)
     run = tmp_path / "run"
     metadata, text = read(run / "pruned")
@@ -144,9 +146,9 @@ def test_smaller_models_and_recovered_adapters_load_as_the_card_says(
 
     metadata, text = read(run / "recovered")
     assert (metadata["library_name"], metadata["base_model_relation"]) == ("peft", "adapter")
-    assert metadata["base_model"] == "owner/tiny-model"
+    assert metadata["base_model"] == HUB_ID
     assert "3. Recovered:" in text
-    example(run / "recovered", **{"owner/tiny-model": str(from_hub)})
+    example(run / "recovered", **{HUB_ID: str(from_hub)})
 
     metadata, text = read(run / "merged")
     assert (metadata["library_name"], metadata["base_model_relation"]) == ("transformers", "finetune")
@@ -231,6 +233,6 @@ def test_the_card_of_a_hub_model_is_fetched_if_there_is_one(from_hub: Path, monk
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(source, "_snapshot", lambda *_, **__: from_hub)
-    assert source.complete(source.resolve("owner/tiny-model")) == from_hub
-    assert asked == [("owner/tiny-model", "README.md", SHA)]
+    assert source.complete(source.resolve(HUB_ID)) == from_hub
+    assert source.hub_id(from_hub) == HUB_ID
+    assert asked == [(HUB_ID, "README.md", SHA)]

@@ -45,12 +45,12 @@ def stream(path: Path, dtype: torch.dtype = torch.float32) -> Blocks:
 def whole(path: Path, windows: dict[int, Tensor], dtype: torch.dtype) -> list[list[Tensor]]:
     """What every block of the loaded model returns, for every window."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
-    found: list[list[Tensor]] = [[] for _ in linears.find_blocks(model)[1]]
-    for kept, block in zip(found, linears.find_blocks(model)[1], strict=True):
+    outputs: list[list[Tensor]] = [[] for _ in linears.find_blocks(model)[1]]
+    for kept, block in zip(outputs, linears.find_blocks(model)[1], strict=True):
         block.register_forward_hook(lambda _m, _i, out, to=kept: to.append(out[0] if isinstance(out, tuple) else out))
     for ids in windows.values():
         model(input_ids=ids, use_cache=False)
-    return found
+    return outputs
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,7 @@ def test_settings_that_need_more_are_estimated_higher(machine: Machine, skeleton
     assert need(skeleton, windows=(32, 32)).states == 2 * base.states
     assert need(skeleton, windows=(32, 32)).activations == base.activations
     assert need(skeleton, windows=(16, 64)).activations == 2 * base.activations
-    # all windows stand in the block side by side
-    assert need(skeleton, sequential="linear").activations == WINDOWS[0] * base.activations
+    assert need(skeleton, sequential="linear") == base  # it takes one window at a time too
     assert need(skeleton, states="disk").host == base.host - STATES
     assert need(skeleton, states="disk").disk == base.disk
 
@@ -111,11 +110,11 @@ def test_auto_takes_the_first_place_with_room(
         host=int(work.host - work.process + host * STATES),
         device=int(work.device + device * STATES),
     )
-    found = need(skeleton, GPU)
-    assert found.placement == expected
-    assert found.device == work.device + (STATES if expected == "device" else 0)
-    assert found.host == work.host + (STATES if expected == "host" else 0)
-    estimate.check(found, GPU, tmp_path)
+    estimated = need(skeleton, GPU)
+    assert estimated.placement == expected
+    assert estimated.device == work.device + (STATES if expected == "device" else 0)
+    assert estimated.host == work.host + (STATES if expected == "host" else 0)
+    estimate.check(estimated, GPU, tmp_path)
 
 
 @pytest.mark.parametrize(("host", "expected"), [(1.001, "host"), (0.999, "disk")])
@@ -124,9 +123,9 @@ def test_auto_without_a_gpu(
 ) -> None:
     work = need(skeleton, states="disk")
     machine(host=int(work.host - work.process + host * STATES))
-    found = need(skeleton)
-    assert (found.placement, found.device) == (expected, 0)
-    estimate.check(found, CPU, tmp_path)
+    estimated = need(skeleton)
+    assert (estimated.placement, estimated.device) == (expected, 0)
+    estimate.check(estimated, CPU, tmp_path)
 
 
 @pytest.mark.parametrize("asked", ["device", "host", "disk"])
@@ -136,33 +135,33 @@ def test_an_asked_place_is_taken_whatever_the_room(machine: Machine, skeleton: P
     assert need(skeleton, CPU, states=asked).placement == ("disk" if asked == "disk" else "host")
 
 
-def problems(found: estimate.Estimate, device: torch.device, output: Path) -> list[tuple[str, str]]:
+def problems(estimated: estimate.Estimate, device: torch.device, output: Path) -> list[tuple[str, str]]:
     with pytest.raises(RequestError) as caught:
-        estimate.check(found, device, output)
+        estimate.check(estimated, device, output)
     return [(problem.key, problem.expected.split(" of free ")[1].split(" on ")[0]) for problem in caught.value.problems]
 
 
 def test_too_little_of_anything_is_refused(machine: Machine, skeleton: PreTrainedModel, tmp_path: Path) -> None:
-    found = need(skeleton, GPU, states="host")
-    exact = {"host": found.host - found.process, "device": found.device, "disk": found.disk}
+    estimated = need(skeleton, GPU, states="host")
+    exact = {"host": estimated.host - estimated.process, "device": estimated.device, "disk": estimated.disk}
     machine(**exact)
-    estimate.check(found, GPU, tmp_path / "not" / "there")
+    estimate.check(estimated, GPU, tmp_path / "not" / "there")
     for short, key, what in (
         ("host", "prune", "host memory"),
         ("device", "prune", "memory"),
         ("disk", "output_dir", "disk space"),
     ):
         machine(**{**exact, short: exact[short] - 1})
-        assert problems(found, GPU, tmp_path / "not" / "there") == [(key, what)]
+        assert problems(estimated, GPU, tmp_path / "not" / "there") == [(key, what)]
     machine(host=0, device=0, disk=0)
-    assert len(problems(found, GPU, tmp_path)) == 3
+    assert len(problems(estimated, GPU, tmp_path)) == 3
 
 
 def test_the_remedy_names_the_settings(machine: Machine, skeleton: PreTrainedModel, tmp_path: Path) -> None:
-    found = need(skeleton)
+    estimated = need(skeleton)
     machine(host=100, disk=100)
     with pytest.raises(RequestError) as caught:
-        estimate.check(found, CPU, tmp_path)
+        estimate.check(estimated, CPU, tmp_path)
     memory, disk = caught.value.problems
     for setting in ("prune.calibration.samples", "sequence_length", "prune.states: disk"):
         assert setting in memory.remedy
@@ -174,29 +173,29 @@ def test_the_remedy_names_the_settings(machine: Machine, skeleton: PreTrainedMod
 def test_what_an_interrupted_run_left_counts_as_free(
     machine: Machine, skeleton: PreTrainedModel, tmp_path: Path
 ) -> None:
-    found = need(skeleton)
+    estimated = need(skeleton)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "states-0").write_bytes(bytes(2**16))
     there = (tmp_path / "work" / "states-0").stat().st_blocks * 512
-    machine(disk=found.disk - there)
-    estimate.check(found, CPU, tmp_path)
-    machine(disk=found.disk - there - 1)
-    assert problems(found, CPU, tmp_path) == [("output_dir", "disk space")]
-    machine(disk=found.disk - there)
-    assert problems(found, CPU, tmp_path / "elsewhere") == [("output_dir", "disk space")]
+    machine(disk=estimated.disk - there)
+    estimate.check(estimated, CPU, tmp_path)
+    machine(disk=estimated.disk - there - 1)
+    assert problems(estimated, CPU, tmp_path) == [("output_dir", "disk space")]
+    machine(disk=estimated.disk - there)
+    assert problems(estimated, CPU, tmp_path / "elsewhere") == [("output_dir", "disk space")]
 
 
 def test_a_container_may_have_less_than_the_machine(
     machine: Machine, skeleton: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, limit = need(skeleton), tmp_path / "memory.max"
+    estimated, limit = need(skeleton), tmp_path / "memory.max"
     monkeypatch.setattr(machine_memory, "CGROUP_LIMITS", (str(tmp_path / "absent"), str(limit)))
-    for text, fits in (("max\n", True), (f"{found.host}\n", True), (f"{found.host - 1}\n", False)):
+    for text, fits in (("max\n", True), (f"{estimated.host}\n", True), (f"{estimated.host - 1}\n", False)):
         limit.write_text(text)
         if fits:
-            estimate.check(found, CPU, tmp_path)
+            estimate.check(estimated, CPU, tmp_path)
         else:
-            assert problems(found, CPU, tmp_path) == [("prune", "host memory")]
+            assert problems(estimated, CPU, tmp_path) == [("prune", "host memory")]
 
 
 def test_the_lines_name_what_decides(machine: Machine, skeleton: PreTrainedModel) -> None:

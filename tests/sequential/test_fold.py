@@ -57,26 +57,26 @@ def exact_norm(norm: Any, x: Tensor) -> Tensor:
 def test_the_function_of_the_block_does_not_change(name: str) -> None:
     model = build(name)
     block = linears.find_blocks(model)[1][1]
-    found = linears.block_linears(block)
+    by_name = linears.block_linears(block)
     states: dict[int, Tensor] = {}
     calls = replay.capture(model, {0: torch.randint(1, 64, (1, 16))}, states.__setitem__)
     before = calls.run(block, 1, 0, states[0])
-    weights = {key: linear.weight.clone() for key, linear in found.items()}
+    weights = {key: linear.weight.clone() for key, linear in by_name.items()}
     folded = []
-    for key in found:
-        score = torch.rand_like(found[key].weight)
-        index = fold.permuted(found, key, score, WIDTH, 4, lambda each: torch.randperm(each.shape[1]))
+    for key in by_name:
+        score = torch.rand_like(by_name[key].weight)
+        index = fold.permuted(by_name, key, score, WIDTH, 4, lambda each: torch.randperm(each.shape[1]))
         if index is None:
-            assert all(torch.equal(linear.weight, weights[other]) for other, linear in found.items())
+            assert all(torch.equal(linear.weight, weights[other]) for other, linear in by_name.items())
             continue
         folded.append(key)
-        assert torch.equal(index.sort().values, torch.arange(found[key].in_features))
-        assert torch.equal(found[key].weight, weights[key][:, index])
+        assert torch.equal(index.sort().values, torch.arange(by_name[key].in_features))
+        assert torch.equal(by_name[key].weight, weights[key][:, index])
         after = calls.run(block, 1, 0, states[0])
         torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12)
-        changed = {other for other, linear in found.items() if not torch.equal(linear.weight, weights[other])}
+        changed = {other for other, linear in by_name.items() if not torch.equal(linear.weight, weights[other])}
         assert len(changed) == (3 if key == "mlp.down_proj" else 2)
-        weights = {other: linear.weight.clone() for other, linear in found.items()}
+        weights = {other: linear.weight.clone() for other, linear in by_name.items()}
     assert sorted(folded) == sorted(FOLDED[name])
 
 
@@ -85,13 +85,13 @@ def test_the_test_above_would_see_a_wrong_fold() -> None:
     """Permuting across heads, or a linear without its neighbours, is far above rounding."""
     model = build("qwen2")
     block = linears.find_blocks(model)[1][1]
-    found = linears.block_linears(block)
+    by_name = linears.block_linears(block)
     states: dict[int, Tensor] = {}
     calls = replay.capture(model, {0: torch.randint(1, 64, (1, 16))}, states.__setitem__)
     before = calls.run(block, 1, 0, states[0])
-    bias = found["self_attn.v_proj"].bias.data
-    fold.permuted(found, "self_attn.o_proj", torch.rand(32, 32), WIDTH, 4, lambda each: torch.arange(WIDTH).flip(0))
-    found["self_attn.v_proj"].bias.data = bias
+    bias = by_name["self_attn.v_proj"].bias.data
+    fold.permuted(by_name, "self_attn.o_proj", torch.rand(32, 32), WIDTH, 4, lambda each: torch.arange(WIDTH).flip(0))
+    by_name["self_attn.v_proj"].bias.data = bias
     assert float((calls.run(block, 1, 0, states[0]) - before).abs().max()) > 1e-3
 
 

@@ -129,8 +129,8 @@ def test_a_whole_pass_goes_to_the_end(block: nn.Module, run: Run) -> None:
 
 
 def test_skipped_linears_are_not_gathered(block: nn.Module, run: Run) -> None:
-    found = linears.block_linears(block)
-    kept = {name: found[name] for name in ("self_attn.k_proj", "self_attn.o_proj", "self_attn.v_proj")}
+    by_name = linears.block_linears(block)
+    kept = {name: by_name[name] for name in ("self_attn.k_proj", "self_attn.o_proj", "self_attn.v_proj")}
     with outputs_counted(block) as counts:
         inputs = gather(kept, ["hessian"], range(WINDOWS), run)
     assert [shared.linears for shared in inputs] == [["self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"]]
@@ -142,11 +142,11 @@ def test_skipped_linears_are_not_gathered(block: nn.Module, run: Run) -> None:
 
 
 def test_no_hook_is_left(block: nn.Module, run: Run) -> None:
-    found = linears.block_linears(block)
-    gather(found, ["input_norm"], range(2), run)
+    by_name = linears.block_linears(block)
+    gather(by_name, ["input_norm"], range(2), run)
     with pytest.raises(ZeroDivisionError):
-        gather(found, ["input_norm"], range(2), lambda window: run(window) / (1 // window - 1))
-    assert not any(linear._forward_pre_hooks for linear in found.values())
+        gather(by_name, ["input_norm"], range(2), lambda window: run(window) / (1 // window - 1))
+    assert not any(linear._forward_pre_hooks for linear in by_name.values())
 
 
 class Branching(nn.Module):

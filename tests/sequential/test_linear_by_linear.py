@@ -53,8 +53,8 @@ def make_recipe(directory: Path, method: str, sparsity: object, skip: str | None
 
 def one_window(chosen: dict[str, nn.Linear], loop: Any, block: nn.Module) -> list[Input]:
     """The inputs of the block, as one window shows them."""
-    found: list[Input] = loop.gather(chosen, block, [], windows=list(loop.windows)[:1])
-    return found
+    inputs: list[Input] = loop.gather(chosen, block, [], windows=list(loop.windows)[:1])
+    return inputs
 
 
 def make_loop(directory: Path, windows: dict[int, Tensor], scratch: Path) -> BlockLoop:
@@ -163,9 +163,9 @@ def test_is_not_the_same_as_pruning_by_the_dense_block(
     seen: Weights = {}
 
     def visit(index: int, block: nn.Module) -> list[str]:
-        prefix, found = f"{again.blocks.prefix}.{index}", linears.block_linears(block)
-        prune_linears.prune(found, prefix, again.gather(found, block, recipe.statistics), recipe)
-        seen.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in found.items()})
+        prefix, by_name = f"{again.blocks.prefix}.{index}", linears.block_linears(block)
+        prune_linears.prune(by_name, prefix, again.gather(by_name, block, recipe.statistics), recipe)
+        seen.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in by_name.items()})
         again.advance(block)
         return []
 
@@ -184,8 +184,8 @@ class Turning(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         ways = (self.a, self.b) if float(x.sum()) < 0 else (self.b, self.a)
-        found: Tensor = ways[1](ways[0](x))
-        return found
+        output: Tensor = ways[1](ways[0](x))
+        return output
 
 
 class FakeLoop:
@@ -198,8 +198,8 @@ class FakeLoop:
         return gather(chosen, kinds, windows, lambda window: self.forward(block, window, ""))
 
     def forward(self, block: nn.Module, window: int, what: str) -> Tensor:
-        found: Tensor = block(self.windows[window])
-        return found
+        output: Tensor = block(self.windows[window])
+        return output
 
     def advance(self, block: nn.Module, before_each: Callable[[], object]) -> None:
         for window in self.windows:
@@ -238,8 +238,8 @@ def test_an_error_while_pruning_leaves_no_hook(dense: Path, windows: dict[int, T
 
     def visit(index: int, block: nn.Module) -> None:
         blocks.append(block)
-        found = linears.block_linears(block)
-        linear_by_linear.run(found, one_window(found, loop, block), ["hessian"], loop, block, fail)
+        by_name = linears.block_linears(block)
+        linear_by_linear.run(by_name, one_window(by_name, loop, block), ["hessian"], loop, block, fail)
 
     with pytest.raises(LorsError, match="as planned"):
         loop.run("prune", visit, 1)

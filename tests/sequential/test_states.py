@@ -18,15 +18,15 @@ def make(directory: Path, windows: list[int], dtype: torch.dtype = torch.float32
 
 def values(window: int, block: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Random bits that are a different number for every window and block; -0.0, the smallest and the largest too."""
-    found = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(100 * block + window)).to(dtype)
-    found[0, 0, :3] = torch.tensor([-0.0, torch.finfo(dtype).tiny, torch.finfo(dtype).max])
-    return found
+    states = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(100 * block + window)).to(dtype)
+    states[0, 0, :3] = torch.tensor([-0.0, torch.finfo(dtype).tiny, torch.finfo(dtype).max])
+    return states
 
 
-def same(found: Tensor, expected: Tensor) -> bool:
+def same(got: Tensor, expected: Tensor) -> bool:
     """Equal to the last bit."""
-    alike = found.dtype == expected.dtype and found.shape == expected.shape
-    return alike and torch.equal(found.contiguous().view(torch.uint8), expected.contiguous().view(torch.uint8))
+    alike = got.dtype == expected.dtype and got.shape == expected.shape
+    return alike and torch.equal(got.contiguous().view(torch.uint8), expected.contiguous().view(torch.uint8))
 
 
 def put_all(states: States, block: int, dtype: torch.dtype = torch.float32) -> None:

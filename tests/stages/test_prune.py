@@ -23,12 +23,12 @@ PATTERNS = [0.5, 0.75, "2:4", "4:8", "1:4", "3:4"]
 
 def weights(directory: Path) -> dict[str, Tensor]:
     """The block linears' weights, read without the project."""
-    found = {}
+    by_name = {}
     for file in directory.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             names = tensors.keys()
-            found.update({k: tensors.get_tensor(k) for k in names if ".layers." in k and "norm" not in k})
-    return found
+            by_name.update({k: tensors.get_tensor(k) for k in names if ".layers." in k and "norm" not in k})
+    return by_name
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -37,9 +37,9 @@ def test_zeros_are_counted_from_the_files(
     lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str, pattern: Any
 ) -> None:
     lors("prune", write_config(prune__method=method, prune__sparsity=pattern))
-    found = weights(tmp_path / "run/pruned")
-    assert len(found) == 14
-    for name, weight in found.items():
+    by_name = weights(tmp_path / "run/pruned")
+    assert len(by_name) == 14
+    for name, weight in by_name.items():
         assert not torch.signbit(weight[weight == 0]).any()
         if isinstance(pattern, str):
             n, m = map(int, pattern.split(":"))

@@ -32,8 +32,8 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 def masks(directory: Path) -> dict[str, Tensor]:
-    found = load_file(directory / "model.safetensors")
-    return {name.removesuffix(".weight"): tensor != 0 for name, tensor in found.items() if "proj" in name}
+    weights = load_file(directory / "model.safetensors")
+    return {name.removesuffix(".weight"): tensor != 0 for name, tensor in weights.items() if "proj" in name}
 
 
 def stop_after(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +159,8 @@ def test_overrides_and_skips(lors: Lors, write_config: WriteConfig, tmp_path: Pa
     ]
     shown = lors("prune", write_config(prune__overrides=overrides)).stderr
     assert "| block |" in shown
-    found = {name: 1 - float(mask.float().mean()) for name, mask in masks(tmp_path / "run/pruned").items()}
-    for name, sparsity in found.items():
+    sparsities = {name: 1 - float(mask.float().mean()) for name, mask in masks(tmp_path / "run/pruned").items()}
+    for name, sparsity in sparsities.items():
         expected = 0.0 if "layers.0" in name else 0.25 if "down" in name else 0.5
         assert sparsity == pytest.approx(0.75 if name.endswith("0.mlp.up_proj") else expected, abs=1e-9), name
     modules = json.loads((tmp_path / "run/pruned/lors.json").read_text())["modules"]
@@ -187,8 +187,8 @@ def test_an_external_mask_from_a_file_or_a_model(lors: Lors, write_config: Write
     for name, source in (("a", file), ("b", tmp_path / "run/pruned")):
         out = f"output_dir={tmp_path}/{name}"
         lors("prune", write_config(**plain, prune__sparsity=..., prune__mask=str(source)), out)
-        found = masks(tmp_path / name / "pruned")
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+        got = masks(tmp_path / name / "pruned")
+        assert all(torch.equal(got[key], wanted[key]) for key in wanted)
     lors("prune", write_config(**plain, prune__mask=str(file)), f"output_dir={tmp_path}/c")
     refused = lors(
         "prune",

@@ -61,7 +61,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that the client is logged in to."""
-    found = Hub()
+    stand_in = Hub()
 
     class Handler(BaseHTTPRequestHandler):
         def respond(self) -> None:
@@ -73,7 +73,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
                 self.rfile.readline()
             else:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, value = found.answer(self.command, self.path, body)
+            status, value = stand_in.answer(self.command, self.path, body)
             text = json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -89,10 +89,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    online(monkeypatch, found.url)
+    stand_in.url = f"http://127.0.0.1:{server.server_port}"
+    online(monkeypatch, stand_in.url)
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-    yield found
+    yield stand_in
     server.shutdown()
     server.server_close()
     thread.join()
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
 ) -> None:
     assert "owner/name" in lors("push", pruned, "not a/repo/id", status=2).stderr
     assert "has no lors.json" in lors("push", tmp_path, REPO, status=2).stderr
-    assert "which is none" in lors("push", tmp_path / "nowhere", REPO, status=2).stderr
+    assert "which is not a directory" in lors("push", tmp_path / "nowhere", REPO, status=2).stderr
     lors("pack", pruned, tmp_path / "packed")
     assert "unpack it first" in lors("push", tmp_path / "packed", REPO, status=2).stderr
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from lors_cli.reporting import data, formats
-from lors_cli.reporting.plots import all_of
+from lors_cli.reporting import export, text
+from lors_cli.reporting.page import all_plots
 from lors_cli.tools.report import SUFFIXES, collect
 from tests.models.test_structure import RANDOM
 from tests.reporting.synthetic import edit_json, make_run
@@ -29,7 +29,7 @@ def test_runs_of_the_stages_become_one_table(lors: Lors, write_config: WriteConf
     assert [entry.line.label for entry in table.entries] == ["dense", "wanda", "wanda + lors r=4", "wanda + spp r=4"]
     assert not table.left_out
     assert not any(entry.marks for entry in table.entries)
-    names = [formats.heading(heading) for heading in table.headings]
+    names = [text.heading(heading) for heading in table.headings]
     assert names[:2] == ["lors_quiz", "perplexity"]
     assert names[-6:] == ["tokens", "trainable", "‰", "training", "peak memory", "size"]
     results = {name: json.loads((tmp_path / f"runs/{name}/eval/results.json").read_text()) for name in ("lors", "spp")}
@@ -55,12 +55,12 @@ def test_a_recovered_adapter_is_followed_to_its_training_and_the_smaller_model(
     recovered = "structured_random 50% + lora r=4 on the original"
     assert [entry.line.label for entry in table.entries] == ["dense", "structured_random 50%", recovered]
     assert not any(entry.marks for entry in table.entries)
-    assert list(data.stages(table.entries[-1].line.row)) == ["prune", "train", "recover", "merge", "eval"]
+    assert list(export.stages(table.entries[-1].line.row)) == ["prune", "train", "recover", "merge", "eval"]
     manifests = {name: json.loads((tmp_path / f"run/{name}/lors.json").read_text()) for name in ("pruned", "adapter")}
     cost = table.entries[-1].line.row.cost
     assert (cost.tokens, cost.reduction) == (manifests["adapter"]["tokens"], manifests["pruned"]["reduction"])
     assert cost.parameters == manifests["pruned"]["parameters"]["after"]
-    assert "Held-out perplexity over training steps" in [title for title, *_ in all_of(table)]
+    assert "Held-out perplexity over training steps" in [title for title, *_ in all_plots(table)]
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)

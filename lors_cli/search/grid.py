@@ -1,0 +1,215 @@
+"""The grid of ``lors sweep``: from ``key=v1,v2`` arguments to runs, each with its own config and directory.
+
+<output_dir>/pruned          made once, by the file's own prune section, unless an axis changes the pruning
+<output_dir>/sweep/<name>    one run; the name is made of the axes' values: learning_rate=0.0003,rank=8
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lors_cli.config.load import CLI, load
+from lors_cli.config.schema import Config, Merge
+from lors_cli.config.train import Train
+from lors_cli.errors import Problem, RequestError, request_error, together
+from lors_cli.search import points
+
+DIRECTORY = "sweep"
+SEED = "seed"
+# What changes the pruned model, so that with such an axis every run makes its own. A seed changes it too, but runs that
+# differ in nothing else are there to be compared with each other: they share one, made with the file's seed.
+CHANGES_PRUNING = ("prune", "model", "dtype", "trust_remote_code")
+NO_AXES = {
+    "output_dir": "each run has its own directory already",
+    "merge": "it does not change training",
+    "eval": "it does not change training",
+}
+HELD_OUT, PERPLEXITY = "held-out loss", "perplexity"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key and the values that it takes in turn, as they were typed."""
+
+    key: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of the grid. `values` are by the axes' keys, as `config` has them."""
+
+    name: str
+    values: dict[str, Any]
+    config: Config
+    stages: list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs, what they are compared by, and the config whose prune stage makes their model, if they share one.
+
+    `file` and `arguments` are what it was made from; `labels` are the axes' keys and what a table calls them.
+    """
+
+    file: Path
+    arguments: list[str]
+    directory: Path
+    pruned: Path
+    labels: dict[str, str]
+    runs: list[Run]
+    criterion: str
+    base: Config | None
+
+
+def build(path: Path, arguments: list[str]) -> Grid:
+    """Every run of the grid that `arguments` span over the file `path`, checked as far as the schema goes.
+
+    Raises:
+        RequestError: with every problem of the arguments, else of all the configs.
+
+    """
+    axes = _axes(arguments)
+    labels = points.labels([axis.key for axis in axes])
+    grid = [dict(zip(labels, texts, strict=True)) for texts in product(*(axis.texts for axis in axes))]
+    configs = together(lambda point: _config(path, arguments, point), grid)
+    criterion = _criterion(configs)
+    own = any(key.split(".")[0] in CHANGES_PRUNING for key in labels)
+    if own:
+        _check_prunes(labels, configs)
+    output = Path(configs[0].output_dir)
+    pruned = output / "pruned"
+    runs = []
+    for point, config in zip(grid, configs, strict=True):
+        values = {key: points.value(config, key, text) for key, text in point.items()}
+        name = points.name(values)
+        runs.append(Run(name, values, *_apart(config, output / DIRECTORY / name, pruned, criterion, own=own)))
+    if doubles := [name for name, count in Counter(run.name for run in runs).items() if count > 1]:
+        raise request_error("key=v1,v2", "each value once", f"{doubles[0]} twice", "leave one out", CLI)
+    base = None
+    if any(run.config.train and run.config.train.input == str(pruned) for run in runs):
+        first = {key: text for key, text in grid[0].items() if key.split(".")[0] == "train"}
+        base = load(path, _overrides(arguments, first))
+        base = base if base.prune else None
+    return Grid(path, arguments, output / DIRECTORY, pruned, labels, runs, criterion, base)
+
+
+def train_section(config: Config) -> Train:
+    """The section that runs are made with.
+
+    Raises:
+        RequestError: the config has none.
+
+    """
+    if config.train is None:
+        raise request_error("train", "a train: section", "none", "add it, or run another stage than train")
+    return config.train
+
+
+def _axes(arguments: list[str]) -> list[Axis]:
+    """The arguments with several values.
+
+    Raises:
+        RequestError: there is none, or one that cannot be.
+
+    """
+    axes: list[Axis] = []
+    problems: list[Problem] = []
+    keys = Counter(argument.partition("=")[0] for argument in arguments)
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        texts = points.split(text)
+        if len(texts) == 1:
+            continue
+        if "" in texts:
+            problems.append(Problem(key, "a value between all commas", repr(text), "write null for none", CLI))
+        if len(set(texts)) < len(texts):
+            problems.append(Problem(key, "each value once", repr(text), "leave one out", CLI))
+        if keys[key] > 1:
+            problems.append(Problem(key, "a key given once", f"{keys[key]} times", "join its values by commas", CLI))
+        if reason := NO_AXES.get(key.split(".")[0]):
+            got = f"an axis, but {reason}"
+            problems.append(Problem(key, "a single value", got, "give it one, or put it into the file", CLI))
+        axes.append(Axis(key, tuple(texts)))
+    if not axes:
+        expected = "a key with several values, such as train.learning_rate=1e-4,3e-4"
+        problems.append(Problem("key=v1,v2", expected, "none", "add one, or use lors run", CLI))
+    if problems:
+        raise RequestError(*dict.fromkeys(problems))
+    return axes
+
+
+def _overrides(arguments: list[str], point: dict[str, str]) -> list[str]:
+    """The overrides of one point; an axis that the point leaves out stays as the file has it."""
+    chosen = []
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if len(points.split(text)) == 1:
+            chosen.append(argument)
+        elif key in point:
+            chosen.append(f"{key}={point[key]}")
+    return chosen
+
+
+def _config(path: Path, arguments: list[str], point: dict[str, str]) -> Config:
+    config = load(path, _overrides(arguments, point))
+    train_section(config)
+    return config
+
+
+def _criterion(configs: list[Config]) -> str:
+    """What the runs are compared by.
+
+    Raises:
+        RequestError: there is nothing, or not the same for all.
+
+    """
+    held_out = [config.train.eval_dataset for config in configs if config.train]
+    if any(one != held_out[0] for one in held_out):
+        expected = "the same held-out rows in all runs, whose losses are compared"
+        raise request_error("train.eval_dataset", expected, "several", "give it one value")
+    if held_out[0]:
+        return HELD_OUT
+    if configs[0].eval and configs[0].eval.perplexity:
+        return PERPLEXITY
+    raise request_error(
+        "train.eval_dataset",
+        "something to compare the runs by: train.eval_dataset, or eval.perplexity",
+        "neither",
+        "set one of them; train.eval_dataset needs no merge",
+    )
+
+
+def _check_prunes(labels: dict[str, str], configs: list[Config]) -> None:
+    """Refuse axes of a pruning that does not happen."""
+    if given := [config.train.input for config in configs if config.train and config.train.input]:
+        for key in labels:
+            if key.split(".")[0] == "prune":
+                expected = "train.input to be left out, so that each run trains what it pruned"
+                raise request_error(key, expected, given[0], "leave out the axis or train.input")
+
+
+def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own: bool) -> tuple[Config, list[str]]:
+    """The config of a run in a directory of its own, and its stages."""
+    train = train_section(config)
+    if config.align and train.input is None:
+        remedy = f"run `lors align` once, then sweep with align=null train.input={config.output_dir}/aligned"
+        raise request_error("align", "none: the runs of a sweep share a model that is there already", "one", remedy)
+    changes: dict[str, Any] = {"output_dir": str(directory)}
+    stages = ["train"]
+    if own and train.input is None:
+        stages = ["prune", "train"]
+    else:
+        changes |= {"prune": None, "train": train.model_copy(update={"input": train.input or str(pruned)})}
+    merge = config.merge or (Merge() if criterion == PERPLEXITY else None)
+    if merge:
+        changes["merge"] = merge.model_copy(update={"input": None, "adapter": None})
+    if criterion == PERPLEXITY and config.recover:
+        stages.append("recover")
+    if criterion == PERPLEXITY and config.eval:
+        # the tasks would cost more than all the rest and decide nothing
+        changes["eval"] = config.eval.model_copy(update={"models": ["merged"], "tasks": []})
+        stages += ["merge", "eval"]
+    return config.model_copy(update=changes), stages

@@ -1,0 +1,97 @@
+"""What has been measured of a run, kept in its directory, so that it is not measured again and models can go."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lors_cli.artifacts import digest, files
+from lors_cli.config.schema import Config
+from lors_cli.errors import DivergedError
+from lors_cli.run import manifest
+from lors_cli.search import runs
+from lors_cli.search.grid import train_section
+from lors_cli.search.grid_results import held_out_loss
+from lors_cli.search.study import Run, Study
+
+FILE = "outcome.json"
+Outcome = dict[str, Any]  # "value" to choose by, "models" as evaluated, facts of the "training", or why it "diverged"
+
+
+def read(study: Study, run: Run) -> Outcome:
+    """What is known of a run as it is now; of one that was made with other settings, or of another model, nothing."""
+    path = run.directory / FILE
+    request = _request(study, run)
+    known: Outcome = json.loads(path.read_text()) if path.is_file() else {}
+    return known if known.get("request") == request else {"request": request}
+
+
+def choose(study: Study, run: Run, *, force: bool) -> Outcome:
+    """Train the run, and measure what the points of a grid are compared by."""
+    stages = ["train"] if study.file.choose.by == "held_out_loss" else [s for s in run.stages if s != "eval"]
+
+    def measure() -> Outcome:
+        runs.perform(run.config, stages, force=force)
+        return {"value": _chosen_by(study, run, force=force)}
+
+    return _kept(study, run, measure, force=force)
+
+
+def judge(study: Study, run: Run, *, force: bool) -> Outcome:
+    """Do all stages of the run, and the further evaluations."""
+
+    def measure() -> Outcome:
+        runs.perform(run.config, run.stages, force=force)
+        for evaluation in study.evaluations(run.config, str(run.directory / "merged")) if run.config.merge else []:
+            runs.perform(evaluation, ["eval"], force=force)
+        return {"models": models(run.config)}
+
+    return _kept(study, run, measure, force=force)
+
+
+def models(config: Config) -> dict[str, Any]:
+    """The results of the models that a config has evaluated."""
+    evaluation = manifest.read(Path(config.output_dir) / "eval") if config.eval else None
+    return evaluation.facts.given.get("models", {}) if evaluation else {}
+
+
+def _kept(study: Study, run: Run, measure: Callable[[], Outcome], *, force: bool) -> Outcome:
+    """What was known of the run with what is measured now. That it diverged is a result too: the rate was too high."""
+    known = {"request": _request(study, run)} if force else read(study, run)
+    try:
+        known |= measure()
+    except DivergedError as error:
+        known["diverged"] = str(error)
+    else:
+        training = _training(run)
+        known["training"] = {key: training.get(key) for key in ("steps", "tokens", "seconds", "peak_memory")}
+    run.directory.mkdir(parents=True, exist_ok=True)
+    files.write_json(run.directory / FILE, known)
+    if not study.file.keep_models:
+        shutil.rmtree(run.directory / "merged", ignore_errors=True)
+    return known
+
+
+def _chosen_by(study: Study, run: Run, *, force: bool) -> float:
+    if study.file.choose.by == "held_out_loss":
+        return held_out_loss(_training(run))
+    evaluation = study.selecting(run)
+    runs.perform(evaluation, ["eval"], force=force)
+    return float(*(one["perplexity"]["value"] for one in models(evaluation).values()))
+
+
+def _training(run: Run) -> dict[str, Any]:
+    trained = manifest.read(run.directory / "adapter")
+    return trained.content if trained else {}
+
+
+def _request(study: Study, run: Run) -> dict[str, Any]:
+    """What the outcome follows from: the settings, and the model that is trained."""
+    model = Path(train_section(run.config).input or run.config.model) / manifest.NAME
+    return {
+        "config": run.config.model_dump(mode="json"),
+        "choose": study.file.choose.model_dump(mode="json", exclude={"extend"}),
+        "evaluations": study.file.evaluations,
+        "model": digest.of_file(model) if model.is_file() else None,
+    }

@@ -1,0 +1,195 @@
+"""From a sweep file to configs: what runs share, the rows of the table, and the runs of each row.
+
+<output_dir>/<start>                          what the start's runs share: pruned, aligned, and their evaluation
+<output_dir>/<start>/<arm>/<values>           a run, such as learning_rate=0.001,seed=0
+<output_dir>/select.jsonl, judge.jsonl        the two halves of the held-out text, if it is split
+
+Without starts, or without values, that part of the path is left out.
+"""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lors_cli.config.schema import Config
+from lors_cli.errors import request_error, together
+from lors_cli.run.layout import STAGES
+from lors_cli.search import grid, points
+from lors_cli.search.configs import SELECT, Configs
+from lors_cli.search.sweep_file import LENGTHS, SHARED, Settings
+
+MADE = {"prune": "pruned", "align": "aligned"}  # what the stages before train make
+NOT_MADE = dict.fromkeys(MADE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training, and what is measured of it. `values` are what distinguishes it from the other runs of its row."""
+
+    values: Settings
+    config: Config
+
+    @property
+    def directory(self) -> Path:
+        """Where it is made."""
+        return Path(self.config.output_dir)
+
+    @property
+    def stages(self) -> list[str]:
+        """All of its stages."""
+        return [stage for stage in STAGES if getattr(self.config, stage)]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What rows share, made by its `stages`; `made` is the last model of those, None: the config's model is trained."""
+
+    name: str
+    config: Config
+    stages: list[str]
+    made: str | None
+
+    @property
+    def directory(self) -> Path:
+        """Where it is made."""
+        return Path(self.config.output_dir)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm on a start, at one of the points that are all measured: a row of the table, and a task."""
+
+    start: Start
+    arm: str
+    point: Settings
+    grid: list[Settings]  # the points to search; a single one if there is nothing to search
+
+    @property
+    def name(self) -> str:
+        """Which row it is, as a path below the output directory."""
+        return "/".join(part for part in (self.start.name, self.arm, points.name(self.point)) if part)
+
+
+class Study:
+    """All of a sweep file at `path`; `arguments` override it, or its config, from the command line.
+
+    Raises:
+        RequestError: with every problem of the file, else of the configs that it comes to.
+
+    """
+
+    def __init__(self, path: Path, arguments: list[str]) -> None:
+        self.configs = Configs(path, arguments)
+        self.path, self.arguments = path, arguments
+        self.file, self.output = self.configs.file, self.configs.output
+        self.seeds: list[int | None] = list(self.file.seeds) or [None]  # the first one searches; None: the config's own
+        self.starts = together(self._start, self.file.wanted(self.file.starts) or [""])
+        self.points = _points(self.file.every)
+        self.rows = [
+            self.row(start, arm, point)
+            for start in self.starts
+            for arm in self.file.wanted(self.file.arms)
+            if self._trains_on(arm, start)
+            for point in self.points
+        ]
+        if not self.rows:
+            raise request_error("arms", "an arm for one of the starts", "none", "correct starts or only", path)
+        together(lambda pair: self.run(*pair), [(row, values) for row in self.rows for values in row.grid])
+
+    def row(self, start: Start, arm: str, point: Settings) -> Row:
+        """An arm on a start."""
+        return Row(start, arm, point, _points(self.file.arms[arm].grid))
+
+    def run(self, row: Row, values: Settings, seed: int | None = None, steps: int | None = None) -> Run:
+        """A run of a row, for so many `steps`, else as the budget says; of no seed, that of the search.
+
+        Raises:
+            RequestError: its settings are not those of a config, or nothing compares the points of its grid.
+
+        """
+        arm, seed = self.file.arms[row.arm], self.seeds[0] if seed is None else seed
+        named = {**values, **({} if seed is None else {"seed": seed}), **({"max_steps": steps} if steps else {})}
+        place = self.output / row.name / points.name(named)
+        changes = {**arm.set, **row.point, **values, **({} if seed is None else {"seed": seed}), **self._length(steps)}
+        changes |= {**NOT_MADE, "train.input": self._model(row), "output_dir": str(place)}
+        config = self.configs.of(row.start.name, changes)
+        grid.train_section(config)
+        run = Run(named, _measuring(config, [m for m in config.eval.models if m not in SHARED] if config.eval else []))
+        if len(row.grid) > 1:
+            self._check_choice(run)
+        return run
+
+    def whole(self, row: Row) -> Run:
+        """The first run of a row with the stages that make its model, to be checked while that is not there yet."""
+        run = self.run(row, row.grid[0])
+        made = self.file.arms[row.arm].model or row.start.made
+        before = {stage: getattr(row.start.config, stage) for stage in row.start.stages if stage in MADE}
+        if made not in MADE.values():
+            return run
+        if made == MADE["prune"]:
+            before["align"] = None
+        train = grid.train_section(run.config).model_copy(update={"input": None})
+        return Run(run.values, run.config.model_copy(update={**before, "train": train}))
+
+    def selecting(self, run: Run) -> Config:
+        """The evaluation of the merged model by which the points of a grid are compared."""
+        config = _measuring(run.config, [str(run.directory / "merged")])
+        changes = {"eval.perplexity.dataset": self.configs.half(SELECT)} if self.file.choose.held_out else {}
+        return self.configs.evaluation(config, SELECT, {"eval.preset": None, "eval.tasks": [], **changes})
+
+    def evaluations(self, config: Config, model: str) -> list[Config]:
+        """The further evaluations of a model."""
+        config = _measuring(config, [model])
+        return [self.configs.evaluation(config, name, settings) for name, settings in self.file.evaluations.items()]
+
+    def _start(self, name: str) -> Start:
+        config = self.configs.of(name, {"output_dir": str(self.output / name)})
+        made = [stage for stage in MADE if getattr(config, stage)]
+        if config.train and config.train.input:  # what the runs share is there already
+            made, config = [], config.model_copy(update=NOT_MADE)
+        config = _measuring(config, [m for m in config.eval.models if m in SHARED] if config.eval else [])
+        stages = [*made, *(["eval"] if config.eval else [])]
+        return Start(name, config, stages, MADE[made[-1]] if made else None)
+
+    def _trains_on(self, arm: str, start: Start) -> bool:
+        patterns, train = self.file.arms[arm].starts, start.config.train
+        if patterns is None:
+            return bool(start.made or (train and train.input) or not self.file.starts)
+        return any(fnmatchcase(start.name, pattern) for pattern in patterns)
+
+    def _model(self, row: Row) -> str | None:
+        """The model that a row trains."""
+        asked, train = self.file.arms[row.arm].model, row.start.config.train
+        if made := asked or row.start.made:
+            return row.start.config.model if made == "dense" else str(row.start.directory / made)
+        return (train and train.input) or row.start.config.model
+
+    def _length(self, steps: int | None) -> Settings:
+        """The settings by which a run trains for `steps`, or as long as the budget says."""
+        budget = self.file.budget
+        steps = steps or (budget and budget.steps)
+        tokens = None if steps else budget and budget.tokens
+        return dict(zip(LENGTHS, (steps, tokens, None), strict=True)) if steps or tokens else {}
+
+    def _check_choice(self, run: Run) -> None:
+        config, by = run.config, self.file.choose.by
+        if by == "held_out_loss" and not grid.train_section(config).eval_dataset:
+            expected = "train.eval_dataset, or choose.held_out"
+        elif by == "perplexity" and not (config.merge and config.eval and config.eval.perplexity):
+            expected = "merge: and eval.perplexity of the merged model"
+        else:
+            return
+        raise request_error("choose.by", f"for {by} {expected}", "none", "add it to the config", self.path)
+
+
+def _points(grid: dict[str, list[Any]]) -> list[Settings]:
+    """Every combination of the values; of no keys, one without any."""
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def _measuring(config: Config, models: list[str]) -> Config:
+    """The config with an evaluation of these models; of none, without an evaluation."""
+    evaluation = config.eval.model_copy(update={"models": models}) if config.eval and models else None
+    return config.model_copy(update={"eval": evaluation})

@@ -1,0 +1,156 @@
+"""The rows of a study: each searches its grid, then trains its best point with every seed."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from lors_cli.artifacts import publish
+from lors_cli.errors import LorsError
+from lors_cli.run import manifest
+from lors_cli.search import budget, outcome, runs, study_results
+from lors_cli.search.outcome import Outcome
+from lors_cli.search.perform import Check, Sweep
+from lors_cli.search.study import MADE, Row, Run, Start, Study
+from lors_cli.search.sweep_file import Settings
+
+log = logging.getLogger(__name__)
+
+LOCK = ".sweep"  # a directory of its own, since the stages lock those that they write to
+
+
+class MissingError(LorsError):
+    """Another task has not finished a run yet."""
+
+
+class StudySweep(Sweep):
+    """A study; a task is one of its rows."""
+
+    def __init__(self, study: Study, task: int | None, *, force: bool) -> None:
+        super().__init__([row.name for row in study.rows], task, force=force)
+        self.study = study
+        self._fresh: set[Path] = set()  # what --force has made again already
+
+    @property
+    def _lock(self) -> Path:
+        return self.study.output / LOCK
+
+    def _checks(self) -> list[Check]:
+        checks = [(start.config, start.stages, self.force_shared) for start in self._starts() if start.stages]
+        for row in (self.study.rows[number] for number in self.numbers):
+            made = all(manifest.read(row.start.directory / MADE[one]) for one in row.start.stages if one in MADE)
+            there = made and not self.force_shared
+            run = self.study.run(row, row.grid[0]) if there else self.study.whole(row)
+            checks.append((run.config, run.stages, self.force))
+        return checks
+
+    def _shared(self) -> list[str]:
+        starts = [start for start in self._starts() if start.stages]
+        return [f"{' '.join(start.stages)}, shared by all rows of it -> {start.directory}" for start in starts]
+
+    def _plan(self, number: int) -> str:
+        row, seeds = self.study.rows[number], len(self.study.seeds)
+        search = f"search of {len(row.grid)} points, then " if len(row.grid) > 1 else ""
+        return f"{search}{f'{seeds} seeds' if seeds > 1 else 'one run'} -> {self.study.output / row.name}"
+
+    def _prepare(self) -> None:
+        with publish.exclusive(self._lock, wait=True):
+            self.study.configs.split_held_out()
+        self.study = Study(self.study.path, self.study.arguments)  # it reads the halves from now on
+        for start in self._starts():
+            with publish.exclusive(start.directory / LOCK, wait=True):
+                self._make(start)
+
+    def _do(self, number: int) -> None:
+        self._row(self.study.rows[number], make=True)
+
+    def _results(self, failures: dict[int, str]) -> str | None:
+        if any(start.config.eval and not outcome.models(start.config) for start in self.study.starts):
+            return None
+        try:
+            rows = [self._row(row, make=False) for n, row in enumerate(self.study.rows) if n not in failures]
+        except MissingError:
+            return None
+        return study_results.write(self.study, rows, {self.names[n]: reason for n, reason in failures.items()})
+
+    def _starts(self) -> list[Start]:
+        """The starts of the tasks' rows; those that have no row belong to the first task."""
+        own = [self.study.rows[number].start for number in self.numbers]
+        others = [row.start for row in self.study.rows if row.start not in own]
+        first = 0 in self.numbers
+        return [start for start in self.study.starts if start in own or (first and start not in others)]
+
+    def _make(self, start: Start) -> None:
+        if start.stages:
+            log.info("sweep: %s, shared by all rows of it: %s", " ".join(start.stages), start.directory)
+            runs.perform(start.config, start.stages, force=self.force_shared)
+        if start.config.eval and "dense" in start.config.eval.models:
+            for evaluation in self.study.evaluations(start.config, "dense"):
+                runs.perform(evaluation, ["eval"], force=self.force_shared)
+        if self.study.file.budget and self.study.file.budget.timed:
+            budget.measure(self.study, start)
+
+    def _row(self, row: Row, *, make: bool) -> dict[str, Any]:
+        """What a row comes to; `make` what is missing."""
+        limits = self.study.file.budget
+        times = budget.read(row.start) if limits and limits.timed else {}
+        if limits and limits.timed and row.arm not in times:
+            raise MissingError(f"{row.start.directory} is not finished")
+        limited = budget.steps_in_time(limits, times, row.arm) if limits and times else None
+        steps = limited if limits and limits.seconds else None
+        points = self._search(row, steps, make=make) if len(row.grid) > 1 else [{"values": row.grid[0], "value": None}]
+        best = min(points, key=lambda point: math.inf if point["value"] is None else point["value"])
+        result = {"row": row, "search": points, "values": best["values"], "edge": _is_edge(points, best)}
+        result["runs"] = [self._judged(row, best["values"], seed, steps, make=make) for seed in self.study.seeds]
+        if times:
+            result["seconds_a_step"] = times[row.arm]["step"]
+        if limits and limits.time_of:
+            again = [self._judged(row, best["values"], seed, limited, make=make) for seed in self.study.seeds]
+            result["in_time"] = {"steps": limited, "runs": again}
+        return result
+
+    def _search(self, row: Row, steps: int | None, *, make: bool) -> list[dict[str, Any]]:
+        """The number of every point of the grid with the first seed, None where it diverged; longer where it may be."""
+        grid, extensions = list(row.grid), self.study.file.choose.extend
+        while True:
+            points = []
+            for values in grid:
+                run = self.study.run(row, values, steps=steps)
+                points.append({"values": values, "value": self._outcome(run, "value", make=make).get("value")})
+            best = min(points, key=lambda point: math.inf if point["value"] is None else point["value"])
+            if not extensions or not _is_edge(points, best):
+                return points
+            extensions -= 1
+            grid = _extended(grid, at_end=best is points[-1])
+
+    def _judged(self, row: Row, values: Settings, seed: int | None, steps: int | None, *, make: bool) -> Outcome:
+        run = self.study.run(row, values, seed, steps)
+        outcome = self._outcome(run, "models", make=make)
+        return {"values": run.values, "output_dir": str(run.directory), **outcome}
+
+    def _outcome(self, run: Run, wanted: str, *, make: bool) -> Outcome:
+        """What has been measured of a run, with what is `wanted` of it unless it diverged."""
+        again = self.force and make and run.directory not in self._fresh
+        known = {} if again else outcome.read(self.study, run)
+        if wanted in known or "diverged" in known:
+            return known
+        if not make:
+            raise MissingError(f"{run.directory} is not finished")
+        log.info("sweep: %s", run.directory)
+        self._fresh.add(run.directory)
+        measure = outcome.choose if wanted == "value" else outcome.judge
+        return measure(self.study, run, force=again)
+
+
+def _is_edge(points: list[dict[str, Any]], best: dict[str, Any]) -> bool:
+    """Whether the best of several points is the first or the last along a single axis of numbers."""
+    axis = [one for point in points for one in point["values"].values()]
+    numbers = all(isinstance(one, int | float) for one in axis) and len(axis) == len(points) > 1
+    return numbers and axis == sorted(axis) and best["values"] in (points[0]["values"], points[-1]["values"])
+
+
+def _extended(grid: list[Settings], *, at_end: bool) -> list[Settings]:
+    """The grid of a single axis with one more value, as far from its edge as that from its neighbour, as a factor."""
+    edge, neighbour = (grid[-1], grid[-2]) if at_end else (grid[0], grid[1])
+    further = {key: float(f"{value * value / neighbour[key]:.6g}") for key, value in edge.items()}
+    return [*grid, further] if at_end else [further, *grid]

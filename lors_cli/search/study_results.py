@@ -1,0 +1,117 @@
+"""What a study came to: a table, results.json, and the config of the best run of each start as YAML."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from lors_cli import console
+from lors_cli.artifacts import files
+from lors_cli.run import environment
+from lors_cli.search import outcome, points
+from lors_cli.search.grid_results import BEST, RESULTS, TABLE, best_yaml
+from lors_cli.search.outcome import Outcome
+from lors_cli.search.study import Start, Study
+
+
+def write(study: Study, rows: list[dict[str, Any]], failures: dict[str, str]) -> str:
+    """Write results.json, results.md and, for each start, best.yaml; the table, to be printed."""
+    shared = {start.name: outcome.models(start.config) for start in study.starts}
+    plain = [
+        {"start": row["row"].start.name, "arm": row["row"].arm, **row["row"].point, **row, "row": row["row"].name}
+        for row in rows
+    ]
+    best = {start.name: chosen for start in study.starts if (chosen := _best(study, start, rows))}
+    results = {
+        "settings": {"file": str(study.path), "arguments": study.arguments, **study.file.model_dump(mode="json")},
+        "starts": shared,
+        "rows": plain,
+        "failed": failures,
+        "best": best,
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+    }
+    files.write_json(study.output / RESULTS, results)
+    lines = [table(study, shared, rows)]
+    if failures:
+        lines.append("\n".join(["Failed:", *(f"- {name}: {' '.join(why.split())}" for name, why in failures.items())]))
+    lines += [f"Best: `lors run {path}`" for path in best.values()]
+    shown = "\n\n".join(lines)
+    files.write_text(study.output / TABLE, shown + "\n")
+    return shown
+
+
+def table(study: Study, shared: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """Perplexities: a line for each model that a start or a row has measured, mean and deviation over the seeds."""
+    timed = any("seconds_a_step" in row for row in rows)
+    again = any("in_time" in row for row in rows)
+    lines = []
+    for start in study.starts:
+        for model, result in shared[start.name].items():
+            lines.append([start.name, model, "", _spread([_perplexity(result)]), "", ""])
+        for row in (row for row in rows if row["row"].start == start):
+            measured = _measured(row["runs"])
+            for model in measured:
+                name = f"{row['row'].arm}, {model}" if len(measured) > 1 else row["row"].arm
+                seconds = f"{row['seconds_a_step']:.2f}" if timed else ""
+                equal = ""
+                if again:
+                    number = _spread(_numbers(row["in_time"]["runs"], model))
+                    equal = f"{number} ({row['in_time']['steps']} steps)"
+                number = _spread(_numbers(row["runs"], model))
+                lines.append([start.name, name, _settings(row), number, seconds, equal])
+    header = ["start", "arm", "settings", "perplexity", "s a step", "equal time"]
+    wanted = [bool(study.file.starts), True, True, True, timed, again]
+    return console.markdown_table(_chosen(header, wanted), [_chosen(line, wanted) for line in lines])
+
+
+def _chosen(cells: list[str], wanted: Sequence[bool]) -> list[str]:
+    return [cell for cell, one in zip(cells, wanted, strict=True) if one]
+
+
+def _settings(row: dict[str, Any]) -> str:
+    """The point of the row, and what its search has found."""
+    found = points.name({**row["row"].point, **row["values"]}).replace(",", ", ")
+    return f"{found} (edge)" if row["edge"] else found
+
+
+def _measured(runs: list[Outcome]) -> list[str]:
+    """The models that the runs of a row have measured; where all diverged, a name for what is missing."""
+    return list(dict.fromkeys(name for run in runs for name in run.get("models", {}))) or ["merged"]
+
+
+def _numbers(runs: list[Outcome], model: str) -> list[float | None]:
+    return [math.inf if "diverged" in run else _perplexity(run["models"].get(model, {})) for run in runs]
+
+
+def _perplexity(result: dict[str, Any]) -> float | None:
+    value: float | None = (result.get("perplexity") or {}).get("value")
+    return value
+
+
+def _spread(numbers: list[float | None]) -> str:
+    """Mean and standard deviation; of what was not measured, a dash."""
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return "-"
+    if not all(map(math.isfinite, known)):
+        return "diverged"
+    deviation = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{deviation}"
+
+
+def _best(study: Study, start: Start, rows: list[dict[str, Any]]) -> str | None:
+    """Write the config of the best row's first run: the lowest mean perplexity of the last model that it measures."""
+    ranked = []
+    for row in (row for row in rows if row["row"].start == start):
+        known = [number for number in _numbers(row["runs"], _measured(row["runs"])[-1]) if number is not None]
+        if known and math.isfinite(mean := statistics.mean(known)):
+            ranked.append((mean, row))
+    path = start.directory / BEST
+    if not ranked:
+        path.unlink(missing_ok=True)  # that of an earlier search
+        return None
+    mean, row = min(ranked, key=lambda pair: pair[0])
+    config = study.run(row["row"], row["values"]).config
+    files.write_text(path, best_yaml(config, path, f"perplexity {mean:.6g}"))
+    return str(path)

@@ -1,0 +1,152 @@
+"""What a sweep file may say. docs/sweep.md shows one with a comment for each key."""
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from lors_cli.config.fields import Count, Dataset, PathText, Section, wrong
+from lors_cli.config.load import CLI, checked, override, read
+from lors_cli.errors import nearest
+
+# Names become directories.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$")]
+Settings = dict[str, Any]
+Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
+LENGTHS = ("train.max_steps", "train.max_tokens", "train.epochs")
+SHARED = ("dense", "pruned", "aligned")  # models that a start measures, once for all of its arms
+
+
+class Start(Section):
+    """What runs share, made and measured once: a pruned model, an aligned one, or the model as it is."""
+
+    config: str | None = Field(None, description="another config for this start; a path, from the sweep file")
+    set: Settings = Field({}, description="overrides, by dotted keys")
+
+
+class Arm(Section):
+    """One way to train."""
+
+    set: Settings = Field({}, description="overrides, by dotted keys")
+    grid: Grid = Field({}, description="keys and the values that are searched; every combination is trained")
+    model: Literal["dense", "pruned", "aligned"] | None = Field(
+        None, description="what it trains; the last model that the start makes if left out"
+    )
+    starts: list[str] | None = Field(
+        None, description="names or globs of the starts that it is trained on; those with a pruned model if left out"
+    )
+
+
+class Budget(Section):
+    """How long each run trains; as the config says if left out."""
+
+    steps: Count | None = Field(None, description="optimiser steps")
+    tokens: Count | None = Field(None, description="tokens to train on, in whole steps")
+    seconds: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="time of a training with its start, by timed steps of each arm"
+    )
+    time_of: str | None = Field(
+        None, description="an arm: each arm is trained once more, at its best setting, in the time that this one takes"
+    )
+
+    @property
+    def timed(self) -> bool:
+        """Whether steps have to be timed."""
+        return bool(self.seconds or self.time_of)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Budget":
+        if sum(map(bool, (self.steps, self.tokens, self.seconds))) != 1:
+            raise wrong("steps", "one of steps, tokens and seconds", "keep one of them")
+        if self.time_of and not self.steps:
+            raise wrong("steps", "steps beside time_of, which is the time of so many steps", "add steps")
+        return self
+
+
+class Choose(Section):
+    """How the best point of each arm's grid is found: it has the lowest number of the first seed."""
+
+    by: Literal["held_out_loss", "perplexity"] = Field(
+        "held_out_loss", description="of the adapter on train.eval_dataset, or of the merged model on eval.perplexity"
+    )
+    held_out: Dataset | None = Field(
+        None, description="text whose rows choose and judge in turns, instead of the two data sets above"
+    )
+    extend: Annotated[int, Field(ge=0)] = Field(
+        0, description="values that may be added where the best one is at an edge of the grid"
+    )
+
+
+class SweepFile(Section):
+    """A search over one experiment."""
+
+    config: str | Settings | None = Field(None, description="the experiment: a path, from this file, or its content")
+    output_dir: PathText | None = Field(None, description="where all of it goes; the config's if left out")
+    set: Settings = Field({}, description="overrides for all runs, by dotted keys")
+    starts: dict[Name, Start] = Field({}, description="what runs share; left out: what the config makes before train")
+    arms: dict[Name, Arm] = Field(description="ways to train, each on each start", min_length=1)
+    every: Grid = Field({}, description="keys and values that are all measured, each with a search of its own")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([], description="of the trainings; the config's if left out")
+    budget: Budget | None = None
+    choose: Choose = Choose()
+    evaluations: dict[Name, Settings] = Field(
+        {}, description="overrides for further evaluations of the dense and the merged models"
+    )
+    keep_models: bool = Field(True, description="false: delete merged models once they are measured")
+    only: list[str] = Field([], description="names of starts and arms; the others are left out")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SweepFile":
+        names = [*self.starts, *self.arms]
+        if set(self.only) - set(names):
+            raise wrong("only", f"names of starts and arms: {', '.join(names)}", "correct or remove the others")
+        if self.config is None and not all(start.config for start in self.starts.values() or [Start()]):
+            raise wrong("config", "a config, or one for each start", "add config: with its path or its content")
+        if self.budget and self.budget.time_of and self.budget.time_of not in self.arms:
+            raise wrong(
+                "budget.time_of", f"an arm: {', '.join(self.arms)}", nearest(self.budget.time_of, list(self.arms))
+            )
+        taken = {*(LENGTHS if self.budget else ()), *(["seed"] if self.seeds else [])} & self.keys
+        if taken:
+            keys = ", ".join(sorted(taken))
+            raise wrong("arms", f"no {keys} in arms, starts and every", "budget and seeds set it; remove one of both")
+        for name, arm in self.arms.items():
+            axis = next(iter(arm.grid.values()), [0, 1])
+            numbers = all(isinstance(one, int | float) for one in axis) and axis == sorted(axis) and len(axis) > 1
+            if self.choose.extend and (len(arm.grid) > 1 or not numbers):
+                expected = "one key with rising numbers, since choose.extend adds to them"
+                raise wrong(f"arms.{name}.grid", expected, "correct it, or remove choose.extend")
+        return self
+
+    @property
+    def keys(self) -> Set[str]:
+        """The keys of the config that starts, arms and `every` set."""
+        parts = [*self.starts.values(), *self.arms.values()]
+        return {*self.every, *(key for part in parts for key in part.set)} | {
+            key for arm in self.arms.values() for key in arm.grid
+        }
+
+    def wanted(self, names: Mapping[str, Any]) -> list[str]:
+        """Those of the names that `only` leaves; all of them if it names none of these."""
+        return [name for name in names if name in self.only] or list(names)
+
+
+def is_sweep(content: dict[str, Any]) -> bool:
+    """Whether a YAML file is a sweep file rather than a config."""
+    return "arms" in content
+
+
+def load(path: Path, arguments: list[str]) -> tuple[SweepFile, list[str]]:
+    """The sweep file, and those of the arguments that override its config rather than its own keys.
+
+    Raises:
+        RequestError: with every problem of the file.
+
+    """
+    content = read(path)
+    own = [text for text in arguments if text.partition("=")[0].split(".")[0] in SweepFile.model_fields]
+    for text in own:
+        override(content, text)
+    keys = {text.partition("=")[0]: CLI for text in own}
+    return checked(SweepFile, content, path, keys), [text for text in arguments if text not in own]

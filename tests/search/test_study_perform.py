@@ -1,0 +1,195 @@
+"""Sweep files on the pico model: the quality study as it is shipped, and searches whose numbers are made up."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from lors_cli.config.schema import Config
+from lors_cli.errors import DivergedError, LorsError
+from lors_cli.search import outcome, runs, sweep
+from lors_cli.search.study import Study
+
+Lors = Callable[..., Result]
+Search = Callable[..., dict[str, Any]]
+Perplexity = Callable[[float, int], float]  # of learning rate and seed
+
+QUALITY = Path(__file__).parents[2] / "scripts/reproduce/quality.yaml"
+
+
+@pytest.fixture
+def quality(dense: Path) -> list[str]:
+    """Arguments that make the quality study one of the pico model: two arms, two rates, two seeds, two steps."""
+    sizes = ["prune.calibration.sequence_length=32", "prune.calibration.samples=4", "train.sequence_length=32"]
+    sizes += ["train.rank=4", "train.dataset.limit=3", "eval.perplexity.sequence_length=32"]
+    study = ["only=[lors, spp]", "seeds=[0, 1]", "budget.steps=2", "choose.extend=0", "eval.perplexity.samples=4"]
+    grids = [f"arms.{arm}.grid={{train.learning_rate: [1e-2, 2e-2]}}" for arm in ("lors", "spp")]
+    return [*study, *grids, *sizes, f"model={dense}", "device=cpu"]
+
+
+def test_the_quality_study_that_was_killed_ends_with_the_same_table(
+    lors: Lors, quality: list[str], tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    table = lors("sweep", QUALITY, *quality, f"output_dir={whole}").stdout
+    assert (whole / "results.md").read_text() == table
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["pruned", "lors", "spp"]
+    assert table.count(" ± ") == 4  # two seeds of two arms, at equal tokens and at equal time
+    assert table.count("(edge)") == 2
+
+    killed.mkdir()
+    shutil.copy(whole / "times.json", killed)  # seconds are never the same twice
+    child = os.fork()
+    if child == 0:
+        try:
+            sweep.sweep(QUALITY, [*quality, f"output_dir={killed}"])
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 240
+    while not list((killed / "spp").glob("*/.adapter.partial")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert not (killed / "results.md").exists()
+    goes_on = lors("sweep", QUALITY, *quality, f"output_dir={killed}")
+    assert goes_on.stdout == table.replace(str(whole), str(killed))
+    assert goes_on.stderr.count("prune: finished") == 0
+    assert goes_on.stderr.count("/lors/") == 0  # that arm was done
+    assert not list(killed.glob("*/*/merged"))  # keep_models: false
+    assert list(killed.glob("*/*/adapter"))
+
+    # a run of an arm is the run of a config with its settings
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(Study(QUALITY, []).file.config))
+    place = "learning_rate=0.02,seed=0"
+    settings = ["train.method=spp", "train.formulation=merged", "train.learning_rate=2e-2", "train.max_steps=2"]
+    own = [text for text in quality if text.startswith(("prune", "train", "model", "device"))]
+    lors("prune", config, *own, f"output_dir={tmp_path / 'one'}")
+    lors("train", config, *own, *settings, f"output_dir={tmp_path / 'one'}")
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "one" / name).read_bytes() == (killed / "spp" / place / name).read_bytes()
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path], lors: Lors, tmp_path: Path) -> Search:
+    """Run a sweep file whose perplexity is a function of learning rate and seed; results.json, and what was trained."""
+
+    def run(
+        perplexity: Callable[[float, int], float], *arguments: str, status: int = 0, **content: Any
+    ) -> dict[str, Any]:
+        trained: list[str] = []
+
+        def perform(config: Config, stages: list[str], *, force: bool = False) -> None:
+            if config.train and "train" in stages:
+                trained.append(Path(config.output_dir).name)
+                number(config)
+
+        def number(config: Config) -> float:
+            assert config.train is not None
+            return perplexity(config.train.learning_rate, config.seed)
+
+        def models(config: Config) -> dict[str, Any]:
+            measured = config.eval.models if config.eval else []
+            return {name: {"perplexity": {"value": 9 if name == "pruned" else number(config)}} for name in measured}
+
+        monkeypatch.setattr(runs, "perform", perform)
+        monkeypatch.setattr(outcome, "models", models)
+        monkeypatch.setattr(outcome, "_chosen_by", lambda _, run, force: number(run.config))
+        path = tmp_path / "sweep.yaml"
+        config = json.loads(write_config(eval__models=["pruned", "merged"], train__max_steps=2).read_text())
+        grid = {"train.learning_rate": [1e-2, 2e-2]}
+        sweep_file = {"config": config, "arms": {"a": {"grid": grid}}, "choose": {"by": "perplexity", "extend": 2}}
+        path.write_text(json.dumps({**sweep_file, **content}))
+        shown = lors("sweep", path, "--debug", *arguments, status=status)
+        made = tmp_path / "run/results.json"
+        results = json.loads(made.read_text()) if made.is_file() else {}
+        return {"trained": trained, "shown": shown.stdout, "said": shown.stderr, "results": results}
+
+    return run
+
+
+def test_a_search_goes_on_at_the_edge_of_its_grid_and_the_first_seed_chooses(search: Search) -> None:
+    # with the first seed 4e-2 is the best, with the second one 2e-2
+    study = search(lambda rate, seed: abs(rate - (4e-2, 2e-2)[seed - 5]) + seed, seeds=[5, 6])
+    rates = ("0.01", "0.02", "0.04", "0.08")
+    assert study["trained"][:4] == [f"learning_rate={rate},seed=5" for rate in rates]
+    assert set(study["trained"][4:]) == {"learning_rate=0.04,seed=5", "learning_rate=0.04,seed=6"}
+    (row,) = study["results"]["rows"]
+    assert (row["values"], row["edge"]) == ({"train.learning_rate": 4e-2}, False)
+    assert [run["models"]["merged"]["perplexity"]["value"] for run in row["runs"]] == [5, 6.02]
+    assert "| 5.51 ± 0.72 " in study["shown"]
+    assert [point["value"] for point in row["search"]] == pytest.approx([5.03, 5.02, 5, 5.04])
+
+
+def test_a_search_ends_at_an_edge_after_as_many_values_as_were_allowed(search: Search) -> None:
+    down = search(lambda rate, _: rate, seeds=[])
+    assert down["trained"][2:4] == ["learning_rate=0.005", "learning_rate=0.0025"]
+    assert down["results"]["rows"][0]["edge"]
+    assert "learning_rate=0.0025 (edge)" in down["shown"]
+
+
+def test_a_rate_that_diverges_loses_and_is_not_tried_again(search: Search) -> None:
+    def perplexity(rate: float, _: int) -> float:
+        if rate > 1e-2:
+            raise DivergedError("NaN")
+        return 3.0
+
+    arms = {"a": {"grid": {"train.learning_rate": [5e-3, 1e-2, 2e-2]}}, "b": {"set": {"train.learning_rate": 1}}}
+    first = search(perplexity, arms=arms, choose={"by": "perplexity"})
+    assert [point["value"] for point in first["results"]["rows"][0]["search"]] == [3.0, 3.0, None]
+    assert "diverged" in first["shown"].splitlines()[4]
+    again = search(perplexity, arms=arms, choose={"by": "perplexity"})
+    assert not again["trained"]
+    assert again["shown"] == first["shown"]
+    forced = search(perplexity, "--force", arms=arms, choose={"by": "perplexity"})
+    assert sorted(set(forced["trained"])) == sorted(set(first["trained"]))
+
+
+def test_a_row_that_fails_is_named_and_the_others_go_on(search: Search) -> None:
+    def perplexity(rate: float, _: int) -> float:
+        if rate == 1:
+            raise LorsError("out of memory")
+        return 3.0
+
+    failing: dict[str, Any] = {"set": {"train.learning_rate": 1.0}}
+    study = search(perplexity, arms={"a": failing, "b": {}})
+    assert study["results"]["failed"] == {"a": "out of memory"}
+    assert "- a: out of memory" in study["shown"]
+    assert study["results"]["best"]
+    every = search(perplexity, arms={"a": failing}, status=1)
+    assert "all 1 runs failed" in every["said"]
+    assert not every["results"]["best"]
+
+
+def test_the_last_task_prints_the_table(search: Search) -> None:
+    arms: dict[str, Any] = {"a": {}, "b": {"set": {"train.learning_rate": 2e-2}}}
+    first = search(lambda rate, _: rate, "--task", "1", arms=arms)
+    assert (first["shown"], first["results"]) == ("", {})
+    assert "when all 2 runs are finished" in first["said"]
+    assert search(lambda rate, _: rate, "--task", "0", arms=arms)["shown"].count("| a ") == 1
+    assert "0 to 1" in search(lambda rate, _: rate, "--task", "2", arms=arms, status=2)["said"]
+
+
+def test_a_run_that_was_made_with_other_settings_is_not_taken_for_this_one(search: Search) -> None:
+    assert search(lambda rate, _: rate, arms={"a": {}})["trained"]
+    assert not search(lambda rate, _: rate, arms={"a": {}})["trained"]
+    assert search(lambda rate, _: rate, "train.alpha=3", arms={"a": {}})["trained"]
+
+
+def test_what_would_be_done_is_listed_and_nothing_is_made(lors: Lors, quality: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shown = lors("sweep", QUALITY, *quality, f"output_dir={output}", "--dry-run").stdout.splitlines()
+    assert shown == [
+        f"prune eval, shared by all rows of it -> {output}",
+        f"task 0: search of 2 points, then 2 seeds -> {output}/lors",
+        f"task 1: search of 2 points, then 2 seeds -> {output}/spp",
+    ]
+    assert not output.exists()
+    assert "train.rank" in lors("sweep", QUALITY, *quality, "train.rank=64", "--dry-run", status=2).stderr

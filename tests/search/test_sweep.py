@@ -1,0 +1,127 @@
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from lors_cli.config.load import load
+from lors_cli.search.sweep import sweep
+
+Lors = Callable[..., Result]
+WriteConfig = Callable[..., Path]
+
+RATES = "train.learning_rate=1e-2,3e-3"
+NAMES = ["learning_rate=0.01", "learning_rate=0.003"]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "run/sweep"
+
+
+def results(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "results.json").read_text())
+    return found
+
+
+def test_runs_that_cannot_be_are_refused_before_the_first(lors: Lors, config: Path, tmp_path: Path) -> None:
+    assert "train.rank" in lors("sweep", config, "train.rank=2,64", status=2).stderr
+    assert "0 to 1" in lors("sweep", config, RATES, "--task", 2, status=2).stderr
+    shown = lors("sweep", config, RATES, "--dry-run").stdout.splitlines()
+    assert shown == [
+        f"prune, shared by all runs -> {tmp_path}/run/pruned",
+        *(f"task {number}: train -> {tmp_path}/run/sweep/{name}" for number, name in enumerate(NAMES)),
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_ends_in_a_table_and_the_best_config(lors: Lors, config: Path, directory: Path) -> None:
+    first = lors("sweep", config, RATES)
+    assert "run 2 of 2: learning_rate=0.003" in first.stderr
+    found = results(directory)
+    assert [run["name"] for run in found["runs"]] == NAMES
+    assert found["criterion"] == "held-out loss"
+    for run, line in zip(found["runs"], first.stdout.splitlines()[2:4], strict=True):
+        log = [json.loads(line) for line in (directory / run["name"] / "adapter/training_log.jsonl").open()]
+        assert run["value"] == min(line["eval_loss"] for line in log if "eval_loss" in line)
+        assert f"{run['value']:.4f}" in line
+        assert f"{run['training']['last_loss']:.4f}" in line
+        assert ("best" in line) == (run["name"] == found["best"])
+    assert found["best"] == min(found["runs"], key=lambda run: float(run["value"]))["name"]
+    assert (directory / "results.md").read_text() == first.stdout
+    second = lors("sweep", config, RATES)
+    assert second.stderr.count("nothing to do") == 3
+    assert second.stdout == first.stdout
+
+    best = directory / "best.yaml"
+    written = load(best, [])
+    assert written.output_dir == str(directory / found["best"])
+    assert written.eval is not None
+    assert written.eval.models == ["dense", "pruned", "merged"]
+    after = lors("run", best)
+    assert after.stderr.count("nothing to do") == 1
+    assert sorted(path.name for path in (directory / found["best"]).iterdir() if path.is_dir()) == [
+        "adapter",
+        "eval",
+        "merged",
+    ]
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(lors: Lors, config: Path, directory: Path) -> None:
+    shown = lors("sweep", config, "train.learning_rate=1e20,1e-2", "train.max_grad_norm=0")
+    failed, finished = results(directory)["runs"]
+    assert (failed["state"], finished["state"]) == ("failed", "finished")
+    assert results(directory)["best"] == finished["name"]
+    assert "failed" in shown.stdout.splitlines()[2]
+    assert f"- learning_rate=1e+20: {failed['reason']}" in shown.stdout
+    assert (directory / "best.yaml").exists()
+    every = lors("sweep", config, "train.learning_rate=1e20,1e21", "train.max_grad_norm=0", status=1)
+    assert "all 2 runs failed" in every.stderr
+    assert not (directory / "best.yaml").exists()
+
+
+def test_perplexity_decides_without_held_out_rows(lors: Lors, write_config: WriteConfig, directory: Path) -> None:
+    config = write_config(merge=..., train__max_steps=2, train__init="random", eval__tasks=["lors_quiz"])
+    lors("sweep", config, "train.rank=2,4")
+    found = results(directory)
+    assert found["criterion"] == "perplexity"
+    for run in found["runs"]:
+        measured = json.loads((directory / run["name"] / "eval/results.json").read_text())["models"]
+        assert list(measured) == ["merged"]
+        assert run["value"] == measured["merged"]["perplexity"]["value"]
+    assert lors("run", directory / "best.yaml").stderr.count("nothing to do") == 3
+
+
+def test_an_array_and_a_killed_sweep_end_alike(lors: Lors, config: Path, directory: Path, tmp_path: Path) -> None:
+    def made() -> list[Any]:
+        adapters = [(directory / name / "adapter/adapter_model.safetensors").read_bytes() for name in NAMES]
+        return [*adapters, *(run["value"] for run in results(directory)["runs"])]
+
+    assert lors("sweep", config, RATES, "--task", 1).stdout == ""
+    assert not (directory / NAMES[0]).exists()
+    pruned = (directory.parent / "pruned/lors.json").read_bytes()
+    table = lors("sweep", config, RATES, "--task", 0, "--force").stdout
+    assert (directory.parent / "pruned/lors.json").read_bytes() == pruned
+    assert all(f"| {name.split('=')[1]} " in table for name in NAMES)
+    assert lors("sweep", config, RATES).stdout == table
+    array = made()
+
+    (tmp_path / "run").rename(tmp_path / "array")
+    child = os.fork()
+    if child == 0:
+        try:
+            sweep(config, [RATES])
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 120
+    while not (directory / NAMES[1] / ".adapter.partial").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert lors("sweep", config, RATES).stderr.count("nothing to do") == 2  # the pruning and the first run
+    assert made() == array
