@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_steps_fit_their_time_and_name_what_is_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPU_CHECK_DEVICE", device)
-    shown = subprocess.check_output([ROOT / "scripts/gpu_check.sh", "out", "--list"], text=True)
+    shown = subprocess.check_output([ROOT / "scripts/gpu_check.sh", "--list"], text=True)
     lines = [line.split() for line in shown.splitlines()]
     assert [line[0] for line in lines] == [
         *("kernels", "effective_weight", "quickstart", "bench", "pruning", "loram", "nf4", "fsdp2")
@@ -40,7 +40,7 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_others(
         name: (limit, [sys.executable, "-c", code], ["figures.json"]) for name, (limit, code) in programs.items()
     }
     monkeypatch.setitem(check.__globals__, "steps", lambda *_: commands)
-    assert check(out, "cuda", None) == 2
+    assert check(out, "cuda") == 2
     report = json.loads((out / "gpu_check.json").read_text())
     outcomes = report["steps"]
     assert [step["state"] for step in outcomes.values()] == [

@@ -1,6 +1,6 @@
 """A safetensors file whose sparse weights are packed, from which the original can be made again, byte for byte.
 
-Of each 2-D floating tensor whichever is smallest is stored: the tensor itself, or ``NAME.values`` and
+For each 2-D floating tensor the smallest form is stored: the tensor itself, or ``NAME.values`` and
 ``NAME.positions`` in a layout of `lors_cli.sparsity.packed` (``starts`` follow from the positions). The metadata holds
 the version of this form, the layouts, and the original file's header, size and SHA-256.
 """

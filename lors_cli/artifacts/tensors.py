@@ -107,7 +107,7 @@ class TensorFiles:
         self._file: dict[str, Path] = {}
         for file in [path] if path.is_file() else shards(path):
             with open_shard(file) as shard:
-                for name in shard.keys():  # noqa: SIM118 - safe_open is no mapping
+                for name in shard.keys():  # noqa: SIM118 - safe_open is not a mapping
                     if name in self.layout:
                         raise LorsError(f"{path}: the tensor {name} stands in {self._file[name].name} and {file.name}")
                     part = shard.get_slice(name)

@@ -15,22 +15,31 @@ def bench(
         str | None,
         typer.Option(help="A named shape (llama-3-8b, llama-2-7b, tinyllama-1.1b, smollm2-135m) or a config.json."),
     ] = None,
-    scopes: Annotated[str, typer.Option(help="What is measured: linear, block, model; several with commas.")] = "",
+    scopes: Annotated[str, typer.Option(help="What to measure: linear, block or model; several with commas.")] = "",
     sequence_lengths: Annotated[str, typer.Option(help="Tokens in a sequence, such as 512,1024,2048.")] = "",
-    ranks: Annotated[str, typer.Option(help="Such as 16,32,64.")] = "16",
+    ranks: Annotated[str, typer.Option(help="Ranks of the adapters, such as 16,32,64.")] = "16",
     batch_sizes: Annotated[str, typer.Option(help="Sequences in a micro-batch, such as 1,2,4.")] = "1",
     methods: Annotated[str, typer.Option(help="Names from the table, with commas; all if left out.")] = "",
-    sparsity: Annotated[str, typer.Option(help="Of the random weights: a fraction or N:M.")] = "2:4",
+    sparsity: Annotated[str, typer.Option(help="Sparsity of the random weights: a fraction of zeros, or N:M.")] = "2:4",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="float32 on a CPU, else bfloat16; or float16.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; float32 on a CPU and bfloat16 on a GPU if left out."),
+    ] = None,
     accumulation: Annotated[int, typer.Option(help="Micro-batches in a window, for lors-cached.")] = 8,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Recompute blocks.")] = False,
-    rounds: Annotated[int, typer.Option(help="Timed runs of each method, at least; the median counts.")] = 5,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Recompute the blocks in backward.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(help="At least so many timed runs of each method; the median counts.")] = 5,
     time_limit: Annotated[float, typer.Option(help="Seconds after which nothing new begins.")] = 1200.0,
-    predict: Annotated[bool, typer.Option("--predict", help="Only the roofline's figures; measures nothing.")] = False,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Print only the figures of the roofline; nothing is measured.")
+    ] = False,
     hardware: Annotated[str | None, typer.Option(help="With --predict: h100, h200 or a100.")] = None,
-    output_dir: Annotated[str | None, typer.Option(help="For results and plots; runs/bench/... if left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    output_dir: Annotated[
+        str | None, typer.Option(help="Where results and plots go; runs/bench/... if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     force: Force = False,
     debug: Debug = False,
     quiet: Quiet = False,

@@ -13,7 +13,7 @@ class Perplexity(Section):
 
     dataset: Dataset = Field(description="text rows")
     sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
-    samples: Count | None = Field(None, description="windows, at most; all of the text if left out")
+    samples: Count | None = Field(None, description="at most so many windows; all of the text if left out")
 
 
 class Eval(Section):
@@ -21,31 +21,35 @@ class Eval(Section):
 
     models: Annotated[list[str], Field(min_length=1)] = Field(
         ["dense", "pruned", "merged"],
-        description="dense (the first), pruned, aligned, tuned (pruned, with its adapter), merged, or any model",
+        description="dense (measured first), pruned, aligned, tuned (pruned with its adapter), merged, or any model",
     )
-    perplexity: Perplexity | None = Field(None, description="left out: not measured")
+    perplexity: Perplexity | None = Field(None, description="not measured if left out")
     preset: Annotated[str, OneOf(PRESETS)] | None = Field(
         None, description="a paper's benchmarks: " + ", ".join(PRESETS)
     )
     tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir; beside those of a preset")
     shots: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="examples in the prompts of tasks; each task's own number if left out"
+        None, description="examples in the prompts of tasks; the number of each task itself if left out"
     )
     task_dir: PathText | None = Field(
-        None, description="a directory of lm-eval task YAML files; NAME_local in it stands for NAME of a preset"
+        None, description="a directory of lm-eval task YAML files; NAME_local in it replaces NAME of a preset"
     )
-    data_dir: PathText | None = Field(None, description="base of the data_files of those; task_dir if left out")
-    limit: Count | None = Field(None, description="items per task")
-    batch_size: Count | Literal["auto"] = Field("auto", description="of lm-eval; auto finds what the memory allows")
+    data_dir: PathText | None = Field(
+        None, description="the directory that their data_files are relative to; task_dir if left out"
+    )
+    limit: Count | None = Field(None, description="at most so many items per task")
+    batch_size: Count | Literal["auto"] = Field(
+        "auto", description="prompts at once in lm-eval; auto finds what the memory allows"
+    )
     backend: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what runs the tasks; vllm has to be installed. Perplexity is transformers' always"
+        "transformers", description="what runs the tasks; vllm must be installed. Perplexity always uses transformers"
     )
-    offline: bool = Field(False, description="never ask a network; what is missing is named before the work")
+    offline: bool = Field(False, description="never ask a network; what is missing is named before the work begins")
     allow_code_execution: bool = Field(False, description="run the programs that models write, as humaneval does")
 
     @model_validator(mode="after")
     def _check(self) -> "Eval":
         if self.perplexity is None and not self.tasks and not self.preset:
-            expected = "perplexity, preset or tasks: nothing to measure otherwise"
+            expected = "perplexity, preset or tasks; without them there is nothing to measure"
             raise wrong("", expected, "add perplexity: {dataset: ...}, preset: NAME or tasks: [NAME, ...]")
         return self

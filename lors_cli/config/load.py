@@ -180,6 +180,8 @@ def _follow(
 
 def _yaml_problem(key: str, expected: str, error: YAMLError, remedy: str, file: str, got: str = "") -> RequestError:
     """What the reader of YAML found, with the line if it tells one."""
-    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-    what = f"{error.problem}, column {mark.column + 1}" if mark else str(error)
-    return RequestError(Problem(key, expected, got + what, remedy, file, mark.line + 1 if mark and not got else None))
+    what, line = str(error), None
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        what = f"{error.problem}, column {error.problem_mark.column + 1}"
+        line = None if got else error.problem_mark.line + 1
+    return RequestError(Problem(key, expected, got + what, remedy, file, line))

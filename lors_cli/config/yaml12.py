@@ -23,15 +23,11 @@ CORE = {  # what a plain scalar is, by the first characters that it can have
     ),
     "merge": (r"<<", ["<"]),  # of version 1.1, and in use
 }
+_BUILT = ("null", "bool", "float", "str", "seq", "map")
 
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
-    yaml_constructors = {
-        tag: construct
-        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.rpartition(":")[2] in (*CORE, "str", "seq", "map")
-    }
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         """Refuse a key that stands twice in a mapping."""
@@ -49,10 +45,14 @@ class _Loader(yaml.SafeLoader):
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
+_Loader.yaml_constructors = {
+    **{f"tag:yaml.org,2002:{name}": getattr(_Loader, f"construct_yaml_{name}") for name in _BUILT},
+    "tag:yaml.org,2002:int": _Loader.construct_int,
+    "tag:yaml.org,2002:merge": _Loader.construct_yaml_str,  # where it is not a key
+    None: _Loader.construct_undefined,
+}
 for _name, (_pattern, _first) in CORE.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
-_Loader.add_constructor("tag:yaml.org,2002:merge", _Loader.construct_yaml_str)  # as a value it is a text
 
 
 def parse(text: str) -> Any:

@@ -56,7 +56,7 @@ def load(tasks: list[str], task_dir: str | None, data_dir: str | None, **options
     for key, path in zip(("eval.task_dir", "eval.data_dir"), directories, strict=True):
         if path and not path.is_dir():
             raise request_error(key, "an existing directory", path, "correct the path")
-    return _Loader(*directories, **options).load(tasks)
+    return _Loader(directories[0], directories[1], **options).load(tasks)
 
 
 @dataclass

@@ -87,7 +87,7 @@ def refuse_experts(model: nn.Module, key: str) -> None:
     count = max(getattr(config, name, None) or 1 for name in EXPERT_COUNTS)
     if count > 1 or stacked:
         got = f"{type(model).__name__}, a mixture of {count} experts" if count > 1 else f"3-D weights ({stacked[0]})"
-        expected = "a dense model: experts are no linears, and each would see too few calibration tokens"
+        expected = "a dense model: experts are not linears, and each would see too few calibration tokens"
         raise request_error(key, expected, got, "prune a dense model")
 
 

@@ -173,7 +173,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
             f"{directory}: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
             "copy the tokenizer files of the original model into it",
         ) from None
-    # One text of a whole corpus is meant here; windows are cut afterwards, so its length is nothing to warn of.
+    # One text of a whole corpus is tokenised at once, and cut into windows afterwards: its length deserves no warning.
     tokenizer.model_max_length = int(1e30)
     return tokenizer
 
@@ -195,7 +195,7 @@ def head_width(model: PreTrainedModel) -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `name` means; "auto" is CUDA where there is one, then MPS, else the CPU.
+    """The device that `name` means; "auto" is CUDA if there is a GPU, otherwise MPS, otherwise the CPU.
 
     Of several processes on a machine each takes the GPU of its number.
 

@@ -45,7 +45,7 @@ def peak_above_now(device: torch.device) -> int:
 
 
 def peak() -> int:
-    """The highest use so far: of the GPU's memory where there is one, else of this process on the host."""
+    """The highest use so far: of the GPU's memory if there is a GPU, otherwise of this process on the host."""
     bytes_used = peaks()
     return bytes_used.get("gpu_bytes", bytes_used["host_bytes"])
 
@@ -68,7 +68,7 @@ def _host_peak() -> int:
 
 
 def forget_peaks() -> None:
-    """Let the peaks begin anew; where the system does not allow that, the host's is over the whole life."""
+    """Let the peaks begin anew. If the system does not allow that, the host's is the one of the whole process."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory
     if torch.cuda.is_available():

@@ -28,7 +28,7 @@ def tensors_to_copy(directory: Path, skeleton: PreTrainedModel, modules: Collect
 
 
 def record(directory: Path, copied: dict[str, str]) -> None:
-    """Say in ``config.json``, and in the index where there is one, that the head has a weight of its own."""
+    """Say in ``config.json``, and in the index if there is one, that the head has a weight of its own."""
     config = json.loads((directory / "config.json").read_text())
     files.write_json(directory / "config.json", {**config, "tie_word_embeddings": False})
     path = directory / tensors.INDEX

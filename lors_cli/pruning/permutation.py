@@ -34,7 +34,7 @@ def permutation(score: Tensor, pattern: Pattern) -> Tensor:
         a permutation of ``0 .. C-1``; the identity if no better one was found.
 
     Raises:
-        LorsError: `pattern` is no N:M, or its M does not divide C.
+        LorsError: `pattern` is not N:M, or its M does not divide C.
 
     """
     n, m = _group(score, pattern)

@@ -79,9 +79,9 @@ def prune(weight: Tensor, statistic: Factor, pattern: Pattern, *, block_size: in
 
 
 def _solver(work: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The GPU kernel where it can be used, else the plain loop."""
+    """The GPU kernel if it can be used, otherwise the plain loop."""
     if work.is_cuda:
-        from lors_cli.kernels import sparsegpt as kernel  # Triton takes seconds to import, in vain on a CPU
+        from lors_cli.kernels import sparsegpt as kernel  # Triton takes seconds to import, and a CPU does not need it
 
         if kernel.available(work):
             return kernel.prune_block

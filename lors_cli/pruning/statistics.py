@@ -25,7 +25,7 @@ class Statistic:
             setattr(self, name, torch.zeros(()))
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Merge with those of the other processes; `add_up` replaces a tensor by its sum over all of them."""
+        """Join with those of the other processes; `add_up` replaces a tensor by its sum over all of them."""
         for name in self.vectors:
             add_up(getattr(self, name))
         counts = add_up(torch.tensor([self.tokens, self.samples])).tolist()
@@ -91,7 +91,7 @@ class Hessian(Statistic):
         return self.mean
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Merge with those of the other processes."""
+        """Join with those of the other processes."""
         self.mean *= self.samples
         super().reduce(add_up)
         self.mean /= self.samples

@@ -30,14 +30,6 @@ HELD_OUT, PERPLEXITY = "held-out loss", "perplexity"
 
 
 @dataclass(frozen=True)
-class Axis:
-    """A key and the values that it takes in turn, as they were typed."""
-
-    key: str
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Run:
     """One point of the grid. `values` are by the axes' keys, as `config` has them."""
 
@@ -72,8 +64,8 @@ def build(path: Path, arguments: list[str]) -> Grid:
 
     """
     axes = _axes(arguments)
-    labels = points.labels([axis.key for axis in axes])
-    grid = [dict(zip(labels, texts, strict=True)) for texts in product(*(axis.texts for axis in axes))]
+    labels = points.labels(list(axes))
+    grid = [dict(zip(axes, texts, strict=True)) for texts in product(*axes.values())]
     configs = together(lambda point: _config(path, arguments, point), grid)
     criterion = _criterion(configs)
     own = any(key.split(".")[0] in CHANGES_PRUNING for key in labels)
@@ -108,14 +100,14 @@ def train_section(config: Config) -> Train:
     return config.train
 
 
-def _axes(arguments: list[str]) -> list[Axis]:
-    """The arguments with several values.
+def _axes(arguments: list[str]) -> dict[str, list[str]]:
+    """The keys with several values, which are as they were typed.
 
     Raises:
         RequestError: there is none, or one that cannot be.
 
     """
-    axes: list[Axis] = []
+    axes: dict[str, list[str]] = {}
     problems: list[Problem] = []
     keys = Counter(argument.partition("=")[0] for argument in arguments)
     for argument in arguments:
@@ -132,7 +124,7 @@ def _axes(arguments: list[str]) -> list[Axis]:
         if reason := NO_AXES.get(key.split(".")[0]):
             got = f"an axis, but {reason}"
             problems.append(Problem(key, "a single value", got, "give it one, or put it into the file", CLI))
-        axes.append(Axis(key, tuple(texts)))
+        axes[key] = texts
     if not axes:
         expected = "a key with several values, such as train.learning_rate=1e-4,3e-4"
         problems.append(Problem("key=v1,v2", expected, "none", "add one, or use lors run", CLI))

@@ -58,7 +58,7 @@ def models(config: Config) -> dict[str, Any]:
 
 def _kept(study: Study, run: Run, measure: Callable[[], Outcome], *, force: bool) -> Outcome:
     """What was known of the run with what is measured now. That it diverged is a result too: the rate was too high."""
-    known = {"request": _request(study, run)} if force else read(study, run)
+    known: Outcome = {"request": _request(study, run)} if force else read(study, run)
     try:
         known |= measure()
     except DivergedError as error:

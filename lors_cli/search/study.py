@@ -169,8 +169,8 @@ class Study:
     def _length(self, steps: int | None) -> Settings:
         """The settings by which a run trains for `steps`, or as long as the budget says."""
         budget = self.file.budget
-        steps = steps or (budget and budget.steps)
-        tokens = None if steps else budget and budget.tokens
+        steps = steps or (budget.steps if budget else None)
+        tokens = budget.tokens if budget and not steps else None
         return dict(zip(LENGTHS, (steps, tokens, None), strict=True)) if steps or tokens else {}
 
     def _check_choice(self, run: Run) -> None:

@@ -16,6 +16,7 @@ from lors_cli.search.sweep_file import Settings
 
 log = logging.getLogger(__name__)
 
+Point = dict[str, Any]  # "values" of a point of a grid, and their "value", None where it diverged
 LOCK = ".sweep"  # a directory of its own, since the stages lock those that they write to
 
 
@@ -98,8 +99,8 @@ class StudySweep(Sweep):
             raise MissingError(f"{row.start.directory} is not finished")
         limited = budget.steps_in_time(limits, times, row.arm) if limits and times else None
         steps = limited if limits and limits.seconds else None
-        points = self._search(row, steps, make=make) if len(row.grid) > 1 else [{"values": row.grid[0], "value": None}]
-        best = min(points, key=lambda point: math.inf if point["value"] is None else point["value"])
+        points = self._search(row, steps, make=make)
+        best = _best(points)
         result = {"row": row, "search": points, "values": best["values"], "edge": _is_edge(points, best)}
         result["runs"] = [self._judged(row, best["values"], seed, steps, make=make) for seed in self.study.seeds]
         if times:
@@ -109,15 +110,17 @@ class StudySweep(Sweep):
             result["in_time"] = {"steps": limited, "runs": again}
         return result
 
-    def _search(self, row: Row, steps: int | None, *, make: bool) -> list[dict[str, Any]]:
+    def _search(self, row: Row, steps: int | None, *, make: bool) -> list[Point]:
         """The number of every point of the grid with the first seed, None where it diverged; longer where it may be."""
         grid, extensions = list(row.grid), self.study.file.choose.extend
+        if len(grid) == 1:
+            return [{"values": grid[0], "value": None}]
         while True:
             points = []
             for values in grid:
                 run = self.study.run(row, values, steps=steps)
                 points.append({"values": values, "value": self._outcome(run, "value", make=make).get("value")})
-            best = min(points, key=lambda point: math.inf if point["value"] is None else point["value"])
+            best = _best(points)
             if not extensions or not _is_edge(points, best):
                 return points
             extensions -= 1
@@ -142,7 +145,12 @@ class StudySweep(Sweep):
         return measure(self.study, run, force=again)
 
 
-def _is_edge(points: list[dict[str, Any]], best: dict[str, Any]) -> bool:
+def _best(points: list[Point]) -> Point:
+    """The point of the lowest number, the first if all diverged."""
+    return min(points, key=lambda point: math.inf if point["value"] is None else float(point["value"]))
+
+
+def _is_edge(points: list[Point], best: Point) -> bool:
     """Whether the best of several points is the first or the last along a single axis of numbers."""
     axis = [one for point in points for one in point["values"].values()]
     numbers = all(isinstance(one, int | float) for one in axis) and len(axis) == len(points) > 1

@@ -98,15 +98,13 @@ class SweepFile(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "SweepFile":
-        names = [*self.starts, *self.arms]
+        names, reference = [*self.starts, *self.arms], self.budget and self.budget.time_of
         if set(self.only) - set(names):
             raise wrong("only", f"names of starts and arms: {', '.join(names)}", "correct or remove the others")
         if self.config is None and not all(start.config for start in self.starts.values() or [Start()]):
             raise wrong("config", "a config, or one for each start", "add config: with its path or its content")
-        if self.budget and self.budget.time_of and self.budget.time_of not in self.arms:
-            raise wrong(
-                "budget.time_of", f"an arm: {', '.join(self.arms)}", nearest(self.budget.time_of, list(self.arms))
-            )
+        if reference and reference not in self.arms:
+            raise wrong("budget.time_of", f"an arm: {', '.join(self.arms)}", nearest(reference, list(self.arms)))
         taken = {*(LENGTHS if self.budget else ()), *(["seed"] if self.seeds else [])} & self.keys
         if taken:
             keys = ", ".join(sorted(taken))
@@ -122,10 +120,9 @@ class SweepFile(Section):
     @property
     def keys(self) -> Set[str]:
         """The keys of the config that starts, arms and `every` set."""
-        parts = [*self.starts.values(), *self.arms.values()]
-        return {*self.every, *(key for part in parts for key in part.set)} | {
-            key for arm in self.arms.values() for key in arm.grid
-        }
+        arms, starts = self.arms.values(), self.starts.values()
+        settings = [self.every, *(arm.set for arm in arms), *(arm.grid for arm in arms), *(one.set for one in starts)]
+        return {key for one in settings for key in one}
 
     def wanted(self, names: Mapping[str, Any]) -> list[str]:
         """Those of the names that `only` leaves; all of them if it names none of these."""

@@ -21,7 +21,7 @@ OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2", "dense")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, and where the calibration states go. Of several processes each needs this; `disk` is for all together."""
+    """Bytes, and where the calibration states go. Each of several processes needs this; `disk` is for all together."""
 
     process: int
     blocks: int

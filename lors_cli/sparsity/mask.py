@@ -88,7 +88,7 @@ def _fullest(weight: Tensor, m: int) -> int:
 def detect(weight: Tensor) -> str:
     """The tightest common N:M that `weight` (R, C) holds; else "unstructured", or "dense" with under 1% of zeros.
 
-    The support ``weight != 0`` will do as well.
+    The support ``weight != 0`` gives the same.
     """
     if sparsity(weight) < DENSE_BELOW:
         return "dense"

@@ -20,7 +20,7 @@ def gradients(device: str, x: torch.Tensor, *, sharded: bool) -> list[torch.Tens
     model: Any = nn.Sequential(nn.Linear(256, 96, bias=False, device=device, dtype=torch.bfloat16))
     with torch.no_grad():
         model[0].weight[:, ::2] = 0
-    replace_linears(model, ["0"], METHODS["lors"].formulations["fused"].adapter, rank=16, alpha=16)
+    replace_linears(model, ["0"], METHODS["lors"].adapter, rank=16, alpha=16)
     nn.init.normal_(model[0].lora_B, std=0.01)
     if sharded:
         fully_shard(model, mesh=init_device_mesh(device, (1,)))

@@ -113,8 +113,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, shard: int) -> None:
     assert {name: len(text) for name, text in files(tmp_path / "parts").items()} == {
         name: len(text) for name, text in expected.items()
     }
-    written = tensors.TensorFiles(tmp_path / "parts")
-    assert all(torch.equal(written.tensor(name), tensor) for name, tensor in items[:7])
+    stored = tensors.TensorFiles(tmp_path / "parts")
+    assert all(torch.equal(stored.tensor(name), tensor) for name, tensor in items[:7])
     for name, tensor in items[7:]:
         again.write(name, tensor)
     assert files(tmp_path / "parts") == expected
@@ -143,8 +143,8 @@ def test_a_tensor_that_is_a_view_is_written_as_it_looks(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, {name: torch.empty(t.shape, device="meta") for name, t in shown.items()})
     for name, tensor in shown.items():
         writer.write(name, torch.nn.Parameter(tensor))
-    written = tensors.TensorFiles(tmp_path)
-    assert all(torch.equal(written.tensor(name), tensor) for name, tensor in shown.items())
+    stored = tensors.TensorFiles(tmp_path)
+    assert all(torch.equal(stored.tensor(name), tensor) for name, tensor in shown.items())
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 4), torch.zeros(12), torch.zeros(4, 3).bfloat16(), torch.tensor(0.0)])

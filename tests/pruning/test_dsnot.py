@@ -158,7 +158,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(repair(dense, pruned, moments, pattern), whole)
 
 
-def test_moments_do_not_depend_on_the_calls_and_merge() -> None:
+def test_moments_do_not_depend_on_the_calls_and_add_up() -> None:
     x = inputs(6, 20, 10)
     whole, parts, other = InputMoments(), InputMoments(), InputMoments()
     whole.add(x)

@@ -24,8 +24,8 @@ def runs(study: Study) -> list[Run]:
 
 
 def test_all_tables_are_there_at_both_scales() -> None:
-    papers = ("loram_curves", "loram_downstream", "lors_initialization", "lors_zero_shot")
-    papers += ("spp_high_sparsity", "spp_zero_shot")
+    papers = ["loram_curves", "loram_downstream", "lors_initialization", "lors_zero_shot"]
+    papers += ["spp_high_sparsity", "spp_zero_shot"]
     expected = {f"{name}{scale}" for name in papers for scale in ("", "_smollm2")}
     assert {path.stem for path in SWEEPS} == expected | {"quality", "loram_quality"}
 

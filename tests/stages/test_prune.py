@@ -1,5 +1,6 @@
 """``lors prune`` against an independent run of the published algorithms, on the same tokens."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
 from lors_cli import pruning
 from lors_cli.data import builtin
+from lors_cli.models import memory
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -172,3 +175,56 @@ def test_random_sampling_and_a_seed(lors: Lors, write_config: WriteConfig, tmp_p
         masks.append({name: weight != 0 for name, weight in weights(tmp_path / "run/pruned").items()})
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
     assert not all(torch.equal(masks[0][name], masks[2][name]) for name in masks[0])
+
+
+BAD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"prune__overrides": [{"match": "*.gate_prj", "skip": True}]}, ["prune.overrides[0].match", "gate_proj"]),
+    ({"prune__overrides": [{"match": "*"}]}, ["prune.overrides", "either sparsity or skip"]),
+    ({"prune__overrides": [{"match": "*", "skip": True}]}, ["prune.overrides", "all skipped"]),
+    ({"prune__overrides": [{"match": "*.o_proj", "sparsity": "3:7"}]}, ["M dividing", "o_proj"]),
+    ({"prune__sparsity": ...}, ["sparsity: a fraction"]),
+    ({"prune__method": "from_mask"}, ["mask: PATH"]),
+    ({"prune__method": "from_mask", "prune__mask": "/nowhere"}, ["prune.mask", "does not exist"]),
+    ({"prune__mask": "/nowhere"}, ["only then"]),
+    ({"prune__profile": "owl"}, ["fraction as sparsity"]),
+    ({"prune__profile": "owl", "prune__sparsity": 0.95}, ["profile_range", "cannot have a mean"]),
+    ({"prune__variant": True}, ["variant: false"]),
+    ({"prune__permute": True}, ["no permute", "wanda"]),
+    ({"prune__method": "ria", "prune__sparsity": 0.5, "prune__permute": True}, ["permute: false"]),
+    ({"prune__method": "magnitude", "prune__repair": "dsnot", "prune__calibration": ...}, ["because dsnot looks"]),
+    ({"prune__exponent": 0.7}, ["no exponent"]),
+    (
+        {"prune__method": "from_mask", "prune__mask": "x", "prune__profile": "owl", "prune__sparsity": 0.5},
+        ["no profile with from_mask"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), BAD, ids=str)
+def test_wrong_requests(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, changes: dict[str, Any], parts: list[str]
+) -> None:
+    refused = lors("prune", write_config(**changes), status=2)
+    for part in ("expected: ", "got: ", "remedy: ", *parts):
+        assert part in refused.stderr, refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_of_the_wrong_shape(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
+    wrong = {name: tensor[:1] for name, tensor in load_file(dense / "model.safetensors").items() if "proj" in name}
+    save_file(wrong, tmp_path / "masks.safetensors")
+    config = write_config(prune__method="from_mask", prune__mask=str(tmp_path / "masks.safetensors"))
+    refused = lors("prune", config, status=2).stderr
+    assert "prune.mask" in refused
+    assert "shape (1, 32)" in refused
+
+
+def test_too_little_disk_or_memory_is_said_before_the_work(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_host", lambda: 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    refused = lors("prune", write_config(), status=2).stderr
+    for part in ("output_dir", "free disk space", "free host memory", "prune.states: disk"):
+        assert part in refused
+    assert not (tmp_path / "run").exists()

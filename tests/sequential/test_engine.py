@@ -1,8 +1,7 @@
-"""What `lors prune` promises beyond the numbers: interruption, resumption, several processes, targets, masks."""
+"""What the pruning engine promises beyond the numbers: interruption, resumption, several processes, targets, masks."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
-from lors_cli.models import memory
 from lors_cli.sequential import prune_linears
 from lors_cli.sequential.record import Record
 
@@ -199,18 +197,6 @@ def test_an_external_mask_from_a_file_or_a_model(lors: Lors, write_config: Write
     assert "does not hold 1:4" in refused.stderr
 
 
-def test_masks_that_mean_nothing(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
-    masks_of = {name: tensor for name, tensor in load_file(dense / "model.safetensors").items() if "proj" in name}
-    config = write_config(prune__method="from_mask", prune__mask=str(tmp_path / "m.safetensors"), prune__sparsity=...)
-    save_file(masks_of, tmp_path / "m.safetensors")
-    assert "keeps every weight" in lors("prune", config, status=1).stderr
-    for tensor in masks_of.values():
-        tensor[:, ::2] = 0
-        tensor[0, 0] = float("nan")
-    save_file(masks_of, tmp_path / "m.safetensors")
-    assert "holds NaN" in lors("prune", config, "--force", status=1).stderr
-
-
 @pytest.mark.parametrize("damage", ["weights gone", "weights zero", "states gone", "states cut", "progress cut"])
 def test_damage_to_what_an_interrupted_run_left(
     lors: Lors, write_config: WriteConfig, tmp_path: Path, damage: str
@@ -258,59 +244,6 @@ def test_the_log_has_a_line_for_every_linear(lors: Lors, write_config: WriteConf
     assert log.count("tokens, ") >= 14
 
 
-BAD: list[tuple[dict[str, Any], list[str]]] = [
-    ({"prune__overrides": [{"match": "*.gate_prj", "skip": True}]}, ["prune.overrides[0].match", "gate_proj"]),
-    ({"prune__overrides": [{"match": "*"}]}, ["prune.overrides", "either sparsity or skip"]),
-    ({"prune__overrides": [{"match": "*", "skip": True}]}, ["prune.overrides", "all skipped"]),
-    ({"prune__overrides": [{"match": "*.o_proj", "sparsity": "3:7"}]}, ["M dividing", "o_proj"]),
-    ({"prune__sparsity": ...}, ["sparsity: a fraction"]),
-    ({"prune__method": "from_mask"}, ["mask: PATH"]),
-    ({"prune__method": "from_mask", "prune__mask": "/nowhere"}, ["prune.mask", "does not exist"]),
-    ({"prune__mask": "/nowhere"}, ["only then"]),
-    ({"prune__profile": "owl"}, ["fraction as sparsity"]),
-    ({"prune__profile": "owl", "prune__sparsity": 0.95}, ["profile_range", "cannot have a mean"]),
-    ({"prune__variant": True}, ["variant: false"]),
-    ({"prune__permute": True}, ["no permute", "wanda"]),
-    ({"prune__method": "ria", "prune__sparsity": 0.5, "prune__permute": True}, ["permute: false"]),
-    ({"prune__method": "magnitude", "prune__repair": "dsnot", "prune__calibration": ...}, ["because dsnot looks"]),
-    ({"prune__exponent": 0.7}, ["no exponent"]),
-    (
-        {"prune__method": "from_mask", "prune__mask": "x", "prune__profile": "owl", "prune__sparsity": 0.5},
-        ["no profile with from_mask"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "parts"), BAD, ids=str)
-def test_wrong_requests(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, changes: dict[str, Any], parts: list[str]
-) -> None:
-    refused = lors("prune", write_config(**changes), status=2)
-    for part in ("expected: ", "got: ", "remedy: ", *parts):
-        assert part in refused.stderr, refused.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_masks_of_the_wrong_shape(lors: Lors, write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
-    wrong = {name: tensor[:1] for name, tensor in load_file(dense / "model.safetensors").items() if "proj" in name}
-    save_file(wrong, tmp_path / "masks.safetensors")
-    config = write_config(prune__method="from_mask", prune__mask=str(tmp_path / "masks.safetensors"))
-    refused = lors("prune", config, status=2).stderr
-    assert "prune.mask" in refused
-    assert "shape (1, 32)" in refused
-
-
-def test_too_little_disk_or_memory_is_said_before_the_work(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "free_host", lambda: 1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    refused = lors("prune", write_config(), status=2).stderr
-    for part in ("output_dir", "free disk space", "free host memory", "prune.states: disk"):
-        assert part in refused
-    assert not (tmp_path / "run").exists()
-
-
 def test_awkward_weights_and_inputs(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -328,6 +261,18 @@ def test_awkward_weights_and_inputs(
             )
             said = lors("prune", config, f"output_dir={tmp_path}/{method}{pattern}".replace(":", "")).stderr
             assert "different tokens tell little" in said
+
+
+def test_weights_outside_the_blocks_are_looked_at_first(
+    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "odd")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    failed = lors("prune", write_config(model=str(model)), status=1).stderr
+    assert "model.norm.weight: NaN or infinity in its weights; check the model" in failed
+    assert not (tmp_path / "run/.pruned.partial").exists()
 
 
 def test_infinite_activations_name_the_block(

@@ -1,0 +1,77 @@
+"""Draw docs/pipeline.svg, the picture of the stages in the README: python scripts/draw_pipeline.py [FILE].
+
+Folders are boxes, stages are arrows; what only LoRAM needs is dashed. The same matplotlib gives the same bytes.
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+from lors_cli.run.layout import STAGES
+
+FILE = Path(__file__).parents[1] / "docs/pipeline.svg"
+# What a box stands for: the output of the stage of its name. Then its centre, and what holds for the folder.
+BOXES = {
+    "model": (0.0, 0.0, "a Hugging Face\ndirectory or hub id"),
+    "prune": (3.2, 0.0, "the same form; pruned\nweights are exactly 0"),
+    "train": (6.4, 0.0, "small matrices that\nkeep the zeros"),
+    "merge": (9.6, 0.0, "pruned model + adapter;\nproof that the zeros stay"),
+    "eval": (12.8, 0.0, "dense, pruned and\nmerged, compared"),
+    "align": (4.8, 2.0, "trained on general text;\nthe zeros are kept"),
+    "recover": (8.0, 2.0, "the adapter in the\nshapes of the dense model"),
+}
+ARROWS = [("model", "prune"), ("prune", "train"), ("train", "merge"), ("merge", "eval")]
+LORAM = [("prune", "align"), ("align", "train"), ("train", "recover"), ("recover", "merge")]
+BLUE, GREY = "#1f5fa8", "#57606a"
+
+
+def draw_box(axes: Axes, name: str) -> None:
+    """A folder with its remark: above the optional ones, below the others."""
+    x, y, remark = BOXES[name]
+    optional, folder = y > 0, f"{STAGES[name].folder}/" if name in STAGES else ""
+    edge = {"edgecolor": BLUE, "facecolor": "#eaf2fb", "linestyle": "--" if optional else "-"}
+    axes.add_patch(FancyBboxPatch((x - 0.8, y - 0.25), 1.6, 0.5, boxstyle="round,pad=0.1", **edge))
+    axes.text(x, y, folder or "dense model", ha="center", va="center", family="monospace" if folder else None)
+    for number, line in enumerate(remark.splitlines()):
+        height = y + (0.9 if optional else -0.65) - 0.28 * number
+        axes.text(x, height, line, ha="center", va="center", color=GREY, size=9)
+
+
+def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], style: str) -> None:
+    """The way from one folder to the next."""
+    line = {"arrowstyle": "-|>", "color": BLUE, "linewidth": 1.4, "linestyle": style, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=end, xytext=start, arrowprops=line)
+
+
+def draw(file: Path) -> None:
+    """Write the picture as SVG, whose text stays text."""
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lors", "font.size": 11})
+    figure, axes = plt.subplots(figsize=(13, 3.6))
+    for name in BOXES:
+        draw_box(axes, name)
+    for start, end in ARROWS:
+        left, right = BOXES[start][0] + 0.95, BOXES[end][0] - 0.95
+        draw_arrow(axes, (left, 0), (right, 0), "-")
+        axes.text((left + right) / 2, 0.12, end, ha="center", va="bottom", color=BLUE, weight="bold")
+    for start, end in LORAM:
+        (x, y, _), (tip, to, _) = BOXES[start], BOXES[end]
+        bottom, top = (x + 0.3, 0.4), (tip - 0.6, 1.6)
+        if to > y:
+            draw_arrow(axes, bottom, top, "--")
+            axes.text(bottom[0] + 0.2, 1.0, end, ha="right", va="center", color=BLUE, weight="bold")
+        else:
+            draw_arrow(axes, (x + 0.6, 1.6), (tip - 0.3, 0.4), "--")
+    note = "dashed: only for LoRAM, where\nmerged/ is the dense model\n+ recovered/ and has its size"
+    axes.text(10.6, 2.0, note, ha="left", va="center", color=GREY, size=9)
+    axes.set(xlim=(-1.5, 14.2), ylim=(-1.3, 3.2))
+    axes.set_axis_off()
+    metadata = {"Date": None, "Title": "The stages of lors and the folders that they write"}
+    figure.savefig(file, metadata=metadata if file.suffix == ".svg" else None, bbox_inches="tight", pad_inches=0.05)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]) if sys.argv[1:] else FILE)
