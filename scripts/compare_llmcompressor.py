@@ -53,17 +53,16 @@ def compare(arguments: list[str]) -> None:
     model, calibration, text = (os.environ[name] for name in ("MODEL", "CALIBRATION", "TEXT"))
     work.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-
     python = {"lors": sys.executable, "llm-compressor": os.environ["LLMCOMPRESSOR_PYTHON"]}
     versions = {tool: json.loads(_child(python[tool], "versions", *PACKAGES[tool])) for tool in TOOLS}
     windows = work / "windows.json"
     _child(python["lors"], "windows", model, calibration, windows)
-
     runs = []
     for repeat in range(repeats):
         for turn, method in enumerate(METHODS):
             for tool in TOOLS if (repeat + turn) % 2 == 0 else TOOLS[::-1]:
-                command, output = _command(tool, method, python[tool], model, calibration, windows, work)
+                output = _output(work, tool, method)
+                command = _command(tool, method, python[tool], model, calibration, windows, output)
                 shutil.rmtree(output.parent, ignore_errors=True)
                 print(f"{repeat + 1}/{repeats}: {method} with {tool}", file=sys.stderr)
                 _child(python[tool], "versions", *PACKAGES[tool])  # so that the disk is warm for both
@@ -71,7 +70,6 @@ def compare(arguments: list[str]) -> None:
                 runs.append({"method": method, "tool": tool, "repeat": repeat, **figures})
         for method in METHODS:
             _check_tokens(_output(work, "lors", method), windows)
-
     print("perplexities", file=sys.stderr)
     pruned = [_output(work, tool, method) for method in METHODS for tool in TOOLS]
     measured = work / "measured.json"
@@ -98,23 +96,17 @@ def _output(work: Path, tool: str, method: str) -> Path:
 
 
 def _command(
-    tool: str, method: str, python: str, model: str, calibration: str, windows: Path, work: Path
-) -> tuple[list[str], Path]:
-    """What is measured, and the directory of the model that it makes."""
-    output = _output(work, tool, method)
+    tool: str, method: str, python: str, model: str, calibration: str, windows: Path, output: Path
+) -> list[str]:
+    """What is measured: it prunes `model` into `output`."""
     if tool == "llm-compressor":
-        return [python, __file__, "llmcompressor", method, model, str(windows), str(output)], output
+        return [python, __file__, "llmcompressor", method, model, str(windows), str(output)]
     text = {"dataset": calibration, "samples": SAMPLES, "sequence_length": LENGTH, "sampling": "concat"}
-    config = {
-        "model": model,
-        "output_dir": str(output.parent),
-        "dtype": "float32",
-        "device": "cpu",
-        "prune": {"method": method, "sparsity": "2:4", "calibration": text},
-    }
-    file = work / f"{tool}-{method}.yaml"
+    section = {"method": method, "sparsity": "2:4", "calibration": text}
+    config = {"model": model, "output_dir": str(output.parent), "dtype": "float32", "device": "cpu", "prune": section}
+    file = output.parent.with_suffix(".yaml")
     file.write_text(json.dumps(config, indent=2))  # JSON is YAML
-    return [str(Path(python).with_name("lors")), "prune", str(file)], output
+    return [str(Path(python).with_name("lors")), "prune", str(file)]
 
 
 def _measured(command: list[str], log: Path) -> dict[str, Any]:
@@ -157,12 +149,9 @@ def _hardware() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": models[0] if models else platform.processor(),
-        "cores": usable,
         "threads": int(os.environ["OMP_NUM_THREADS"]),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
@@ -184,8 +173,8 @@ def _results(runs: list[dict[str, Any]], quality: dict[str, Any]) -> list[dict[s
 
 
 def _table(rows: list[dict[str, Any]], versions: dict[str, Any]) -> str:
-    names = {"dense": "dense", "lors": f"lors {versions['lors']['lors_cli']}"}
-    names["llm-compressor"] = f"llm-compressor {versions['llm-compressor']['llmcompressor']}"
+    packages = {"lors": "lors_cli", "llm-compressor": "llmcompressor"}
+    names = {"dense": "dense"} | {tool: f"{tool} {versions[tool][package]}" for tool, package in packages.items()}
     lines = [
         "| method | tool | seconds | peak memory, GB | sparsity | perplexity | equal mask positions |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -209,7 +198,7 @@ def versions(packages: list[str]) -> None:
     print(json.dumps({package: importlib.metadata.version(package) for package in packages}))
 
 
-def _windows(tokenizer: Path, text: Path, length: int, count: int) -> list[list[int]]:
+def _windows(tokenizer: Path, text: Path, count: int) -> list[list[int]]:
     """`count` consecutive windows of the rows joined by a blank line, tokenised without special tokens."""
     from transformers import AutoTokenizer
 
@@ -217,15 +206,15 @@ def _windows(tokenizer: Path, text: Path, length: int, count: int) -> list[list[
     with opened(text, "rt", encoding="utf-8") as file:
         joined = "\n\n".join(json.loads(line)["text"] for line in file)
     ids = AutoTokenizer.from_pretrained(tokenizer)(joined, add_special_tokens=False, verbose=False)["input_ids"]
-    if len(ids) < length * count:
-        sys.exit(f"{text} has {len(ids)} tokens; {count} windows of {length} are needed")
-    return [ids[start : start + length] for start in range(0, length * count, length)]
+    if len(ids) < LENGTH * count:
+        sys.exit(f"{text} has {len(ids)} tokens; {count} windows of {LENGTH} are needed")
+    return [ids[start : start + LENGTH] for start in range(0, LENGTH * count, LENGTH)]
 
 
 def windows(arguments: list[str]) -> None:
     """Write the calibration windows as a JSON list of lists of token ids."""
     model, text, out = map(Path, arguments)
-    out.write_text(json.dumps(_windows(model, text, LENGTH, SAMPLES)))
+    out.write_text(json.dumps(_windows(model, text, SAMPLES)))
 
 
 def llmcompressor(arguments: list[str]) -> None:
@@ -256,7 +245,7 @@ def measure(arguments: list[str]) -> None:
     text, out, dense, *pruned = map(Path, arguments)
     import torch
 
-    tokens = torch.tensor(_windows(dense, text, LENGTH, PERPLEXITY_WINDOWS))
+    tokens = torch.tensor(_windows(dense, text, PERPLEXITY_WINDOWS))
     models = []
     for directory in (dense, *pruned):
         masks = _masks(directory)
@@ -266,8 +255,7 @@ def measure(arguments: list[str]) -> None:
             sys.exit(f"{directory} is not sparse 2:4")
         sparsity = removed / sum(mask.numel() for mask in masks.values())
         models.append({"sparsity": sparsity, "perplexity": _perplexity(directory, tokens)})
-    pairs = zip(pruned[::2], pruned[1::2], strict=True)
-    equal = [_equal(_masks(first), _masks(second)) for first, second in pairs]
+    equal = [_equal(_masks(first), _masks(second)) for first, second in zip(pruned[::2], pruned[1::2], strict=True)]
     out.write_text(json.dumps({"models": models, "equal_mask": equal}))
 
 

@@ -52,11 +52,11 @@ def load(tasks: list[str], task_dir: str | None, data_dir: str | None, **options
         RequestError: a directory, tasks or their data are missing, or a task is wrong; all of them are named.
 
     """
-    directories = [Path(path) if path else None for path in (task_dir, data_dir)]
-    for key, path in zip(("eval.task_dir", "eval.data_dir"), directories, strict=True):
+    tasks_in, data_in = (Path(path) if path else None for path in (task_dir, data_dir))
+    for key, path in (("eval.task_dir", tasks_in), ("eval.data_dir", data_in)):
         if path and not path.is_dir():
             raise request_error(key, "an existing directory", path, "correct the path")
-    return _Loader(directories[0], directories[1], **options).load(tasks)
+    return _Loader(tasks_in, data_in, **options).load(tasks)
 
 
 @dataclass

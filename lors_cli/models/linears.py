@@ -1,4 +1,4 @@
-"""The decoder blocks of a causal language model and the linears in them, found by structure, not by name."""
+"""The decoder blocks of a causal language model and the linears in them, found by their form, not by their names."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase

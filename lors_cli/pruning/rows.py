@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from lors_cli.options import Options
 
@@ -56,7 +56,6 @@ class Method(Row):
     `reads_mask`: in place of a statistic, `prune` gets a mask (R, C) that was made elsewhere.
     """
 
-    structured: ClassVar[bool] = False
     stacks: bool = False
     reads_mask: bool = False
 
@@ -87,7 +86,6 @@ class StructuredMethod(Row):
     See `structured.Member` and `keep` below. `needs_gradients`: of the loss on calibration text in the weights.
     """
 
-    structured: ClassVar[bool] = True
     needs_gradients: bool = False
 
     @property

@@ -148,14 +148,14 @@ def _setting(row: Row, table: Table) -> tuple[str, str | None]:
 
 def _levels(table: Table, drawn: set[int], heading: Heading) -> dict[int, float]:
     """The perplexities of the dense and pruned models of the lines that are drawn, by the numbers of theirs."""
-    bases = {entry.line.row.base for number, entry in enumerate(table.entries) if number in drawn}
+    dense = {entry.line.row.dense for number, entry in enumerate(table.entries) if number in drawn}
     levels, first = {}, 0
     for group in table.groups:
         numbers = range(first, first + len(group.entries))
         first = numbers.stop
         for number, entry in zip(numbers, group.entries, strict=True):
             row, value = entry.line.row, plots.values(entry)(heading)
-            ours = row.base in bases if row.kind == DENSE else row.kind == PRUNED and drawn & set(numbers)
+            ours = row.dense in dense if row.kind == DENSE else row.kind == PRUNED and drawn & set(numbers)
             if value and ours:
                 levels[number] = value.value
     return levels

@@ -7,9 +7,8 @@ import math
 from typing import Any
 
 from lors_cli.reporting import lines, notes
-from lors_cli.reporting.columns import Column
 from lors_cli.reporting.compare import Comparison
-from lors_cli.reporting.lines import COSTS, RECOVERY, Key
+from lors_cli.reporting.lines import COSTS, RECOVERY
 from lors_cli.reporting.rows import Row, clean
 from lors_cli.reporting.rows import settings as settings_of
 from lors_cli.reporting.runs import EVAL
@@ -43,7 +42,7 @@ def as_csv(table: Table) -> str:
 def _csv_line(group: Group, entry: Entry, measured: list[bool], explained: dict[str, str]) -> list[Any]:
     rows = entry.line.rows
     sparsity = sum(row.sparsity for row in rows) / len(rows)
-    values = [group.base, entry.line.label, rows[0].kind, group.pruning, group.goal, sparsity, len(rows)]
+    values = [group.model, entry.line.label, rows[0].kind, group.pruning, group.goal, sparsity, len(rows)]
     for cell, has_error in zip(entry.cells, measured, strict=True):
         error = cell.value.error if cell.value else None
         values += [cell.value.value if cell.value else ""]
@@ -54,7 +53,7 @@ def _csv_line(group: Group, entry: Entry, measured: list[bool], explained: dict[
         _joined(str(run.directory) for run in runs),
         _joined(row.name for row in rows),
         _joined(row.digest or "" for row in rows),
-        rows[0].base[1],
+        rows[0].dense[1],
         _joined(run.manifest.digest for run in runs),
         _joined(dict.fromkeys(run.manifest.versions.get("lors_cli", "?") for run in runs)),
         _joined(dict.fromkeys(hardware(run.manifest) for run in runs)),
@@ -83,27 +82,16 @@ def _column(heading: Heading, table: Table) -> str:
 
 def as_json(table: Table) -> str:
     """Everything: numbers, tests, settings, provenance, notes and what was left out."""
+    names = {key.column: _column(head, table) for head in table.headings if (key := head.key).kind != RECOVERY}
     content = {
         "columns": [_json_heading(heading, table) for heading in table.headings],
         "groups": [
-            {
-                "model": group.base,
-                "pruning": group.pruning,
-                "sparsity": group.goal,
-                "rows": [_json_entry(entry, table) for entry in group.entries],
-            }
+            {**_json_group(group), "rows": [_json_entry(entry, table) for entry in group.entries]}
             for group in table.groups
         ],
         "tests": [
-            {
-                "model": test.group.base,
-                "pruning": test.group.pruning,
-                "sparsity": test.group.goal,
-                "column": _json_column(test.column, table),
-                "this": test.this,
-                "best": test.best,
-                **_json_comparison(test.comparison),
-            }
+            {**_json_group(test.group), "column": names[test.column], "this": test.this, "best": test.best}
+            | _json_comparison(test.comparison)
             for test in table.tests
         ],
         "notes": [{"mark": mark, "text": text} for mark, text in notes.of(table, "best")],
@@ -121,8 +109,8 @@ def _json_heading(heading: Heading, table: Table) -> dict[str, Any]:
     return facts | ({"over": over} if over else {})
 
 
-def _json_column(column: Column, table: Table) -> str:
-    return next(_column(heading, table) for heading in table.headings if heading.key == Key(column.kind, column))
+def _json_group(group: Group) -> dict[str, str]:
+    return {"model": group.model, "pruning": group.pruning, "sparsity": group.goal}
 
 
 def _json_entry(entry: Entry, table: Table) -> dict[str, Any]:
@@ -131,15 +119,13 @@ def _json_entry(entry: Entry, table: Table) -> dict[str, Any]:
     for heading, cell in zip(table.headings, entry.cells, strict=True):
         if cell.value:
             measure = alone.get(heading.key.column) if heading.key.kind != RECOVERY and heading.key.column else None
-            source = {"run": str(measure.run.directory)} if measure else {}
-            parts = {"over_seeds": cell.value.parts} if cell.value.parts else {}
-            marks = {"best": cell.best, "not_different_from_best": cell.tied}
             values[_column(heading, table)] = {
                 "value": cell.value.value,
                 "error": cell.value.error,
-                **source,
-                **parts,
-                **marks,
+                **({"run": str(measure.run.directory)} if measure else {}),
+                **({"over_seeds": cell.value.parts} if cell.value.parts else {}),
+                "best": cell.best,
+                "not_different_from_best": cell.tied,
             }
     return {
         "method": entry.line.label,
@@ -171,17 +157,13 @@ def provenance(row: Row) -> dict[str, Any]:
         "runs": [str(run.directory) for run in row.runs],
         "digest": row.digest,
         "measured_sparsity": row.sparsity,
-        "base_digest": row.origin.base_digest,
+        "base_digest": row.origin.dense_digest,
         "seeds": dict(zip(lines.SEEDED, lines.seeds(row), strict=True)),
         "cost": vars(row.cost),
         "notes": row.notes,
         "settings": settings_of(row),
         "stages": {
-            stage: {
-                **{key: made.content.get(key) for key in kept},
-                "inputs": made.inputs,
-                "config": made.config,
-            }
+            stage: {**{key: made.content.get(key) for key in kept}, "inputs": made.inputs, "config": made.config}
             for stage, made in stages(row).items()
         },
     }

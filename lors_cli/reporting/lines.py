@@ -107,7 +107,7 @@ def _recoveries(row: Row, rows: list[Row], measured: dict[int, dict[Key, Value]]
     if row.kind != TUNED or row.origin.target == ORIGINAL or not row.origin.pruned_digest:
         return {}
     pruned = [r for r in rows if r.kind == PRUNED and r.digest == row.origin.pruned_digest]
-    dense = [r for r in rows if r.kind == DENSE and r.base == row.base]
+    dense = [r for r in rows if r.kind == DENSE and r.dense == row.dense]
     kinds = {AVERAGE, PERPLEXITY}
     if [key.kind for key in measured[id(row)]].count(ACCURACY) == 1:  # its own average
         kinds.add(ACCURACY)
@@ -163,7 +163,7 @@ def _apart_from_seed(row: Row) -> str | None:
 def alike(row: Row, apart_from: tuple[str, ...]) -> str:
     """What is equal for models that were made in the same way, apart from some settings."""
     flat = {key: leaf for key, leaf in manifest.flat(settings(row)).items() if key.rpartition(".")[2] not in apart_from}
-    return digest.of_value([row.base, row.kind, row.origin.target, flat])
+    return digest.of_value([row.dense, row.kind, row.origin.target, flat])
 
 
 def seeds(row: Row) -> tuple[Any, ...]:

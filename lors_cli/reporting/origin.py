@@ -24,8 +24,8 @@ class Origin:
 
     Attributes:
         kind: dense, pruned, tuned or other.
-        base: what the dense model at the beginning is called.
-        base_digest: its digest.
+        dense: what the dense model at the beginning is called.
+        dense_digest: its digest.
         directory: of the model, or of the adapter if that was not merged; None if it is gone.
         training_directory: of the adapter, or of the aligned model that this is.
         prune, align, train, merge: the settings of the stages.
@@ -40,8 +40,8 @@ class Origin:
     """
 
     kind: str
-    base: str
-    base_digest: str | None = None
+    dense: str
+    dense_digest: str | None = None
     directory: Path | None = None
     training_directory: Path | None = None
     prune: dict[str, Any] | None = None
@@ -105,7 +105,7 @@ def trace(run: Run, name: str, manifests: Manifests) -> Origin | LeftOut:
     if step:
         made = origin.made = step.made
         if name not in KINDS:  # it may be of another run
-            origin.base = _name(made.config.get("model") or own)
+            origin.dense = _name(made.config.get("model") or own)
         origin.directory, origin.kind = step.directory, MADE_BY.get(made.stage, origin.kind)
         origin.target = UNMERGED if made.stage == "train" else ""
         if made.stage in MADE_BY:
@@ -114,13 +114,13 @@ def trace(run: Run, name: str, manifests: Manifests) -> Origin | LeftOut:
         origin.directory = next((place for place in places if place.is_dir()), None)
         if origin.kind in (PRUNED, TUNED):
             _believe_config(origin, name, run.config)
-    if origin.base_digest is None and origin.base == own and DENSE in run.results["models"]:
-        origin.base_digest = evaluated_digest(run, DENSE)
+    if origin.dense_digest is None and origin.dense == own and DENSE in run.results["models"]:
+        origin.dense_digest = evaluated_digest(run, DENSE)
     if origin.prune is None and origin.align is None:
         used = digest if origin.kind == PRUNED else origin.pruned_digest
-        origin.unpruned |= used is not None and used == origin.base_digest
+        origin.unpruned |= used is not None and used == origin.dense_digest
         if origin.unpruned and origin.kind == PRUNED:
-            origin.kind, origin.base_digest = DENSE, origin.base_digest or digest
+            origin.kind, origin.dense_digest = DENSE, origin.dense_digest or digest
     return origin
 
 
@@ -146,7 +146,7 @@ def _follow(origin: Origin, last: Step, lineage: Lineage) -> None:
                 f" `lors {made.stage}`"
             )
         elif origin.unpruned:
-            origin.base_digest = made.inputs.get("pruned")
+            origin.dense_digest = made.inputs.get("pruned")
 
 
 def _take(origin: Origin, step: Step) -> None:
@@ -154,8 +154,8 @@ def _take(origin: Origin, step: Step) -> None:
     made = step.made
     origin.manifests[made.stage] = made
     if made.stage == "prune":
-        origin.prune, origin.base_digest = made.settings, made.inputs.get("model")
-        origin.base = _name((made.config.get("prune") or {}).get("input") or made.config.get("model") or origin.base)
+        origin.prune, origin.dense_digest = made.settings, made.inputs.get("model")
+        origin.dense = _name((made.config.get("prune") or {}).get("input") or made.config.get("model") or origin.dense)
     elif made.stage == "align":
         origin.align = made.settings
         if origin.kind == PRUNED:

@@ -55,7 +55,7 @@ def _facts(row: Row) -> dict[str, dict[str, Any]]:
             "runs": ", ".join(str(run.directory) for run in row.runs),
             "evaluated as": row.name,
             "digest": row.digest,
-            "digest of the dense model": row.origin.base_digest,
+            "digest of the dense model": row.origin.dense_digest,
             "measured sparsity": f"{row.sparsity:.6f}",
             "notes": "; ".join(row.notes),
         }

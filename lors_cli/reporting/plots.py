@@ -51,10 +51,10 @@ def colours(table: Table) -> list[str]:
 
 def names(table: Table) -> list[str]:
     """What the lines are called where those of all models stand together."""
-    bases = [clean(entry.line.row.origin.base) for entry in table.entries]
+    models = [clean(entry.line.row.origin.dense) for entry in table.entries]
     labels = [entry.line.label for entry in table.entries]
-    if len(set(bases)) > 1:
-        labels = [f"{base}: {label}" for base, label in zip(bases, labels, strict=True)]
+    if len(set(models)) > 1:
+        labels = [f"{model}: {label}" for model, label in zip(models, labels, strict=True)]
     return labels
 
 
@@ -97,10 +97,10 @@ def accuracies(table: Table) -> Iterator[tuple[str, str, str]]:
     """For each dense model the accuracies of what was made of it, side by side."""
     headings = [heading for heading in table.headings if heading.key.kind == ACCURACY]
     colour = colours(table)
-    by_base: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
+    by_dense: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
     for number, entry in enumerate(table.entries):
-        by_base[entry.line.row.origin.base].append((number, entry))
-    for base, entries in by_base.items():
+        by_dense[entry.line.row.origin.dense].append((number, entry))
+    for dense, entries in by_dense.items():
         measured = [(number, entry) for number, entry in entries if any(map(values(entry), headings))]
         shown = measured[:MOST_BARS]
         used = [heading for heading in headings if any(values(entry)(heading) for _, entry in shown)]
@@ -123,7 +123,7 @@ def accuracies(table: Table) -> Iterator[tuple[str, str, str]]:
         axes.set_xticks(range(len(used)), marked, rotation=20, ha="right")
         axes.set(ylabel="accuracy, %")
         text = f"With the errors of the table.{rest(len(measured) - MOST_BARS)}"
-        yield f"Accuracy, {clean(base)}", text, finished(drawing, axes)
+        yield f"Accuracy, {clean(dense)}", text, finished(drawing, axes)
 
 
 def sparsities(table: Table) -> Iterator[tuple[str, str, str]]:

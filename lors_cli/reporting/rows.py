@@ -49,9 +49,9 @@ class Row:
         return self.origin.kind
 
     @property
-    def base(self) -> tuple[str, str]:
+    def dense(self) -> tuple[str, str]:
         """The model at the beginning: its name and its digest, as far as that is known."""
-        return self.origin.base, self.origin.base_digest or ""
+        return self.origin.dense, self.origin.dense_digest or ""
 
     @property
     def pattern(self) -> str:
@@ -75,7 +75,7 @@ def of_runs(runs: list[Run], manifests: Manifests) -> tuple[list[Row], list[Left
             row = Row(name, digest, results["sparsity"], origin, [run], measures, notes=list(origin.notes))
             if not _join(rows, row):
                 rows.append(row)
-    _name_bases(rows)
+    _name_dense(rows)
     _adopt(rows)
     for row in rows:
         row.cost = costs(row.origin)
@@ -101,21 +101,21 @@ def _join(rows: list[Row], row: Row) -> bool:
     return False
 
 
-def _name_bases(rows: list[Row]) -> None:
+def _name_dense(rows: list[Row]) -> None:
     """One name for each dense model and one model for each name, as far as digests tell."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        name, digest = row.base
+        name, digest = row.dense
         known = names.setdefault(name, [])
         if digest and digest not in known:
             known.append(digest)
     taken = {digest: name for name, digests in reversed(names.items()) for digest in digests}
     for row in rows:
-        name, digest = row.base
+        name, digest = row.dense
         if not digest and len(names[name]) == 1:
-            row.origin.base_digest = digest = names[name][0]
+            row.origin.dense_digest = digest = names[name][0]
         name = taken.get(digest, name)
-        row.origin.base = f"{name} ({digest[:8]})" if digest and len(names[name]) > 1 else name
+        row.origin.dense = f"{name} ({digest[:8]})" if digest and len(names[name]) > 1 else name
 
 
 def _adopt(rows: list[Row]) -> None:
@@ -124,8 +124,8 @@ def _adopt(rows: list[Row]) -> None:
     for row in rows:
         if row.kind in (OTHER, PRUNED) and row.origin.prune is None and row.digest in parents:
             child = parents[row.digest]
-            row.origin.kind, row.origin.base = PRUNED, child.origin.base
-            row.origin.base_digest = child.origin.base_digest
+            row.origin.kind, row.origin.dense = PRUNED, child.origin.dense
+            row.origin.dense_digest = child.origin.dense_digest
 
 
 def share(part: float) -> str:

@@ -49,7 +49,7 @@ class Entry:
 class Group:
     """The dense model, or what one way of pruning made of it: the pruned model first, then those tuned from it."""
 
-    base: str
+    model: str
     pruning: str
     goal: str
     entries: list[Entry]
@@ -109,15 +109,15 @@ def _groups(lines: list[Line], keys: list[Key], ignoring: tuple[str, ...]) -> li
     members: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
     for line in lines:
         row = line.row
-        members[row.base[0], pruning(row), goal(row)].append(line)
+        members[row.dense[0], pruning(row), goal(row)].append(line)
     groups = []
     for way in sorted(members, key=lambda way: [_natural(part) for part in way]):
-        (base, pruned_by, goal_of), group = way, members[way]
+        (model, pruned_by, goal_of), group = way, members[way]
         for line, name in zip(group, names([line.row for line in group], ignoring), strict=True):
             line.label = f"{name}, {len(line.rows)} seeds" if len(line.rows) > 1 else name
         ordered = sorted(group, key=lambda line: (ORDER.index(line.row.kind), _natural(line.label)))
         entries = [Entry(line, [Cell(key, line.values.get(key)) for key in keys]) for line in ordered]
-        groups.append(Group(clean(base), pruned_by, goal_of, entries))
+        groups.append(Group(clean(model), pruned_by, goal_of, entries))
     return groups
 
 

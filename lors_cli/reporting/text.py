@@ -108,8 +108,8 @@ def first_cells(groups: list[Group]) -> list[list[tuple[str, str, str]]]:
         cells.append([])
         for entry in group.entries:
             marks = f" [{', '.join(entry.marks)}]" if entry.marks else ""
-            cells[-1].append((group.base if group.base != last else "", entry.line.label + marks, sparsity(entry)))
-            last = group.base
+            cells[-1].append((group.model if group.model != last else "", entry.line.label + marks, sparsity(entry)))
+            last = group.model
     return cells
 
 
@@ -217,8 +217,8 @@ def _tabular(table: Table, places: list[int]) -> list[str]:
     lines = [WIDTH, rf"\begin{{tabular}}{{lll{'r' * len(places)}}}", r"\toprule", " & ".join(head) + r" \\"]
     for group, firsts in zip(table.groups, first_cells(table.groups), strict=True):
         lines.append(r"\midrule")
-        for entry, (base, _, zeros) in zip(group.entries, firsts, strict=True):
-            name = [_for_tex(base), _for_tex(entry.line.label) + _raised(",".join(entry.marks)), _for_tex(zeros)]
+        for entry, (model, _, zeros) in zip(group.entries, firsts, strict=True):
+            name = [_for_tex(model), _for_tex(entry.line.label) + _raised(",".join(entry.marks)), _for_tex(zeros)]
             lines.append(" & ".join([*name, *(_tex_cell(entry.cells[place]) for place in places)]) + r" \\")
     return [*lines, r"\bottomrule", r"\end{tabular}}"]
 

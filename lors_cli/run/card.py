@@ -155,10 +155,10 @@ class _Adapter(_Made):
 
     def metadata(self) -> ModelCardData:
         """For the hub."""
-        base = self.original.hub_id if self.of_original else None
+        hub_id = self.original.hub_id if self.of_original else None
         return ModelCardData(
-            base_model=base,
-            base_model_relation="adapter" if base else None,
+            base_model=hub_id,
+            base_model_relation="adapter" if hub_id else None,
             # the hub shows how this library loads a repository; PEFT refuses what it would apply without the mask
             library_name="peft" if self.for_peft else PROJECT,
             pipeline_tag="text-generation",
@@ -217,7 +217,7 @@ def _step(step: Manifest) -> str:
         row = pruning.all_methods()[settings["method"]]
         extras = "".join(f", {key} {settings[key]}" for key in ("profile", "repair") if settings.get(key))
         goal = settings.get("sparsity") or "a given mask"
-        if row.structured:
+        if settings["method"] in pruning.STRUCTURED:
             before, after = ((facts.parameters or {})[when] for when in ("before", "after"))
             goal = f"a ratio of {settings['ratio']:g}, from {before:,} to {after:,} parameters"
         return f"Pruned with {settings['method']} to {goal}{extras}: `{row.equation}` ({row.paper})."

@@ -20,24 +20,24 @@ RESULTS, TABLE, BEST = "results.json", "results.md", "best.yaml"
 def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
     """What there is to know about a run: `value` is that of the criterion, `failure` why its last attempt failed."""
     directory = Path(run.config.output_dir)
-    found: dict[str, Any] = {"name": run.name, "values": run.values, "output_dir": str(directory)}
-    found["config"] = run.config.model_dump(mode="json")
+    facts: dict[str, Any] = {"name": run.name, "values": run.values, "output_dir": str(directory)}
+    facts["config"] = run.config.model_dump(mode="json")
     training = None if failure else manifest.read(directory / "adapter")
     if training is None:
-        return {**found, "state": FAILED if failure else MISSING, "reason": failure}
-    found["training"] = {key: value for key, value in training.content.items() if key != "config"}
+        return {**facts, "state": FAILED if failure else MISSING, "reason": failure}
+    facts["training"] = {key: value for key, value in training.content.items() if key != "config"}
     if criterion == HELD_OUT:
         value = held_out_loss(training.facts.given)
     else:
         evaluation = manifest.read(directory / "eval")
         measured = evaluation.facts.given.get("models", {}).get("merged") if evaluation else None
         if measured is None:
-            return {**found, "state": MISSING, "reason": None}
-        found["evaluation"] = measured
+            return {**facts, "state": MISSING, "reason": None}
+        facts["evaluation"] = measured
         value = measured["perplexity"]["value"]
     if not math.isfinite(value):
-        return {**found, "state": FAILED, "reason": f"its {criterion} is {value}"}
-    return {**found, "state": FINISHED, "reason": None, "value": value}
+        return {**facts, "state": FAILED, "reason": f"its {criterion} is {value}"}
+    return {**facts, "state": FINISHED, "reason": None, "value": value}
 
 
 def held_out_loss(training: dict[str, Any]) -> float:
@@ -84,20 +84,20 @@ def seed_groups(grid: Grid, outcomes: list[dict[str, Any]]) -> list[dict[str, An
     """
     if SEED not in grid.labels:
         return []
-    found: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for number, one in enumerate(outcomes):
         values = {key: value for key, value in one["values"].items() if key != SEED}
-        group = found.setdefault(json.dumps(values), {"values": values, "runs": [], "failed": 0, "measured": []})
+        group = groups.setdefault(json.dumps(values), {"values": values, "runs": [], "failed": 0, "measured": []})
         if one["state"] == FINISHED:
             group["runs"].append(number)
             group["measured"].append(one["value"])
         else:
             group["failed"] += 1
-    for group in found.values():
+    for group in groups.values():
         measured = group["measured"]
         group["mean"] = statistics.fmean(measured) if measured else None
         group["deviation"] = statistics.stdev(measured) if len(measured) > 1 else None
-    return sorted(found.values(), key=lambda g: (g["failed"], math.inf if g["mean"] is None else g["mean"]))
+    return sorted(groups.values(), key=lambda g: (g["failed"], math.inf if g["mean"] is None else g["mean"]))
 
 
 def best_run(outcomes: list[dict[str, Any]], groups: list[dict[str, Any]]) -> int | None:

@@ -70,9 +70,9 @@ def _chosen(cells: list[str], wanted: Sequence[bool]) -> list[str]:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    """The point of the row, and what its search has found."""
-    found = points.name({**row["row"].point, **row["values"]}).replace(",", ", ")
-    return f"{found} (edge)" if row["edge"] else found
+    """The point of the row, and what its search has chosen."""
+    setting = points.name({**row["row"].point, **row["values"]}).replace(",", ", ")
+    return f"{setting} (edge)" if row["edge"] else setting
 
 
 def _measured(runs: list[Outcome]) -> list[str]:

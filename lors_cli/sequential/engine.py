@@ -108,7 +108,6 @@ class Pruning:
             inputs = self.loop.gather(targeted, block, self.recipe.statistics)
         else:
             inputs = [Input([name], {}, torch.empty(0, 0)) for name in targeted]
-        _check_reached(prefix, targeted, inputs)
         if self.recipe.permutes:
             self._permute(prefix, block, inputs)
         facts = self._solve(prefix, targeted, inputs)
@@ -139,9 +138,7 @@ class Pruning:
         def prune_input(shared: Input) -> None:
             facts.update(self._solve(prefix, targeted, [shared]))
 
-        inputs = self.loop.gather(targeted, block, [], windows=list(self.loop.windows)[:1])
-        _check_reached(prefix, targeted, inputs)
-        linear_by_linear.run(targeted, inputs, self.recipe.statistics, self.loop, block, prune_input)
+        linear_by_linear.run(targeted, self.recipe.statistics, self.loop, block, prune_input)
         self._write(index, block)
         return facts
 
@@ -180,9 +177,3 @@ class Pruning:
                 if not mask.finite(tensor):
                     raise LorsError(f"{name}: NaN or infinity in its weights; check the model")
                 writer.write(name, tensor)
-
-
-def _check_reached(prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> None:
-    missing = targeted.keys() - {name for shared in inputs for name in shared.linears}
-    if missing:
-        raise LorsError(f"{prefix}.{min(missing)}: no calibration token reached it, so nothing tells what to prune")

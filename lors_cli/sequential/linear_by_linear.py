@@ -19,7 +19,6 @@ from lors_cli.sequential.loop import BlockLoop
 @torch.no_grad()
 def run(
     linears: dict[str, nn.Linear],
-    inputs: list[Input],
     kinds: list[str],
     loop: BlockLoop,
     block: nn.Module,
@@ -29,16 +28,18 @@ def run(
 
     Args:
         linears: those to prune, by their name in the block.
-        inputs: which of them share an input, in the order of the block.
         kinds: the statistics to gather for each input.
         loop: gives the windows, and takes their output states.
         block: the block, on the device.
         prune: prunes the linears of one input in place.
 
     Raises:
-        LorsError: the windows took different ways through the block, or one used a linear twice.
+        LorsError: a linear was not used, or used twice; or the windows took different ways through the block.
 
     """
+    inputs = loop.gather(
+        linears, block, [], windows=list(loop.windows)[:1]
+    )  # in the block's order, as one window shows
     route = _Route([shared.linears[0] for shared in inputs])
     with route.watched(linears):
         for shared in inputs:

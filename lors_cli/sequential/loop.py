@@ -101,8 +101,19 @@ class BlockLoop:
         kinds: Iterable[str],
         windows: Iterable[int] | None = None,
     ) -> list[Input]:
-        """The inputs of `linears` in `block` with their statistics, from a pass over the windows (or some of them)."""
-        return gather(linears, kinds, windows or self.windows, lambda window: self.forward(block, window, "statistics"))
+        """The inputs of `linears` in `block` with their statistics, from a pass over the windows (or some of them).
+
+        Raises:
+            LorsError: one of the linears was not used.
+
+        """
+        inputs = gather(
+            linears, kinds, windows or self.windows, lambda window: self.forward(block, window, "statistics")
+        )
+        if missing := linears.keys() - {name for shared in inputs for name in shared.linears}:
+            name = f"{self.blocks.prefix}.{self._index}.{min(missing)}"
+            raise LorsError(f"{name}: no calibration token reached it, so nothing tells what to prune")
+        return inputs
 
     def gather_and_advance(self, linears: dict[str, nn.Linear], block: nn.Module, kinds: Iterable[str]) -> list[Input]:
         """The same from one pass that also makes the states of the next block: for a visit that changes nothing."""

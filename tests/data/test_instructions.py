@@ -33,11 +33,11 @@ def read(rows: list[Any], jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast, leng
 
 
 def test_alpaca_learns_the_answer_and_the_end(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
-    found, facts = read(ALPACA, jsonl, tokenizer)
-    assert [learnt(example, tokenizer) for example in found] == ["3<|end|>", "Hello there.<|end|>"]
-    first = tokenizer.decode(found[0]["input_ids"])
+    encoded, facts = read(ALPACA, jsonl, tokenizer)
+    assert [learnt(example, tokenizer) for example in encoded] == ["3<|end|>", "Hello there.<|end|>"]
+    first = tokenizer.decode(encoded[0]["input_ids"])
     assert "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:\n3" in first
-    assert "### Input" not in tokenizer.decode(found[1]["input_ids"])
+    assert "### Input" not in tokenizer.decode(encoded[1]["input_ids"])
     assert facts["format"] == "alpaca"
     assert (facts["examples"], facts["dropped"]) == (2, 0)
 
@@ -45,23 +45,23 @@ def test_alpaca_learns_the_answer_and_the_end(jsonl: Jsonl, tokenizer: PreTraine
 def test_chat_learns_every_turn_of_the_assistant(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"), ("assistant", "Bye.")]
     rows = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
-    found, facts = read(rows, jsonl, tokenizer)
-    assert learnt(found[0], tokenizer) == "Yes?<|end|>Bye.<|end|>"
+    encoded, facts = read(rows, jsonl, tokenizer)
+    assert learnt(encoded[0], tokenizer) == "Yes?<|end|>Bye.<|end|>"
     assert facts["format"] == "chat"
     shared = [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}]
     assert learnt(read(shared, jsonl, tokenizer)[0][0], tokenizer) == "Yes?<|end|>"
 
 
 def test_text_is_cut_into_windows(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
-    found, facts = read([{"text": "some text " * 30}], jsonl, tokenizer, 16)
+    encoded, facts = read([{"text": "some text " * 30}], jsonl, tokenizer, 16)
     assert facts["format"] == "text"
-    assert all(len(example["input_ids"]) == 16 and example["labels"] == example["input_ids"] for example in found)
+    assert all(len(example["input_ids"]) == 16 and example["labels"] == example["input_ids"] for example in encoded)
 
 
 def test_rows_whose_answer_is_cut_off_are_dropped(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [*ALPACA, {"instruction": "long " * 200, "input": "", "output": "never seen"}]
-    found, facts = read(rows, jsonl, tokenizer, 200)
-    assert (len(found), facts["dropped"], facts["truncated"]) == (2, 1, 1)
+    encoded, facts = read(rows, jsonl, tokenizer, 200)
+    assert (len(encoded), facts["dropped"], facts["truncated"]) == (2, 1, 1)
     with pytest.raises(RequestError, match="answer begins within 10 tokens"):
         read(rows, jsonl, tokenizer, 10)
 
@@ -106,8 +106,8 @@ def test_turns_that_a_template_shortens_are_not_learnt_and_said(
     shortened = "{{ m['content'] if loop.last else m['content'][:2] }}"
     forgetful.chat_template = CHAT_TEMPLATE.replace("{{ m['content'] }}", shortened)
     turns = [("user", "Hi"), ("assistant", "First answer"), ("user", "Go"), ("assistant", "Second answer")]
-    found, _ = read([{"messages": [{"role": r, "content": c} for r, c in turns]}], jsonl, forgetful)
-    assert "First" not in learnt(found[0], forgetful)
+    encoded, _ = read([{"messages": [{"role": r, "content": c} for r, c in turns]}], jsonl, forgetful)
+    assert "First" not in learnt(encoded[0], forgetful)
     assert len(warned) == 1
     assert "1 of 2 answers are not learnt" in warned[0]
 
@@ -133,11 +133,11 @@ def test_packed_text_has_a_document_a_row(jsonl: Jsonl, tokenizer: PreTrainedTok
     to_the_end = tokenizer.decode(long[:16])  # with the end token it has 17: the last one alone is nothing to learn
     assert tokenizer(to_the_end)["input_ids"] == long[:16]
     rows = [{"text": text} for text in (short, "", "many words " * 20, "ends itself<|end|>", to_the_end)]
-    found, facts = read(rows, jsonl, tokenizer, 16, packing=True)
+    encoded, facts = read(rows, jsonl, tokenizer, 16, packing=True)
     pieces = [(*long, end)[start : start + 16] for start in range(0, len(long) + 1, 16)]
     expected = [(*tokenizer(short)["input_ids"], end), *pieces, tuple(tokenizer("ends itself<|end|>")["input_ids"])]
     documents = []
-    for example in found:
+    for example in encoded:
         start = 0
         for size in example["documents"]:
             documents.append(tuple(example["input_ids"][start : start + size]))

@@ -26,15 +26,15 @@ def test_every_document_is_whole_and_once_in_a_window() -> None:
     lengths = [generator.randint(1, 64) for _ in range(200)]
     given = documents(lengths)
     windows = pack(given, 64)
-    found = []
+    unpacked = []
     for window in windows:
         assert len(window["input_ids"]) == len(window["labels"]) == sum(window["documents"]) <= 64
         ids, labels = iter(window["input_ids"]), iter(window["labels"])
         for size in window["documents"]:
             document = [next(ids) for _ in range(size)]
-            found.append(document)
+            unpacked.append(document)
             assert [next(labels) for _ in range(size)] == [IGNORED] + [document[0] // 1000] * (size - 1)
-    assert sorted(found) == [example["input_ids"] for example in given]
+    assert sorted(unpacked) == [example["input_ids"] for example in given]
     assert windows == pack(given, 64)
     assert given == documents(lengths)  # the labels of what came in are as they were
 

@@ -66,9 +66,9 @@ def stream(source: Source, tokenizer: PreTrainedTokenizerFast, **options: Any) -
 
 
 def as_json(state: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(state))
-    assert found == state
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(state))
+    assert plain == state
+    return plain
 
 
 def check_resuming(make: Callable[[], Streamed], count: int) -> None:
@@ -99,8 +99,8 @@ def test_held_samples_are_shuffled_anew_in_each_pass() -> None:
     assert all(sorted(numbers) == list(range(10)) for numbers in passes)
     assert passes[0] != passes[1] != passes[2] != passes[0]
     for position in range(25):
-        found = list(islice(held.starting_at(position, held.state(position)), 5))
-        assert [sample["input_ids"][0] for sample in found] == order[position : position + 5]
+        drawn = list(islice(held.starting_at(position, held.state(position)), 5))
+        assert [sample["input_ids"][0] for sample in drawn] == order[position : position + 5]
     assert [s["input_ids"][0] for s in islice(Held(examples, seed=2).starting_at(0), 10)] != passes[0]
     assert len(held) == 10
 
@@ -134,14 +134,14 @@ def test_a_stream_has_the_samples_of_the_whole_data_set(
     folder: Callable[..., Source], tokenizer: PreTrainedTokenizerFast, kind: str
 ) -> None:
     source = folder(as_chat if kind == "chat" else as_text)
-    found = stream(source, tokenizer, packing=kind == "text")
-    streamed = list(found.starting_at(0))
+    data = stream(source, tokenizer, packing=kind == "text")
+    streamed = list(data.starting_at(0))
     held, facts = instructions.examples(source, tokenizer, LENGTH, None, packing=kind == "text")
     assert streamed != held  # shuffled
     if kind == "chat":
         assert sorted(map(str, streamed)) == sorted(map(str, held))
     told = {name: facts.get(name, facts["examples"]) for name in ("dropped", "truncated", "documents", "tokens")}
-    assert found.facts() == {"format": kind, "rows": ROWS, **told}
+    assert data.facts() == {"format": kind, "rows": ROWS, **told}
     other = list(stream(source, tokenizer, packing=kind == "text", seed=1).starting_at(0))
     assert other != streamed
     assert sorted(map(str, other)) == sorted(map(str, streamed))
@@ -160,9 +160,9 @@ def test_joined_text_goes_on_from_chunk_to_chunk_and_pass_to_pass(
     folder: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     source = folder(as_text)
-    found = stream(source, tokenizer, repeat=True)
+    data = stream(source, tokenizer, repeat=True)
     # in the order of the rows: a chunk's samples are shuffled among themselves only
-    ordered = [sample for _, chunk, _ in islice(found._chunks(samples.Start()), 20) for sample in chunk]
+    ordered = [sample for _, chunk, _ in islice(data._chunks(samples.Start()), 20) for sample in chunk]
     ids = [token for sample in ordered for token in sample["input_ids"]]
     joined = "\n\n".join([text(number) for number in range(ROWS)] * 9)
     assert joined.startswith(tokenizer.decode(ids))
@@ -188,14 +188,14 @@ def test_no_more_than_a_chunk_of_rows_is_held(
 
     monkeypatch.setitem(readers.READERS, ".jsonl", counting)
     monkeypatch.setitem(readers.READERS, ".jsonl.gz", counting)
-    found = stream(source, tokenizer, packing=packing, repeat=True)
-    order, pulled = found.starting_at(0), 0
+    data = stream(source, tokenizer, packing=packing, repeat=True)
+    order, pulled = data.starting_at(0), 0
     chunks = set()
     for position in range(20):
         next(order)
-        start = found.state(position)
+        start = data.state(position)
         chunks.add(start["chunk"])
-        assert pulled == found.facts()["rows"]  # none is read ahead
+        assert pulled == data.facts()["rows"]  # none is read ahead
         assert pulled - start["found"].get("rows", 0) <= samples.CHUNK_ROWS
     assert len(chunks) > 5
     # a state leads to the row where a chunk starts, without the rows before it
@@ -208,26 +208,26 @@ def test_states_are_remembered_only_so_far_back(
     folder: Callable[..., Source], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(samples, "BEHIND", 12)
-    found = stream(folder(as_text), tokenizer, repeat=True)
-    order = found.starting_at(0)
+    data = stream(folder(as_text), tokenizer, repeat=True)
+    order = data.starting_at(0)
     for position in range(1, 60):
         next(order)
-        assert found.state(max(position - 12, 0))["sample"] <= max(position - 12, 0)
-    assert len(found._starts) < 15
+        assert data.state(max(position - 12, 0))["sample"] <= max(position - 12, 0)
+    assert len(data._starts) < 15
     with pytest.raises(ValueError, match="position 0 lies before"):
-        found.state(0)
+        data.state(0)
 
 
 def test_an_iterator_that_is_given_up_does_not_disturb_the_next(
     folder: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    found = stream(folder(as_text), tokenizer)
-    abandoned = found.starting_at(0)
+    data = stream(folder(as_text), tokenizer)
+    abandoned = data.starting_at(0)
     next(abandoned)
-    order = found.starting_at(0)
+    order = data.starting_at(0)
     first = next(order)
     list(abandoned)
-    assert list(islice(found.starting_at(0, found.state(0)), 1)) == [first]
+    assert list(islice(data.starting_at(0, data.state(0)), 1)) == [first]
 
 
 @pytest.mark.parametrize("repeat", [False, True])
@@ -248,11 +248,11 @@ def test_rows_that_are_dropped_truncated_or_refused(
 ) -> None:
     source = folder(as_chat)
     for packing in (False, True):
-        found = stream(source, tokenizer, length=24, packing=packing)
-        assert sum(1 for _ in found.starting_at(0)) > 0
+        data = stream(source, tokenizer, length=24, packing=packing)
+        assert sum(1 for _ in data.starting_at(0)) > 0
         _, facts = instructions.examples(source, tokenizer, 24, None, packing=packing)
-        assert found.facts()["truncated"] == facts["truncated"] > 0
-        assert found.facts()["dropped"] == facts["dropped"]
+        assert data.facts()["truncated"] == facts["truncated"] > 0
+        assert data.facts()["dropped"] == facts["dropped"]
     with pytest.raises(RequestError, match=r"shards/\w.jsonl(.gz)?, row \d+: \d+ tokens"):
         list(stream(source, tokenizer, length=24, overlong="refuse").starting_at(0))
 

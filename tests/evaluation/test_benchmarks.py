@@ -24,11 +24,11 @@ def test_local_tasks_without_a_network(lors: Lors, write_config: WriteConfig, ta
     tasks = {"eval__tasks": ["words", "lors_quiz"], "eval__task_dir": str(task_dir)}
     tasks["eval__data_dir"] = f"{task_dir}/data"
     shown = lors("eval", write_config(eval__models=["dense"], eval__limit=6, **tasks)).stdout
-    found = results(tmp_path)["models"]["dense"]["tasks"]
-    assert set(found) == {"words", "lors_quiz"}
-    assert found["words"]["n"] == 6
-    assert 0 <= found["words"]["acc"] <= 1
-    assert found["words"]["acc_stderr"] > 0
+    entries = results(tmp_path)["models"]["dense"]["tasks"]
+    assert set(entries) == {"words", "lors_quiz"}
+    assert entries["words"]["n"] == 6
+    assert 0 <= entries["words"]["acc"] <= 1
+    assert entries["words"]["acc_stderr"] > 0
     assert "words" in shown
     assert "6 items" in shown
 
@@ -70,10 +70,10 @@ def test_presets_have_the_papers_shots(
         (task_dir / f"{name}.yaml").write_text(json.dumps({"task": name, **CHOICE}))
     (task_dir / "gsm8k_local.yaml").write_text(json.dumps({"task": "gsm8k_local", **GENERATION, "num_fewshot": 5}))
     lors("eval", write_config(eval={"preset": preset, "task_dir": str(task_dir), "limit": 3, "models": ["dense"]}))
-    found = {entry["benchmark"]: entry for entry in results(tmp_path)["models"]["dense"]["tasks"].values()}
-    assert set(names) <= set(found)
-    assert {entry["shots"] for entry in found.values()} == shots
-    assert all(entry["metric"] in entry for entry in found.values())
+    entries = {entry["benchmark"]: entry for entry in results(tmp_path)["models"]["dense"]["tasks"].values()}
+    assert set(names) <= set(entries)
+    assert {entry["shots"] for entry in entries.values()} == shots
+    assert all(entry["metric"] in entry for entry in entries.values())
 
 
 def test_humaneval_in_a_local_group(
@@ -91,11 +91,11 @@ def test_humaneval_in_a_local_group(
     )
     assert "eval.allow_code_execution" in lors("eval", config, status=2).stderr
     lors("eval", config, "eval.allow_code_execution=true")
-    found = results(tmp_path)["models"]["dense"]["tasks"]
-    assert {name: entry["metric"] for name, entry in found.items()} == dict(
+    entries = results(tmp_path)["models"]["dense"]["tasks"]
+    assert {name: entry["metric"] for name, entry in entries.items()} == dict(
         zip(names, ["pass@1", *["pass@10"] * 3], strict=True)
     )
-    assert all(entry["benchmark"] == name for name, entry in found.items())
+    assert all(entry["benchmark"] == name for name, entry in entries.items())
 
 
 @needs_shared_data
@@ -112,9 +112,9 @@ def test_the_shipped_data_sets(lors: Lors, write_config: WriteConfig, tmp_path: 
         }
     )
     lors("eval", config)
-    found = results(tmp_path)["models"]["dense"]["tasks"]
-    assert set(found) == set(tasks)
-    assert all(metrics["n"] == 5 for metrics in found.values())
+    entries = results(tmp_path)["models"]["dense"]["tasks"]
+    assert set(entries) == set(tasks)
+    assert all(metrics["n"] == 5 for metrics in entries.values())
 
 
 @needs_shared_data
@@ -125,8 +125,8 @@ def test_the_papers_benchmarks_on_the_shipped_data(
     data = {"task_dir": str(SHARED_DATA / "lm_eval_tasks"), "data_dir": str(SHARED_DATA), "limit": 2}
     options = {"models": ["dense"], "offline": True, **data}
     lors("eval", write_config(model=str(model), eval={"preset": "lors-paper", **options}))
-    found = results(tmp_path)["models"]["dense"]["tasks"]
-    assert [entry["benchmark"] for entry in found.values()] == PRESET
+    entries = results(tmp_path)["models"]["dense"]["tasks"]
+    assert [entry["benchmark"] for entry in entries.values()] == PRESET
     config = write_config(model=str(model), eval={"preset": "loram-math", **options, "limit": 1})
     lors("eval", config, f"output_dir={tmp_path / 'math'}")
 

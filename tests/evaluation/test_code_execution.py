@@ -181,22 +181,22 @@ def local_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskManager:
 
 
 def evaluate(tasks: list[Any], manager: TaskManager, **options: bool) -> dict[str, Any]:
-    found: dict[str, Any] = lm_eval.simple_evaluate(
+    outcome: dict[str, Any] = lm_eval.simple_evaluate(
         model=Solver(), tasks=tasks, task_manager=manager, log_samples=False, bootstrap_iters=0, **options
     )
-    return found
+    return outcome
 
 
 @pytest.mark.usefixtures("permitted")
 def test_the_tasks_run_in_lm_eval(local_tasks: TaskManager) -> None:
     tasks = list(local_tasks.load(["humaneval_local"])["tasks"].values())
     outcome = evaluate(tasks, local_tasks, confirm_run_unsafe_code=True)
-    found = outcome["results"]
-    assert set(found) == {"humaneval_greedy", "humaneval_t02", "humaneval_t06", "humaneval_t08"}
-    assert found["humaneval_greedy"]["pass@1,none"] == pytest.approx(1 / 3)
+    metrics = outcome["results"]
+    assert set(metrics) == {"humaneval_greedy", "humaneval_t02", "humaneval_t06", "humaneval_t08"}
+    assert metrics["humaneval_greedy"]["pass@1,none"] == pytest.approx(1 / 3)
     for temperature in ("t02", "t06", "t08"):
-        assert found[f"humaneval_{temperature}"]["pass@1,none"] == pytest.approx((1 + 1 / 2) / 3)
-        assert found[f"humaneval_{temperature}"]["pass@10,none"] == pytest.approx(2 / 3)
+        assert metrics[f"humaneval_{temperature}"]["pass@1,none"] == pytest.approx((1 + 1 / 2) / 3)
+        assert metrics[f"humaneval_{temperature}"]["pass@10,none"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("tenths", [2, 6, 8])

@@ -63,11 +63,11 @@ def test_items_add_up_to_the_results(lors: Lors, write_config: WriteConfig, task
     assert "exact_match,first-letter" in items.read(folder / "letters.jsonl.gz")[0]
     windows = items.read(folder / "perplexity.jsonl.gz")
     losses, tokens = [row["loss"] for row in windows], sum(row["tokens"] for row in windows)
-    found = model["perplexity"]
-    assert math.exp(sum(losses) / tokens) == pytest.approx(found["value"], rel=1e-12)
-    assert tokens == found["tokens"]
+    perplexity = model["perplexity"]
+    assert math.exp(sum(losses) / tokens) == pytest.approx(perplexity["value"], rel=1e-12)
+    assert tokens == perplexity["tokens"]
     error = np.std([loss / 31 for loss in losses], ddof=1) / math.sqrt(len(losses))
-    assert found["stderr"] == pytest.approx(found["value"] * error)
+    assert perplexity["stderr"] == pytest.approx(perplexity["value"] * error)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     lors("eval", config, "--force")
     assert before == {file.name: file.read_bytes() for file in folder.iterdir()}

@@ -31,19 +31,19 @@ def test_metrics_equal_those_of_the_harness_own_command(
     own = json.loads(file.read_text())
     options = {"tasks": ["words", "letters"], "task_dir": str(task_dir), "shots": 2, "limit": 11, "models": ["dense"]}
     lors("eval", write_config(eval=options))
-    found = results(tmp_path)["models"]["dense"]["tasks"]
+    entries = results(tmp_path)["models"]["dense"]["tasks"]
     compared = 0
     for task in ("words", "letters"):
         for key, value in own["results"][task].items():
             if "," in key and isinstance(value, float):
-                assert found[task][key.removesuffix(",none")] == value, key
+                assert entries[task][key.removesuffix(",none")] == value, key
                 compared += 1
-        assert found[task]["n"] == own["n-samples"][task]["effective"] == 11
-        assert found[task]["shots"] == own["n-shot"][task] == 2
-        assert found[task]["version"] == own["versions"][task]
+        assert entries[task]["n"] == own["n-samples"][task]["effective"] == 11
+        assert entries[task]["shots"] == own["n-shot"][task] == 2
+        assert entries[task]["version"] == own["versions"][task]
     assert compared == 8
-    assert found["words"]["metric"] == "acc"
-    assert found["letters"]["metric"] == "exact_match,strict-match"
+    assert entries["words"]["metric"] == "acc"
+    assert entries["letters"]["metric"] == "exact_match,strict-match"
 
 
 OUTCOME = {

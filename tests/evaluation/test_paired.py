@@ -13,15 +13,15 @@ def test_mcnemar_by_hand() -> None:
     # 1 item only the first has right, 8 only the second: 2 (C(9, 0) + C(9, 1)) / 2^9
     first = np.array([1, *[0] * 8, 1, 1, 0])
     second = np.array([0, *[1] * 8, 1, 1, 0])
-    found = paired.mcnemar(first, second)
-    assert (found.only_first.tolist(), found.only_second.tolist()) == ([1], [8])
-    assert found.p[0] == pytest.approx(2 * (1 + 9) / 2**9, rel=1e-12)
+    mcnemar = paired.mcnemar(first, second)
+    assert (mcnemar.only_first.tolist(), mcnemar.only_second.tolist()) == ([1], [8])
+    assert mcnemar.p[0] == pytest.approx(2 * (1 + 9) / 2**9, rel=1e-12)
 
 
 def test_mcnemar_is_the_binomial_test_for_every_model() -> None:
     first, second = RNG.integers(0, 2, (20, 60)), RNG.integers(0, 2, 60)
-    found = paired.mcnemar(first, second)
-    for one, p in zip(first, found.p, strict=True):
+    mcnemar = paired.mcnemar(first, second)
+    for one, p in zip(first, mcnemar.p, strict=True):
         only_first = sum(a > b for a, b in zip(one, second, strict=True))
         only_second = sum(a < b for a, b in zip(one, second, strict=True))
         assert p == pytest.approx(stats.binomtest(only_first, only_first + only_second).pvalue, rel=1e-10)
@@ -42,22 +42,22 @@ def windows(models: int, number: int = 40) -> tuple[np.ndarray, np.ndarray, np.n
 
 def test_the_difference_is_that_of_log_perplexities() -> None:
     first, second, tokens = windows(3)
-    found = paired.token_loss_difference(first, second, tokens)
-    for one, difference in zip(first, found.difference, strict=True):
+    interval = paired.token_loss_difference(first, second, tokens)
+    for one, difference in zip(first, interval.difference, strict=True):
         ratio = math.exp(one.sum() / tokens.sum()) / math.exp(second.sum() / tokens.sum())
         assert difference == pytest.approx(math.log(ratio), rel=1e-9)
 
 
 def test_the_interval_is_that_of_windows_drawn_again_and_again() -> None:
     first, second, tokens = windows(1)
-    found = paired.token_loss_difference(first, second, tokens)
+    interval = paired.token_loss_difference(first, second, tokens)
     drawn = []
     for _ in range(20_000):
         chosen = RNG.integers(0, len(tokens), len(tokens))
         drawn.append((first[0] - second)[chosen].sum() / tokens[chosen].sum())
     spread = np.std(drawn)
-    assert found.low[0] == pytest.approx(np.percentile(drawn, 2.5), abs=0.15 * spread)
-    assert found.high[0] == pytest.approx(np.percentile(drawn, 97.5), abs=0.15 * spread)
+    assert interval.low[0] == pytest.approx(np.percentile(drawn, 2.5), abs=0.15 * spread)
+    assert interval.high[0] == pytest.approx(np.percentile(drawn, 97.5), abs=0.15 * spread)
 
 
 def test_many_models_at_once_are_as_each_alone_and_always_the_same() -> None:
@@ -72,24 +72,24 @@ def test_many_models_at_once_are_as_each_alone_and_always_the_same() -> None:
 def test_models_that_are_paired_window_by_window_are_told_apart_where_their_errors_are_not() -> None:
     _, second, tokens = windows(1)
     steady = second + 0.05 * tokens
-    found = paired.token_loss_difference(steady, second, tokens)
-    assert found.low[0] == pytest.approx(0.05)  # each window says the same
-    assert found.low[0] > 0
+    interval = paired.token_loss_difference(steady, second, tokens)
+    assert interval.low[0] == pytest.approx(0.05)  # each window says the same
+    assert interval.low[0] > 0
     assert stats.sem(second / tokens) > 0.05  # which two separate errors would not see
 
 
 def test_the_average_of_one_task_is_the_paired_t_statistic() -> None:
     first, second = RNG.normal(0.1, 1, 80), RNG.normal(0, 1, 80)
-    found = paired.mean_difference([first - second])
-    assert found.difference / found.stderr == pytest.approx(stats.ttest_rel(first, second).statistic, rel=1e-9)
-    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.difference / found.stderr)), rel=1e-9)
+    z_test = paired.mean_difference([first - second])
+    assert z_test.difference / z_test.stderr == pytest.approx(stats.ttest_rel(first, second).statistic, rel=1e-9)
+    assert z_test.p == pytest.approx(2 * stats.norm.sf(abs(z_test.difference / z_test.stderr)), rel=1e-9)
 
 
 def test_tasks_count_equally_however_many_items_they_have() -> None:
     few, many = np.array([1.0, 0.0, 1.0, 0.0]), np.zeros(1000)
-    found = paired.mean_difference([few, many])
-    assert found.difference == pytest.approx(0.25)
-    assert found.stderr == pytest.approx(math.sqrt(few.var(ddof=1) / 4) / 2)
+    z_test = paired.mean_difference([few, many])
+    assert z_test.difference == pytest.approx(0.25)
+    assert z_test.stderr == pytest.approx(math.sqrt(few.var(ddof=1) / 4) / 2)
     assert paired.mean_difference([many]).p == 1.0
 
 

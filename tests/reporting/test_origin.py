@@ -1,4 +1,4 @@
-"""Where models come from: those of another base, and adapters that were trained on a smaller model."""
+"""Where models come from: models of other runs, and adapters that were trained on a smaller model."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def test_the_four_corners_are_in_one_table(tmp_path: Path) -> None:
     make_loram(tmp_path / "loram")
     make_sibling(tmp_path / "sibling")
     table = collect([tmp_path])
-    assert [(group.base, [entry.line.label for entry in group.entries]) for group in table.groups] == [
+    assert [(group.model, [entry.line.label for entry in group.entries]) for group in table.groups] == [
         ("llama-7b", ["dense", "lora r=8"]),
         ("llama-13b", ["dense"]),
         ("llama-13b", [PRUNED, f"{PRUNED}, aligned", RECOVERED, TUNED]),
@@ -45,7 +45,7 @@ def test_every_row_is_followed_to_its_trainings_and_to_the_original(tmp_path: Pa
         RECOVERED: ["prune", "align", "train", "recover", "merge", "eval"],
     }
     dense = line(table, "dense").line.row
-    assert {entry.line.row.base for entry in table.entries} == {("llama-13b", dense.digest)}
+    assert {entry.line.row.dense for entry in table.entries} == {("llama-13b", dense.digest)}
 
 
 @pytest.mark.parametrize("align", [True, False])
@@ -125,7 +125,7 @@ def test_a_path_to_a_model_of_another_run_has_its_own_original(tmp_path: Path) -
     models = {"dense": (Path(MODEL), digest.of_value(MODEL), 0.0), str(merged): (merged, made, 0.0)}
     evaluate(tmp_path / "run", models, {"model": MODEL, "output_dir": str(tmp_path / "run")}, answers={}, losses=LOSSES)
     table = collect([tmp_path / "run"])
-    assert [(group.base, [entry.line.label for entry in group.entries]) for group in table.groups] == [
+    assert [(group.model, [entry.line.label for entry in group.entries]) for group in table.groups] == [
         ("llama-7b", ["lora r=8"]),
         ("llama-13b", ["dense"]),
     ]

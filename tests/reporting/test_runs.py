@@ -174,9 +174,9 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     make_run(tmp_path / "a", model="/one/llama")
     make_run(tmp_path / "b", model="/two/llama")
     table = collect([tmp_path])
-    bases = {group.base for group in table.groups}
-    assert len(bases) == 2
-    assert all(base.startswith("llama (") for base in bases)
+    models = {group.model for group in table.groups}
+    assert len(models) == 2
+    assert all(model.startswith("llama (") for model in models)
 
 
 def test_every_file_of_two_hundred_runs_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

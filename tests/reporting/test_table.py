@@ -23,7 +23,7 @@ def test_dense_first_then_each_pruning_with_what_was_tuned_from_it(tmp_path: Pat
     )
     make_run(tmp_path / "e", model="/models/another")
     table = collect([tmp_path])
-    assert [(group.base, group.pruning, group.goal) for group in table.groups] == [
+    assert [(group.model, group.pruning, group.goal) for group in table.groups] == [
         ("another", "", ""),
         ("another", "wanda", "2:4"),
         ("llama-7b", "", ""),

@@ -25,8 +25,8 @@ def directory(tmp_path: Path) -> Path:
 
 
 def results(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / "results.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((directory / "results.json").read_text())
+    return content
 
 
 def test_runs_that_cannot_be_are_refused_before_the_first(lors: Lors, config: Path, tmp_path: Path) -> None:
@@ -43,16 +43,16 @@ def test_runs_that_cannot_be_are_refused_before_the_first(lors: Lors, config: Pa
 def test_a_sweep_ends_in_a_table_and_the_best_config(lors: Lors, config: Path, directory: Path) -> None:
     first = lors("sweep", config, RATES)
     assert "run 2 of 2: learning_rate=0.003" in first.stderr
-    found = results(directory)
-    assert [run["name"] for run in found["runs"]] == NAMES
-    assert found["criterion"] == "held-out loss"
-    for run, line in zip(found["runs"], first.stdout.splitlines()[2:4], strict=True):
+    content = results(directory)
+    assert [run["name"] for run in content["runs"]] == NAMES
+    assert content["criterion"] == "held-out loss"
+    for run, line in zip(content["runs"], first.stdout.splitlines()[2:4], strict=True):
         log = [json.loads(line) for line in (directory / run["name"] / "adapter/training_log.jsonl").open()]
         assert run["value"] == min(line["eval_loss"] for line in log if "eval_loss" in line)
         assert f"{run['value']:.4f}" in line
         assert f"{run['training']['last_loss']:.4f}" in line
-        assert ("best" in line) == (run["name"] == found["best"])
-    assert found["best"] == min(found["runs"], key=lambda run: float(run["value"]))["name"]
+        assert ("best" in line) == (run["name"] == content["best"])
+    assert content["best"] == min(content["runs"], key=lambda run: float(run["value"]))["name"]
     assert (directory / "results.md").read_text() == first.stdout
     second = lors("sweep", config, RATES)
     assert second.stderr.count("nothing to do") == 3
@@ -60,12 +60,12 @@ def test_a_sweep_ends_in_a_table_and_the_best_config(lors: Lors, config: Path, d
 
     best = directory / "best.yaml"
     written = load(best, [])
-    assert written.output_dir == str(directory / found["best"])
+    assert written.output_dir == str(directory / content["best"])
     assert written.eval is not None
     assert written.eval.models == ["dense", "pruned", "merged"]
     after = lors("run", best)
     assert after.stderr.count("nothing to do") == 1
-    assert sorted(path.name for path in (directory / found["best"]).iterdir() if path.is_dir()) == [
+    assert sorted(path.name for path in (directory / content["best"]).iterdir() if path.is_dir()) == [
         "adapter",
         "eval",
         "merged",
@@ -88,9 +88,9 @@ def test_a_failed_run_is_reported_and_the_others_go_on(lors: Lors, config: Path,
 def test_perplexity_decides_without_held_out_rows(lors: Lors, write_config: WriteConfig, directory: Path) -> None:
     config = write_config(merge=..., train__max_steps=2, train__init="random", eval__tasks=["lors_quiz"])
     lors("sweep", config, "train.rank=2,4")
-    found = results(directory)
-    assert found["criterion"] == "perplexity"
-    for run in found["runs"]:
+    content = results(directory)
+    assert content["criterion"] == "perplexity"
+    for run in content["runs"]:
         measured = json.loads((directory / run["name"] / "eval/results.json").read_text())["models"]
         assert list(measured) == ["merged"]
         assert run["value"] == measured["merged"]["perplexity"]["value"]

@@ -166,16 +166,6 @@ def test_overrides_and_skips(lors: Lors, write_config: WriteConfig, tmp_path: Pa
     assert modules["model.layers.1.mlp.down_proj"]["asked"] == "0.25"
 
 
-def test_the_owl_profile_has_the_asked_mean(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
-    lors("prune", write_config(prune__sparsity=0.5, prune__profile="owl", prune__method="magnitude"))
-    manifest = json.loads((tmp_path / "run/pruned/lors.json").read_text())
-    levels = {name.split(".")[2]: float(facts["asked"]) for name, facts in manifest["modules"].items()}
-    assert levels["0"] != levels["1"]
-    assert abs(levels["0"] - levels["1"]) == pytest.approx(0.16, abs=1e-4)
-    assert sum(levels.values()) / 2 == pytest.approx(0.5, abs=1e-4)
-    assert manifest["sparsity"] == pytest.approx(0.5, abs=1e-3)
-
-
 def test_an_external_mask_from_a_file_or_a_model(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     lors("prune", write_config())
     wanted = masks(tmp_path / "run/pruned")

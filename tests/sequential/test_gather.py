@@ -13,14 +13,9 @@ from lors_cli.models import linears
 from lors_cli.pruning import statistics
 from lors_cli.sequential import replay
 from lors_cli.sequential.gather import PROBE_TOKENS, Input, gather
+from tests.sequential.common import GROUPS
 from tests.sequential.test_replay import COMMON
 
-GROUPS = [
-    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    ["self_attn.o_proj"],
-    ["mlp.gate_proj", "mlp.up_proj"],
-    ["mlp.down_proj"],
-]
 WINDOWS, LENGTH = 5, 12
 Run = Callable[[int], Tensor]
 

@@ -14,21 +14,11 @@ from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
 from lors_cli.pruning.statistics import STATISTICS
 from lors_cli.sequential import linear_by_linear, prune_linears, replay
-from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input, gather
-from lors_cli.sequential.loop import BlockLoop
 from lors_cli.sequential.recipe import Recipe, build
-from lors_cli.sequential.record import Record
-from lors_cli.sequential.states import States
+from tests.sequential.common import GROUPS, make_loop
 
-CPU = torch.device("cpu")
 WINDOWS, LENGTH = 4, 24
-GROUPS = [
-    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    ["self_attn.o_proj"],
-    ["mlp.gate_proj", "mlp.up_proj"],
-    ["mlp.down_proj"],
-]
 Weights = dict[str, Tensor]
 
 
@@ -49,19 +39,6 @@ def make_recipe(directory: Path, method: str, sparsity: object, skip: str | None
         }
     )
     return build(section, linears.all_linears(load.skeleton(directory)), None)
-
-
-def one_window(chosen: dict[str, nn.Linear], loop: Any, block: nn.Module) -> list[Input]:
-    """The inputs of the block, as one window shows them."""
-    inputs: list[Input] = loop.gather(chosen, block, [], windows=list(loop.windows)[:1])
-    return inputs
-
-
-def make_loop(directory: Path, windows: dict[int, Tensor], scratch: Path) -> BlockLoop:
-    skeleton = load.skeleton(directory)
-    blocks = Blocks(skeleton, load.open_weights(directory, skeleton, "model"), torch.float32, CPU)
-    states = States(scratch, list(windows), (LENGTH, 32), torch.float32, CPU)
-    return BlockLoop(blocks, windows, states, "host", Record(scratch))
 
 
 def linear_by_linear_run(
@@ -88,7 +65,7 @@ def linear_by_linear_run(
             keep(window, states)
 
         monkeypatch.setattr(loop, "keep", note)
-        linear_by_linear.run(chosen, one_window(chosen, loop, block), recipe.statistics, loop, block, prune)
+        linear_by_linear.run(chosen, recipe.statistics, loop, block, prune)
         weights.update({f"{prefix}.{name}": linear.weight.clone() for name, linear in chosen.items()})
         assert not any(linear._forward_pre_hooks for linear in chosen.values())
         return []
@@ -102,7 +79,7 @@ def one_by_one(
     directory: Path, windows: dict[int, Tensor], recipe: Recipe
 ) -> tuple[Weights, list[list[str]], list[list[Tensor]]]:
     """The obvious way: for each input in turn, run the block as pruned so far on all windows, prune what gets it."""
-    model = load.load_model(directory, "float32", CPU)
+    model = load.load_model(directory, "float32", torch.device("cpu"))
     weights, outputs, reached = {}, [], []
     states: dict[int, Tensor] = {}
     calls = replay.capture(model, windows, states.__setitem__)
@@ -211,7 +188,7 @@ def take(signs: str, prune: Callable[[Input], None] = lambda _: None) -> FakeLoo
     block = Turning()
     loop = FakeLoop({window: torch.full((1, 3, 4), float(sign + "1")) for window, sign in enumerate(signs)})
     both = {"a": block.a, "b": block.b}
-    linear_by_linear.run(both, one_window(both, loop, block), ["input_norm"], loop, block, prune)  # type: ignore[arg-type]
+    linear_by_linear.run(both, ["input_norm"], loop, block, prune)  # type: ignore[arg-type]
     return loop
 
 
@@ -239,7 +216,7 @@ def test_an_error_while_pruning_leaves_no_hook(dense: Path, windows: dict[int, T
     def visit(index: int, block: nn.Module) -> None:
         blocks.append(block)
         by_name = linears.block_linears(block)
-        linear_by_linear.run(by_name, one_window(by_name, loop, block), ["hessian"], loop, block, fail)
+        linear_by_linear.run(by_name, ["hessian"], loop, block, fail)
 
     with pytest.raises(LorsError, match="as planned"):
         loop.run("prune", visit, 1)

@@ -12,17 +12,9 @@ from lors_cli.models import linears, load
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.loop import BlockLoop
 from lors_cli.sequential.record import Record
-from lors_cli.sequential.states import States
+from tests.sequential.common import make_loop
 
-CPU = torch.device("cpu")
 WINDOWS = dict(enumerate(torch.arange(48).view(3, 1, 16)))
-
-
-def make(directory: Path, scratch: Path) -> BlockLoop:
-    skeleton = load.skeleton(directory)
-    blocks = Blocks(skeleton, load.open_weights(directory, skeleton, "model"), torch.float32, CPU)
-    states = States(scratch, list(WINDOWS), (16, 32), torch.float32, CPU)
-    return BlockLoop(blocks, WINDOWS, states, "host", Record(scratch))
 
 
 @torch.no_grad()
@@ -58,11 +50,11 @@ def test_each_block_sees_the_states_of_the_one_before(dense: Path, tmp_path: Pat
         events.append(f"flush {index}")
         assert len(Record(tmp_path).done("phase")) == index
 
-    loop = first = make(dense, tmp_path)
+    loop = first = make_loop(dense, WINDOWS, tmp_path)
     with pytest.raises(ZeroDivisionError):
         loop.run("phase", visit, 2, flush)
     assert Record(tmp_path).done("phase") == ["facts 0"]
-    loop = make(dense, tmp_path)
+    loop = make_loop(dense, WINDOWS, tmp_path)
     loop.run("phase", visit, 2, flush)
     assert events == ["visit 0", "flush 0", "visit 1", "flush 1"]
     assert Record(tmp_path).done("phase") == ["facts 0", "facts 1"]
@@ -74,7 +66,7 @@ def test_each_block_sees_the_states_of_the_one_before(dense: Path, tmp_path: Pat
 
 
 def test_states_that_are_not_finite_name_the_block(dense: Path, tmp_path: Path) -> None:
-    loop = make(dense, tmp_path)
+    loop = make_loop(dense, WINDOWS, tmp_path)
 
     def visit(index: int, block: nn.Module) -> None:
         for linear in linears.block_linears(block).values():
@@ -87,7 +79,17 @@ def test_states_that_are_not_finite_name_the_block(dense: Path, tmp_path: Path) 
 
 def test_without_windows_the_blocks_are_only_visited(dense: Path, tmp_path: Path) -> None:
     skeleton = load.skeleton(dense)
-    blocks = Blocks(skeleton, load.open_weights(dense, skeleton, "model"), torch.float32, CPU)
+    blocks = Blocks(skeleton, load.open_weights(dense, skeleton, "model"), torch.float32, torch.device("cpu"))
     visited: list[int] = []
     BlockLoop(blocks, {}, None, "host", Record(tmp_path)).run("phase", lambda index, _: visited.append(index), 1)
     assert visited == [0, 1]
+
+
+def test_a_linear_that_no_token_reaches_is_named(dense: Path, tmp_path: Path) -> None:
+    loop = make_loop(dense, WINDOWS, tmp_path)
+
+    def visit(index: int, block: nn.Module) -> None:
+        loop.gather({**linears.block_linears(block), "idle": nn.Linear(2, 2)}, block, ["input_norm"])
+
+    with pytest.raises(LorsError, match=r"^model\.layers\.0\.idle: no calibration token reached it"):
+        loop.run("phase", visit, 1)

@@ -1,5 +1,6 @@
 """``lors prune`` against an independent run of the published algorithms, on the same tokens."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +229,13 @@ def test_too_little_disk_or_memory_is_said_before_the_work(
     for part in ("output_dir", "free disk space", "free host memory", "prune.states: disk"):
         assert part in refused
     assert not (tmp_path / "run").exists()
+
+
+def test_the_owl_profile_has_the_asked_mean(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    lors("prune", write_config(prune__sparsity=0.5, prune__profile="owl", prune__method="magnitude"))
+    manifest = json.loads((tmp_path / "run/pruned/lors.json").read_text())
+    levels = {name.split(".")[2]: float(facts["asked"]) for name, facts in manifest["modules"].items()}
+    assert levels["0"] != levels["1"]
+    assert abs(levels["0"] - levels["1"]) == pytest.approx(0.16, abs=1e-4)
+    assert sum(levels.values()) / 2 == pytest.approx(0.5, abs=1e-4)
+    assert manifest["sparsity"] == pytest.approx(0.5, abs=1e-3)

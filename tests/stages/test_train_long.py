@@ -119,22 +119,20 @@ def test_what_was_stopped_after_its_last_step_is_only_published(
     assert same(adapter(tmp_path), published)
 
 
-@pytest.mark.parametrize(
-    ("method", "first"), [("lors", "the output of model.layers.0.self_attn."), ("spp", "the gradient of spp_alpha of")]
-)
+@pytest.mark.parametrize("method", ["lors", "spp"])
 def test_values_that_are_not_finite_stop_it_with_step_module_and_checkpoint(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str, first: str
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str
 ) -> None:
     config = write_config(
         train__method=method,
-        train__learning_rate=1e20,
+        train__learning_rate=1e30,  # products of two linears then overflow in the second step
         train__max_grad_norm=0,
         train__save_steps=1,
         train__gradient_checkpointing=method == "spp",
     )
     lors("prune", config)
     result = lors("train", config, status=1)
-    for word in (f"step 2: {first}", "is NaN or infinite", "checkpoint-1 is kept"):
+    for word in ("step 2: the output of model.layers.0.self_attn.", "is NaN or infinite", "checkpoint-1 is kept"):
         assert word in result.stderr, result.stderr
     assert not (tmp_path / "run/adapter").exists()
     assert checkpoints(tmp_path) == [1]

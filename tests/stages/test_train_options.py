@@ -136,7 +136,7 @@ def test_stochastic_rounding_trains_and_resumes_by_its_step(
         ({"method": "lora", "merge_rounding": "stochastic"}, ["merge_rounding: nearest"]),
         ({"merge_rounding": "stochastic"}, ["train.merge_rounding", "stochastic with float32"]),
         ({"method": "spp", "init": "eva"}, ["init: random"]),
-        ({"adapter_checkpointing": "reentrant"}, ["adapter_checkpointing: False"]),
+        ({"adapter_checkpointing": "reentrant"}, ["adapter_checkpointing: false"]),
     ],
 )
 def test_what_does_not_go_together_is_refused(

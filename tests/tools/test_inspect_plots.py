@@ -50,13 +50,13 @@ def pictures(directory: Path) -> list[str]:
 
 def expected(modules: Modules, place: str) -> Tensor:
     """The norms of a place by the explicit product, -1 where there is no adapter."""
-    found = torch.full((2, HEADS.get(place, 1)), -1.0, dtype=torch.float64)
+    norms = torch.full((2, HEADS.get(place, 1)), -1.0, dtype=torch.float64)
     for number in range(2):
         if named := modules.get(f"model.layers.{number}.{'self_attn' if place in HEADS else 'mlp'}.{place}"):
             product = 2 * named["lora_B"].double() @ named["lora_A"].double()
-            parts = product.chunk(found.shape[1], dim=1 if place == "o_proj" else 0)
-            found[number] = torch.stack([part.norm() for part in parts])
-    return found if place in HEADS else found.squeeze(1)
+            parts = product.chunk(norms.shape[1], dim=1 if place == "o_proj" else 0)
+            norms[number] = torch.stack([part.norm() for part in parts])
+    return norms if place in HEADS else norms.squeeze(1)
 
 
 @pytest.mark.parametrize("method", ["lora", "lors"])
@@ -79,14 +79,14 @@ def test_the_norms_are_those_of_the_product(
 def test_removed_heads_are_blank_and_recovered_ones_zero(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
     lors("run", write_config(prune=RANDOM, train__method="lora", recover={}, merge=..., eval=...))
     run = tmp_path / "run"
-    found = structure.read(run / "pruned")
-    assert found
+    kept = structure.read(run / "pruned")
+    assert kept
     small, whole = (
         json.loads(lors("inspect", run / name, "--plots", "--json").stdout)["update_norms"]
         for name in ("adapter", "recovered")
     )
     for place, heads in HEADS.items():
-        for number, block in enumerate(found.blocks):
+        for number, block in enumerate(kept.blocks):
             for head, (of_small, of_whole) in enumerate(zip(small[place][number], whole[place][number], strict=True)):
                 if head // (heads // 2) in block.groups:
                     assert of_small == pytest.approx(of_whole, rel=1e-9) != 0
