@@ -19,7 +19,13 @@ class Options(BaseModel):
 
 
 def option(
-    default: Any, description: str, *, without: str = "has no such option", off: Any = _NONE, **limits: Any
+    default: Any,
+    description: str,
+    *,
+    without: str = "has no such option",
+    off: Any = _NONE,
+    after: str | None = None,
+    **limits: Any,
 ) -> Any:
     """A field of `Options`.
 
@@ -29,10 +35,12 @@ def option(
         without: completes "METHOD ..." and says why a method without this option has nothing to set.
         off: what a config may say nevertheless for a method without it, because it means "not at all". If there is no
             such value, a config of another method must not have the key.
+        after: the key of the section behind which it is listed, in the docs and in recorded configs; left out: behind
+            the option before it, or at the end of the section.
         limits: pydantic's, such as ``ge=0``.
 
     """
-    facts = {"without": without} | ({} if off is _NONE else {"off": off})
+    facts = {"without": without, "after": after} | ({} if off is _NONE else {"off": off})
     return Field(default, description=description, json_schema_extra=facts, **limits)
 
 

@@ -21,6 +21,7 @@ class DropoutOptions(Options):
         "probability of dropping an input of the update",
         without="computes with the effective weight and has no path to drop",
         off=0.0,
+        after="alpha",
         ge=0,
         lt=1,
     )
@@ -35,6 +36,7 @@ class CheckpointingOptions(Options):
         " does it as older checkpoints of PyTorch do",
         without="saves nothing that it could recompute",
         off=False,
+        after="gradient_checkpointing",
     )
 
 
@@ -50,6 +52,7 @@ class LoRSOptions(Options):
         "which effective weights are kept within an optimiser step: auto keeps those that fit into free memory",
         without="keeps no effective weight",
         off="off",
+        after="base",
     )
     merge_rounding: Literal["nearest", "stochastic"] = option(
         "nearest",

@@ -6,6 +6,7 @@ read, so a method that was registered by other code has its keys too.
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, create_model
@@ -82,8 +83,26 @@ def complete(model: type[M]) -> type[M]:
             if section is not section_of(model.model_fields[name]):
                 keys[name] = (section | None, model.model_fields[name])
         made: Any = partial(create_model, model.__name__, __base__=model, __doc__=model.__doc__)
-        _completed[model] = (added, made(__module__=model.__module__, **keys) if keys else model)
+        derived = made(__module__=model.__module__, **keys) if keys else model
+        _completed[model] = (added, _in_order(derived, classes) if classes else derived)
     return _completed[model][1]  # type: ignore[return-value]
+
+
+def _in_order(derived: type[BaseModel], classes: Classes) -> type[BaseModel]:
+    """`derived`, with each option behind the key that the option names; pydantic puts all of them at the end."""
+    options = _owned(classes)
+    order = [name for name in derived.model_fields if name not in options]
+    behind = {name: facts(field)["after"] for name, (_, field) in options.items()}
+    for kind in classes.values():
+        for before, name in pairwise(kind.model_fields):
+            behind[name] = behind[name] or before
+    while behind:
+        name = next((name for name, key in behind.items() if key in (None, *order)), next(iter(behind)))
+        key = behind.pop(name)
+        order.insert(order.index(key) + 1 if key in order else len(order), name)
+    derived.__pydantic_fields__ = {name: derived.model_fields[name] for name in order}
+    derived.model_rebuild(force=True)
+    return derived
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:

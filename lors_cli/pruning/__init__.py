@@ -17,7 +17,9 @@ class WandaOptions(Options):
     """The options of wanda."""
 
     variant: bool = option(
-        False, "whether rows differ in sparsity: each loses the same share of the sum of its scores; not for N:M"
+        False,
+        "whether rows differ in sparsity: each loses the same share of the sum of its scores; not for N:M",
+        after="block_size",
     )
 
 
@@ -27,20 +29,24 @@ class PermuteOptions(Options):
     permute: bool = option(
         False,
         "whether inputs are reordered so that N:M keeps more, where that folds into the linears before",
+        after="exponent",
     )
 
 
 class RiaOptions(PermuteOptions):
     """The options of ria."""
 
-    exponent: float = option(0.5, "a, the power to which the input norms are raised", ge=0)
+    exponent: float = option(0.5, "a, the power to which the input norms are raised", after="variant", ge=0)
 
 
 class SparseGPTOptions(Options):
     """The options of sparsegpt."""
 
     damping: float = option(
-        0.01, "lambda, which is added to the Hessian's diagonal, as a fraction of the diagonal's mean", gt=0
+        0.01,
+        "lambda, which is added to the Hessian's diagonal, as a fraction of the diagonal's mean",
+        after="repair_cycles",
+        gt=0,
     )
     block_size: int = option(128, "columns whose mask is chosen together", ge=1)
 
@@ -49,7 +55,7 @@ class StructuredOptions(Options):
     """The options of every structured method."""
 
     ratio: float = option(
-        ..., "the fraction of the attention groups and MLP channels that go, in each block", ge=0, lt=1
+        ..., "the fraction of the attention groups and MLP channels that go, in each block", after="permute", ge=0, lt=1
     )
     keep_first: int = option(4, "blocks at the start that stay whole", ge=0)
     keep_last: int = option(2, "blocks at the end that stay whole", ge=0)
@@ -71,7 +77,7 @@ class OwlOptions(Options):
     """The options of the profile owl."""
 
     profile_range: float = option(
-        0.08, "lambda: the sparsities of two blocks differ by at most twice this", gt=0, lt=0.5
+        0.08, "lambda: the sparsities of two blocks differ by at most twice this", after="profile", gt=0, lt=0.5
     )
     profile_outlier: float = option(5.0, "M: a score above M times the mean of its block is an outlier", gt=0)
 
@@ -79,7 +85,7 @@ class OwlOptions(Options):
 class DsnotOptions(Options):
     """The options of the repair dsnot."""
 
-    repair_cycles: int = option(50, "exchanges of weights that are tried in each row", ge=1)
+    repair_cycles: int = option(50, "exchanges of weights that are tried in each row", after="repair", ge=1)
 
 
 METHODS = {
