@@ -12,16 +12,6 @@ from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
 from lors_cli.run.perform import check_output, perform, plan
-from lors_cli.stages import align, evaluate, merge, prune, recover, train
-
-PREPARE: dict[str, Callable[[Config, Graph], Job]] = {
-    "prune": prune.prepare,
-    "align": align.prepare,
-    "train": train.prepare,
-    "recover": recover.prepare,
-    "merge": merge.prepare,
-    "eval": evaluate.prepare,
-}
 
 
 def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> None:
@@ -62,7 +52,7 @@ def _prepared(config: Config, stages: list[str], *, force: bool) -> list[Job]:
     graph = Graph(config, stages)
     for name in stages:
         try:
-            job = PREPARE[name](config, graph)
+            job = prepare_of(name)(config, graph)
             check_output(job, force=force)
             jobs.append(job)
         except RequestError as error:
@@ -70,3 +60,20 @@ def _prepared(config: Config, stages: list[str], *, force: bool) -> list[Job]:
     if problems:
         raise RequestError(*dict.fromkeys(problems))  # stages that share a fault name it once
     return jobs
+
+
+def prepare_of(stage: str) -> Callable[[Config, Graph], Job]:
+    """The function that checks a stage; imported when it runs, since the libraries of all stages take seconds."""
+    if stage == "prune":
+        from lors_cli.stages.prune import prepare
+    elif stage == "align":
+        from lors_cli.stages.align import prepare
+    elif stage == "train":
+        from lors_cli.stages.train import prepare
+    elif stage == "recover":
+        from lors_cli.stages.recover import prepare
+    elif stage == "merge":
+        from lors_cli.stages.merge import prepare
+    else:
+        from lors_cli.stages.evaluate import prepare
+    return prepare

@@ -144,9 +144,7 @@ def test_two_runs_in_one_directory_are_refused(lors: Lors, write_config: WriteCo
         assert "another lors process" in lors("prune", write_config(), status=1).stderr
 
 
-@pytest.mark.parametrize(
-    "pruner", [name for name, row in pruning.METHODS.items() if not row.reads_mask] + list(pruning.STRUCTURED)
-)
+@pytest.mark.parametrize("pruner", [name for name, row in pruning.METHODS.items() if not row.reads_mask])
 def test_a_model_with_bf16_weights_two_shards_and_an_untied_head(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], tmp_path: Path, pruner: str
 ) -> None:
