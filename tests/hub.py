@@ -66,16 +66,22 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
                 return
             inside = below.rglob("*") if parse_qs(query).get("recursive") == ["true"] else below.iterdir()
-            found: Any = [_entry(path, repo) for path in sorted(inside)]
+            answer: Any = [_entry(path, repo) for path in sorted(inside)]
         elif rest[:1] == ["paths-info"]:
             text = body.decode()
             asked = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text)["paths"]
-            found = [_entry(repo / name, repo) for name in asked if (repo / name).exists()]
+            answer = [_entry(repo / name, repo) for name in asked if (repo / name).exists()]
         else:
             files = [path for path in sorted(repo.rglob("*")) if path.is_file()]
             siblings = [{"rfilename": str(path.relative_to(repo))} for path in files]
-            found = {"id": "/".join(repo.parts[-2:]), "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
-        self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+            answer = {
+                "id": "/".join(repo.parts[-2:]),
+                "sha": COMMIT,
+                "private": False,
+                "tags": [],
+                "siblings": siblings,
+            }
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -64,9 +64,9 @@ def test_run_does_the_whole_job_and_a_second_run_nothing(lors: Lors, write_confi
     first = lors("run", config)
     results = json.loads((run / "eval/results.json").read_text())
     assert list(results["models"]) == ["dense", "pruned", "merged"]
-    for name, found in results["models"].items():
-        assert found["perplexity"]["tokens"] == 4 * 31
-        assert f"{found['perplexity']['value']:.2f}" in first.stdout
+    for name, result in results["models"].items():
+        assert result["perplexity"]["tokens"] == 4 * 31
+        assert f"{result['perplexity']['value']:.2f}" in first.stdout
         assert name in first.stdout
     assert results["models"]["pruned"]["sparsity"] == 0.5
     assert results["models"]["merged"]["sparsity"] == 0.5

@@ -31,12 +31,12 @@ NUMERICS = {"pruning", "adapters", "kernels", "sparsity"}
 
 def imports(path: Path) -> set[str]:
     """The parts of lors_cli that a file imports."""
-    found = set()
+    parts = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lors_cli":
             names = [node.module] if "." in node.module else [f"lors_cli.{alias.name}" for alias in node.names]
-            found |= {name.split(".")[1] for name in names}
-    return found - {"__version__"}
+            parts |= {name.split(".")[1] for name in names}
+    return parts - {"__version__"}
 
 
 def test_imports_point_down() -> None:

@@ -14,8 +14,8 @@ WriteConfig = Callable[..., Path]
 
 
 def read(path: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((path / "lors.json").read_text())
-    return found
+    manifest: dict[str, object] = json.loads((path / "lors.json").read_text())
+    return manifest
 
 
 def test_force_with_another_model_adapts_and_proves_the_new_one(

@@ -13,7 +13,7 @@ from lors_cli.errors import LorsError
 from lors_cli.models import source
 from lors_cli.run import manifest
 from lors_cli.run.layout import STAGES
-from lors_cli.run.manifest import Request
+from lors_cli.run.manifest import Facts, Request
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Job:
         config: of the run.
         inputs: the directories and files that it reads.
         settings: what determines the result, together with the digests of the inputs.
-        work: fills the directory that it is given and returns facts for the manifest.
+        work: fills the directory that it is given, and returns the facts for its manifest.
         plan: what a dry run says that it will do.
         resumable: whether it goes on with what an interrupted one left.
         digests: of the inputs, once `request` was asked for.
@@ -36,7 +36,7 @@ class Job:
     config: Config
     inputs: dict[str, Path]
     settings: dict[str, Any]
-    work: Callable[[Path], dict[str, Any]]
+    work: Callable[[Path], Facts]
     plan: list[str] = field(default_factory=list)
     resumable: bool = False
     digests: dict[str, str] = field(default_factory=dict)

@@ -63,7 +63,7 @@ def _make(job: Job, asked: Request, partial: Path) -> None:
     log.info("%s: started", job.stage)
     memory.forget_peaks()
     try:
-        facts = manifest.FACTS[job.stage](**job.work(partial))
+        facts = job.work(partial)
         made = manifest.build(partial, job.stage, asked, facts, time.monotonic() - started, **job.origin())
         config = job.config.model_dump(mode="json", exclude_unset=True)
         card.write(partial, made, as_yaml(without_places(config)))

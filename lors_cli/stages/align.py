@@ -6,7 +6,6 @@ learn on it later fits the original too. It is a training whose result is merged
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from lors_cli import adapters, processes
 from lors_cli.artifacts import adapter_file
@@ -16,6 +15,7 @@ from lors_cli.errors import request_error
 from lors_cli.run import manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
+from lors_cli.run.manifest import Aligned, Facts
 from lors_cli.stages import common, merge, train
 
 
@@ -38,10 +38,10 @@ def prepare(config: Config, graph: Graph) -> Job:
         raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
     training = train.job(config, section, graph)
 
-    def work(partial: Path) -> dict[str, Any]:
-        facts = training.work(partial)
+    def work(partial: Path) -> Facts:
+        trained = training.work(partial)
         if processes.rank() > 0:
-            return facts
+            return trained
         adapter = scratch(partial) / "adapter"
         adapter.mkdir(exist_ok=True)
         for name in (adapter_file.WEIGHTS, adapter_file.CONFIG):
@@ -51,6 +51,6 @@ def prepare(config: Config, graph: Graph) -> Job:
         made = manifest.read(pruned)
         reduction = made.facts.given.get("reduction") if made else None
         kept = {"reduction": reduction} if reduction is not None else {}
-        return {**facts, **merged, **kept, "original": made.original_digest if made else None}
+        return Aligned(**trained.given, **merged.given, **kept, original=made.original_digest if made else None)
 
     return dataclasses.replace(training, work=work)

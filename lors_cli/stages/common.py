@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", bound=Section)
 
 
-def section(config: Config, name: str, found: T | None) -> T:
+def section(config: Config, name: str, value: T | None) -> T:
     """The section of a stage.
 
     Raises:
         RequestError: the config has none.
 
     """
-    if found is None:
+    if value is None:
         raise request_error(name, f"a {name}: section", "none", f"add it, or run another stage than {name}")
-    return found
+    return value
 
 
 def calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:
@@ -87,11 +87,11 @@ def block_table(modules: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def log_modules(found: dict[str, Any]) -> None:
+def log_modules(measured: dict[str, Any]) -> None:
     """Say what the linears hold, those of the same place in their blocks together."""
-    for name, facts in found["modules"].items():
+    for name, facts in measured["modules"].items():
         log.debug("%s: sparsity %.6f, %s", name, facts["sparsity"], facts["pattern"])
-    for place, linears in manifest.by_place(found["modules"]).items():
+    for place, linears in manifest.by_place(measured["modules"]).items():
         values, kinds = [facts["sparsity"] for facts in linears], "/".join(sorted({f["pattern"] for f in linears}))
         log.info("  %-12s %3d x sparsity %.4f to %.4f, %s", place, len(values), min(values), max(values), kinds)
-    log.info("  all linears of the blocks: sparsity %.4f, %s", found["sparsity"], found["pattern"])
+    log.info("  all linears of the blocks: sparsity %.4f, %s", measured["sparsity"], measured["pattern"])

@@ -15,6 +15,7 @@ from lors_cli.models import load
 from lors_cli.run import environment, manifest, request
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
+from lors_cli.run.manifest import Evaluated
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
@@ -95,14 +96,14 @@ def _text(section: Eval) -> Text | None:
     return Text(asked.dataset.source("eval.perplexity.dataset"), asked.sequence_length, asked.samples)
 
 
-def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> dict[str, Any]:
+def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> Evaluated:
     if adapter := evaluation.models.get("tuned"):
         trained = manifest.read(adapter)
         if trained and trained.model_digest not in (None, job.digests["tuned_on"]):
             got = f"{adapter}, trained for another model than {evaluation.weights['tuned']}"
             raise request_error("eval.models", "an adapter and its model", got, "set train.input to its model")
     facts = {"settings": _recorded(section, evaluation), "versions": environment.versions()}
-    return Evaluation(evaluation, partial).run(job.digests, facts)
+    return Evaluated(**Evaluation(evaluation, partial).run(job.digests, facts))
 
 
 def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:

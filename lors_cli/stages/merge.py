@@ -24,6 +24,7 @@ from lors_cli.models import linears, load, measure, untie
 from lors_cli.run import manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job, verified_digest
+from lors_cli.run.manifest import Merged
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
 from lors_cli.stages import common
@@ -92,7 +93,7 @@ def _check_zeros_kept(section: Merge, method: str) -> None:
         )
 
 
-def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> dict[str, Any]:
+def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> Merged:
     """Merge the adapter into the model, shard by shard, into `partial`, and prove it there; facts for the manifest.
 
     Raises:
@@ -120,7 +121,7 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     if untied is not None:
         untie.record(partial, untied)
     facts = _prove(pruned, partial, names, expect_kept=not section.dense)
-    return {"method": content.method, "rank": content.rank, "alpha": content.alpha, **facts}
+    return Merged(method=content.method, rank=content.rank, alpha=content.alpha, **facts)
 
 
 @torch.no_grad()
@@ -178,16 +179,16 @@ def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) ->
     if broken and expect_kept:
         facts = modules[broken[0]]
         raise LorsError(f"the merge lost zeros in {len(broken)} linears, nothing was published; {broken[0]}: {facts}")
-    found = measure.total(modules)
+    total = measure.total(modules)
     returned = sum(facts["returned"] for facts in modules.values())
-    common.log_modules({**found, "modules": modules})
+    common.log_modules({**total, "modules": modules})
     if expect_kept:
         log.info("merge: mask proved on the saved files: %d linears, 0 zeros came back", len(modules))
-    elif returned >= mask.DENSE_BELOW * found["parameters"]:
+    elif returned >= mask.DENSE_BELOW * total["parameters"]:
         log.warning("merged densely as asked: %d zeros came back", returned)
     else:
         log.info("merge: the model had no mask to keep")
-    return {**found, "returned_zeros": returned, "modules": modules}
+    return {**total, "returned_zeros": returned, "modules": modules}
 
 
 def _compare(old: Tensor, new: Tensor) -> dict[str, Any]:

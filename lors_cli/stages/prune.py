@@ -22,6 +22,7 @@ from lors_cli.run import request
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
+from lors_cli.run.manifest import Pruned
 from lors_cli.sequential import estimate
 from lors_cli.sequential.engine import Pruning
 from lors_cli.sequential.prune_linears import Facts
@@ -65,20 +66,20 @@ def prepare(config: Config, graph: Graph) -> Job:
     need = estimate.estimate(skeleton, recipe, shape, device)
     estimate.check(need, device, partial)
 
-    def work(partial: Path) -> dict[str, Any]:
+    def work(partial: Path) -> Pruned:
         for line in need.lines():
             log.info("prune: %s", line)
         checkpoint = load.open_weights(directory, skeleton, key)
         pruning = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement)
         record = pruning.run(partial)
         if processes.rank() > 0:
-            return {}
+            return Pruned()
         load.copy_config(directory, partial, skeleton.dtype)
         tensors.copy_companions(directory, partial)
         made = {name: fact for block in record.done("prune") for name, fact in block.items()}
         facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
         verified = _verify(partial, pruning.recipe, made, config.trust_remote_code)
-        return {**facts, **verified, "states": need.placement, "profile": record.phases.get("profile")}
+        return Pruned(**facts, **verified, states=need.placement, profile=record.phases.get("profile"))
 
     return Job(
         stage="prune",
@@ -126,8 +127,8 @@ def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: boo
         if pattern and not mask.holds(weight, pattern, slack):
             raise LorsError(f"{name}: the saved weights do not hold {pattern}")
 
-    found = measure.model(directory, check, trust_remote_code=trust_remote_code)
-    for name, facts in found["modules"].items():
+    measured = measure.model(directory, check, trust_remote_code=trust_remote_code)
+    for name, facts in measured["modules"].items():
         if facts["negative_zeros"] or not facts["finite"]:
             raise LorsError(f"{name}: the saved weights hold -0.0, NaN or infinity: {facts}")
         pattern, pruned = recipe.targets.get(name), made.get(name, {})
@@ -137,12 +138,12 @@ def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: boo
                 " that were written: the file was damaged; --force starts over"
             )
         facts |= {"asked": str(pattern) if pattern else None, **pruned}
-    common.log_modules(found)
-    if len({str(pattern) for pattern in recipe.targets.values()}) > 1 or len(recipe.targets) < len(found["modules"]):
-        log.info("%s", common.block_table(found["modules"]))
+    common.log_modules(measured)
+    if len({str(pattern) for pattern in recipe.targets.values()}) > 1 or len(recipe.targets) < len(measured["modules"]):
+        log.info("%s", common.block_table(measured["modules"]))
     log.info(
         "prune: the files keep their size; zeros are stored like other numbers, and dense kernels run at dense speed"
     )
-    return {key: found[key] for key in ("sparsity", "pattern", "modules")} | {
+    return {key: measured[key] for key in ("sparsity", "pattern", "modules")} | {
         "asked": recipe.section.model_dump(mode="json")["sparsity"]
     }

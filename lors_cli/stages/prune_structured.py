@@ -5,7 +5,6 @@ The files are read and written one tensor at a time; only a method that needs gr
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from lors_cli.pruning import STRUCTURED
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
+from lors_cli.run.manifest import Pruned
 from lors_cli.sequential.structured import Reduction, choose, options_for
 from lors_cli.stages import common
 
@@ -51,9 +51,9 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
         tokens = common.calibration_tokens(config, calibration, directory, skeleton)
     device = load.pick_device(config.device)
 
-    def work(partial: Path) -> dict[str, Any]:
+    def work(partial: Path) -> Pruned:
         if processes.rank() > 0:
-            return {}  # there is too little to share
+            return Pruned()  # there is too little to share
         model = None
         if method.needs_gradients:
             model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
@@ -67,7 +67,7 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
         log.info("prune: %s", reduction.summary())
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}
         parameters = {"before": reduction.before, "after": reduction.after}
-        return {**measured, "parameters": parameters, "reduction": reduction.factor}
+        return Pruned(**measured, parameters=parameters, reduction=reduction.factor)
 
     job = Job(
         stage="prune",

@@ -8,7 +8,6 @@ the adapter is taken as it is: its product also updates the weights that the sma
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from lors_cli.models.structure import Structure
 from lors_cli.run import manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
+from lors_cli.run.manifest import Recovered
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
@@ -53,21 +53,21 @@ def prepare(config: Config, graph: Graph) -> Job:
 
 def _recover(
     config: Config, original: Path, pruned: Path, adapter: Path, digests: dict[str, str], partial: Path
-) -> dict[str, Any]:
+) -> Recovered:
     content = adapter_file.load(adapter, "recover.adapter")
     trained = manifest.read(adapter)
     if trained and trained.inputs.get("pruned", digests["pruned"]) != digests["pruned"]:
         raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
-    found = structure.read(pruned)
+    smaller = structure.read(pruned)
     made = manifest.read(pruned)
-    made_from = found.original if found else made and made.original_digest
+    made_from = smaller.original if smaller else made and made.original_digest
     if made_from and made_from != digests["model"]:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
     skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)
     shapes = linears.shapes(skeleton, asked=content.modules)
-    if found:
+    if smaller:
         content.modules = {
-            module: _scattered(found, module, named, shapes.get(module)) for module, named in content.modules.items()
+            module: _scattered(smaller, module, named, shapes.get(module)) for module, named in content.modules.items()
         }
     for module, named in content.modules.items():
         rows, columns = shapes.get(module, (0, 0))
@@ -78,14 +78,16 @@ def _recover(
     base = config.model if config.model != source.BUILT_IN else str(original)
     adapter_file.save(partial, content, base=base, dropout=adapter_file.read_dropout(adapter))
     count = sum(tensor.numel() for named in content.modules.values() for tensor in named.values())
-    kind = "structured" if found else "same shapes"
+    kind = "structured" if smaller else "same shapes"
     log.info("recover: %d linears, %d parameters (%s)", len(content.modules), count, kind)
-    return {
-        **{key: getattr(content, key) for key in ("method", "rank", "alpha")},
-        "linears": len(content.modules),
-        "parameters": count,
-        "structured": found is not None,
-    }
+    return Recovered(
+        method=content.method,
+        rank=content.rank,
+        alpha=content.alpha,
+        linears=len(content.modules),
+        parameters=count,
+        structured=smaller is not None,
+    )
 
 
 def _other(key: str, expected: str, got: str) -> RequestError:
@@ -93,12 +95,12 @@ def _other(key: str, expected: str, got: str) -> RequestError:
 
 
 def _scattered(
-    found: Structure, module: str, named: dict[str, Tensor], shape: tuple[int, int] | None
+    smaller: Structure, module: str, named: dict[str, Tensor], shape: tuple[int, int] | None
 ) -> dict[str, Tensor]:
     """The tensors of a linear at their places in the original."""
     if shape is None:
         return named
-    rows, columns = found.rows(module), found.columns(module)
+    rows, columns = smaller.rows(module), smaller.columns(module)
     lora_A, lora_B = named["lora_A"], named["lora_B"]
     for kept, size in ((columns, lora_A.shape[1]), (rows, lora_B.shape[0])):
         if kept is not None and len(kept) != size:

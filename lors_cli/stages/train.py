@@ -8,6 +8,7 @@ from lors_cli.errors import request_error
 from lors_cli.run import request
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
+from lors_cli.run.manifest import Trained
 from lors_cli.stages import common
 from lors_cli.training import reading
 from lors_cli.training.prepare import prepare as prepare_training
@@ -36,7 +37,7 @@ def job(config: Config, section: Train, graph: Graph) -> Job:
         inputs={"pruned": model.path, **({"teacher": teacher.path} if teacher else {})},
         settings={**request.settings(config, section), "data": reading.identities(section)},
         config=config,
-        work=lambda partial: train(training, model.path, teacher.path if teacher else None, partial),
+        work=lambda partial: Trained(**train(training, model.path, teacher.path if teacher else None, partial)),
         plan=training.plan(),
         resumable=True,
     )

@@ -53,8 +53,9 @@ def prefetch(config: Config) -> list[str]:
         except RequestError as error:
             problems += error.problems
     try:
-        found = evaluate.benchmarks(section)
-        lines += [f"task {asked.name}: {len(asked.objects)} with data" for asked in found.asked] if found else []
+        benchmarks = evaluate.benchmarks(section)
+        if benchmarks:
+            lines += [f"task {asked.name}: {len(asked.objects)} with data" for asked in benchmarks.asked]
     except RequestError as error:
         problems += error.problems
     if problems:

@@ -31,8 +31,8 @@ LORA = {"train__method": "lora", "recover": {}}
 
 
 def manifest_of(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / "lors.json").read_text())
-    return found
+    manifest: dict[str, Any] = json.loads((directory / "lors.json").read_text())
+    return manifest
 
 
 def test_a_smaller_model_is_aligned_trained_on_and_its_adapter_recovered(

@@ -36,19 +36,19 @@ def check_recovered(dense: Path, run: Path) -> None:
     assert torch.allclose(recovered(IDS).logits, merged(IDS).logits, atol=1e-5)
     assert not torch.allclose(merged(IDS).logits, AutoModelForCausalLM.from_pretrained(dense)(IDS).logits, atol=1e-3)
     # on the original without the removed parts it is what was trained
-    found = structure.read(run / "pruned")
-    assert found
+    smaller = structure.read(run / "pruned")
+    assert smaller
     small = load.load_model(run / "pruned", "float32", torch.device("cpu"))
     trained = adapter_file.load(run / "adapter", "")
     for module, named in trained.modules.items():
         small.get_submodule(module).weight += trained.scale * named["lora_B"] @ named["lora_A"]
-    without = PeftModel.from_pretrained(zeroed(dense, found), run / "recovered")
+    without = PeftModel.from_pretrained(zeroed(dense, smaller), run / "recovered")
     kept = without.merge_and_unload()
     assert torch.allclose(small(IDS).logits, kept(IDS).logits, atol=1e-5)
     # and what was removed has no update
     content = adapter_file.load(run / "recovered", "")
     for module, named in content.modules.items():
-        for kept_places, tensor, along in ((found.columns(module), "lora_A", 1), (found.rows(module), "lora_B", 0)):
+        for kept_places, tensor, along in ((smaller.columns(module), "lora_A", 1), (smaller.rows(module), "lora_B", 0)):
             if kept_places is not None:
                 gone = torch.ones(named[tensor].shape[along], dtype=torch.bool)
                 gone[kept_places] = False
