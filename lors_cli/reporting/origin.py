@@ -7,8 +7,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
-from lors_cli.run.layout import EVALUATED, STAGES
-from lors_cli.run.lineage import Lineage, Step, recovers
+from lors_cli.run.layout import EVALUATED, STAGES, merges_recovered
+from lors_cli.run.lineage import Lineage, Step
 from lors_cli.run.manifest import Aligned, Manifest, Merged, Pruned, Recovered, Trained
 
 DENSE, PRUNED, TUNED, OTHER = "dense", "pruned", "tuned", "other"
@@ -167,7 +167,7 @@ def _take(origin: Origin, step: Step) -> None:
         origin.merge = {**made.settings, **{key: facts.get(key) for key in ("method", "rank", "alpha")}}
     if made.stage in ("train", "align"):
         origin.pruned_digest = origin.pruned_digest or made.inputs.get("pruned")
-    if made.stage == "recover" or (made.stage == "merge" and recovers(made.config)):
+    if made.stage == "recover" or (made.stage == "merge" and merges_recovered(made.config)):
         origin.target = ORIGINAL
 
 
@@ -179,7 +179,7 @@ def _believe_config(origin: Origin, name: str, config: dict[str, Any]) -> None:
     train = config.get("train") or {}
     if origin.kind == TUNED and train:
         origin.merge = {**(config.get("merge") or {}), **{key: train.get(key) for key in ("method", "rank")}}
-        if name == "merged" and recovers(config):
+        if name == "merged" and merges_recovered(config):
             origin.target = ORIGINAL
     if origin.prune or origin.merge:
         state = "has no manifest" if origin.directory else "is gone"

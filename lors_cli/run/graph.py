@@ -16,32 +16,8 @@ from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models import load, source, structure
 from lors_cli.run import manifest
-from lors_cli.run.layout import EVALUATED, STAGES
+from lors_cli.run.layout import READS_RECOVERED, STAGES, merges_recovered
 from lors_cli.sequential.structured import shrink_as_planned
-
-# Where the inputs of each stage come from: the first key of the config that has a value, or the first stage that the
-# config has a section for. The last one counts in any case.
-READS: dict[str, dict[str, tuple[str, ...]]] = {
-    "prune": {"model": ("prune.input", "model")},
-    "align": {"pruned": ("align.input", "prune"), "teacher": ("align.distill.teacher",)},
-    "train": {"pruned": ("train.input", "align", "prune"), "teacher": ("train.distill.teacher",)},
-    "recover": {
-        "model": ("model",),
-        "pruned": ("recover.input", "train.input", "align", "prune"),
-        "adapter": ("recover.adapter", "train"),
-    },
-    "merge": {
-        "pruned": ("merge.input", "train.input", "align", "prune"),
-        "adapter": ("merge.adapter", "train"),
-    },
-    "eval": {
-        "dense": ("model",),
-        "pruned": ("align.input", "train.input", "prune"),
-        **{name: (stage,) for name, stage in EVALUATED.items() if name != "pruned"},
-    },
-}
-# A recovered adapter is merged into the original.
-READS_RECOVERED = {"pruned": ("model",), "adapter": ("recover",)}
 
 
 @dataclass(frozen=True)
@@ -87,7 +63,7 @@ class Graph:
         self._resolved: dict[tuple[str, str], Input | RequestError] = {}
 
     def input(self, reader: str, name: str) -> Input:
-        """What the stage `reader` reads under a `name` of `READS`, or under any model's name or path for eval.
+        """What the stage `reader` reads under a `name` of its `reads`, or under any model's name or path for eval.
 
         Raises:
             RequestError: it does not exist, and no stage of this run makes it.
@@ -106,8 +82,7 @@ class Graph:
     @property
     def merges_recovered(self) -> bool:
         """Whether merge takes what recover made, and the original."""
-        merge = self.config.merge
-        return self.config.recover is not None and not (merge and (merge.input or merge.adapter))
+        return merges_recovered(self.config.model_dump(include={"recover", "merge"}))
 
     def will_make(self, maker: str, reader: str) -> bool:
         """Whether the stage `maker` runs in this run, before `reader` if that runs too."""
@@ -115,7 +90,7 @@ class Graph:
         return maker in before
 
     def _resolve(self, reader: str, name: str) -> Input:
-        reads = READS_RECOVERED if reader == "merge" and self.merges_recovered else READS[reader]
+        reads = READS_RECOVERED if reader == "merge" and self.merges_recovered else STAGES[reader].reads
         if name not in reads:
             return self._existing(reader, name, f"{reader}.models")
         for place in reads[name]:

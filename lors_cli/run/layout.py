@@ -1,7 +1,12 @@
-"""The stages of a run, in their order, and the folder of the output directory that each of them writes."""
+"""The stages of a run, in their order: what each reads, and the folder of the output directory that it writes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+# What eval.models calls the outputs of a run, and the stage that makes each.
+EVALUATED = {"pruned": "prune", "aligned": "align", "tuned": "train", "merged": "merge"}
 
 
 @dataclass(frozen=True)
@@ -11,6 +16,8 @@ class Stage:
     Attributes:
         name: of its command and of its section in a config.
         folder: what it writes below the output directory.
+        reads: where each of its inputs comes from: the first of the config's keys that has a value, or the first stage
+            that the config has a section for. The last one counts in any case.
         shared: whether several processes can do it together.
         less_memory: the settings that decide how much memory it needs.
 
@@ -18,6 +25,7 @@ class Stage:
 
     name: str
     folder: str
+    reads: Mapping[str, tuple[str, ...]]
     shared: bool
     less_memory: str
 
@@ -32,31 +40,61 @@ STAGES = {
         Stage(
             "prune",
             folder="pruned",
+            reads={"model": ("prune.input", "model")},
             shared=True,
             less_memory="prune.calibration.samples or sequence_length, or set prune.states: disk",
         ),
         Stage(
             "align",
             folder="aligned",
+            reads={"pruned": ("align.input", "prune"), "teacher": ("align.distill.teacher",)},
             shared=True,
             less_memory="align.micro_batch_size or sequence_length, or set align.gradient_checkpointing: true",
         ),
         Stage(
             "train",
             folder="adapter",
+            reads={"pruned": ("train.input", "align", "prune"), "teacher": ("train.distill.teacher",)},
             shared=True,
             less_memory="train.micro_batch_size or sequence_length, or set train.merge_cache: off,"
             " gradient_checkpointing: true or base: packed (lora: nf4)",
         ),
-        Stage("recover", folder="recovered", shared=False, less_memory="what else runs on the machine"),
+        Stage(
+            "recover",
+            folder="recovered",
+            reads={
+                "model": ("model",),
+                "pruned": ("recover.input", "train.input", "align", "prune"),
+                "adapter": ("recover.adapter", "train"),
+            },
+            shared=False,
+            less_memory="what else runs on the machine",
+        ),
         Stage(
             "merge",
             folder="merged",
+            reads={"pruned": ("merge.input", "train.input", "align", "prune"), "adapter": ("merge.adapter", "train")},
             shared=False,
             less_memory="what else runs on the machine (a merge holds one shard of the model)",
         ),
-        Stage("eval", folder="eval", shared=True, less_memory="eval.batch_size or eval.perplexity.sequence_length"),
+        Stage(
+            "eval",
+            folder="eval",
+            reads={
+                **{name: (stage,) for name, stage in EVALUATED.items()},
+                "dense": ("model",),
+                "pruned": ("align.input", "train.input", "prune"),
+            },
+            shared=True,
+            less_memory="eval.batch_size or eval.perplexity.sequence_length",
+        ),
     )
 }
-# What eval.models calls the outputs of a run, and the stage that makes each.
-EVALUATED = {"pruned": "prune", "aligned": "align", "tuned": "train", "merged": "merge"}
+# A recovered adapter is merged into the original.
+READS_RECOVERED = {"pruned": ("model",), "adapter": ("recover",)}
+
+
+def merges_recovered(config: Mapping[str, Any]) -> bool:
+    """Whether the merge stage of a config, as plain data, takes what recover made, and the original."""
+    merge = config.get("merge") or {}
+    return config.get("recover") is not None and not merge.get("input") and not merge.get("adapter")

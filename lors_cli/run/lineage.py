@@ -14,6 +14,7 @@ from huggingface_hub import metadata_load
 
 from lors_cli.artifacts.files import CARD
 from lors_cli.run import manifest
+from lors_cli.run.layout import READS_RECOVERED, STAGES, merges_recovered
 from lors_cli.run.manifest import Manifest
 
 NO_PART = {"teacher", "mask"}  # inputs that are looked at and not carried on
@@ -130,19 +131,12 @@ def hub_id(made: Manifest, name: str) -> str | None:
     """The hub id of an input, as it was recorded, or in older manifests as the config names the model."""
     if name in made.hub_ids:
         return made.hub_ids[name]
-    from lors_cli.models.source import BUILT_IN  # these import torch, which `lors report` does without
-    from lors_cli.run.graph import READS, READS_RECOVERED
+    from lors_cli.models.source import BUILT_IN  # it imports torch, which `lors report` does without
 
-    reads = READS_RECOVERED if made.stage == "merge" and recovers(made.config) else READS[made.stage]
+    reads = READS_RECOVERED if made.stage == "merge" and merges_recovered(made.config) else STAGES[made.stage].reads
     config = manifest.flat(made.config)
     asked = next((config[key] for key in reads[name] if isinstance(config.get(key), str)), None)
     # a local model was recorded under the path that the config has, and any other had to be fetched or converted
     if asked is None or Path(asked).expanduser() == Path(made.input_paths[name]):
         return None
     return None if asked == BUILT_IN or asked.endswith(".gguf") else asked
-
-
-def recovers(config: dict[str, Any]) -> bool:
-    """Whether the merge of a config takes the recovered adapter and the original."""
-    merge = config.get("merge") or {}
-    return config.get("recover") is not None and not merge.get("input") and not merge.get("adapter")
