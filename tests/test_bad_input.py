@@ -29,7 +29,7 @@ def said(result: Result, *parts: str) -> None:
         ("prune", {"prune__sparsity": "2:5"}, ["prune.sparsity", "2:5", "M dividing"]),
         ("prune", {"prune__method": "wandaa"}, ["prune.method", "did you mean 'wanda'?"]),
         ("prune", {"prune__metod": "wanda"}, ["prune.metod", "did you mean 'method'?"]),
-        ("prune", {"prune": ...}, ["prune", "a prune: section"]),
+        ("prune", {"prune": ...}, ["prune", "a section prune:"]),
         ("prune", {"device": "cuda:77"}, ["device", "cuda:77"]),
         ("prune", {"model": "/nowhere/model"}, ["model", "/nowhere/model"]),
         ("prune", {"prune__calibration__samples": 10**5}, ["prune.calibration.dataset", "100000 windows"]),

@@ -1,7 +1,8 @@
 """What every adapter is: a module around a frozen linear, with a pure ``effective_weight``.
 
 Shapes, everywhere in this package: weight (R, C) = (out, in), N tokens, X (N, C), Y (N, R), lora_A (rank, C),
-lora_B (R, rank), ``scale = alpha / rank``. There is no merged state: merging writes a new model.
+lora_B (R, rank), ``scale = alpha / rank``. There is no merged state: merging writes a new model. The registry of
+methods is `lors_cli.adapters`, and docs/add-a-method.md shows how to add one.
 """
 
 from collections.abc import Callable

@@ -25,8 +25,11 @@ def _stage_command(name: str, stages: Callable[[object], list[str]], summary: st
     ) -> None:
         with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
             from lors_cli.config.load import load
+            from lors_cli.config.schema import missing
 
             loaded = load(Path(config), overrides or [])
+            if name not in ("run", "merge") and getattr(loaded, name) is None:
+                raise missing(name)
             from lors_cli import pipeline  # imports torch
 
             pipeline.run(loaded, stages(loaded), force=force, dry_run=dry_run)

@@ -149,7 +149,7 @@ def _problem(model: type[BaseModel], raw: dict[str, Any], detail: ErrorDetails) 
     if kind == "wrong":
         remedy = told["remedy"]
     elif kind == "literal_error":
-        remedy = nearest(str(value), re.findall(r"'([^']*)'", expected))
+        remedy = nearest(str(value), re.findall(r"[\w.:-]+", expected.replace(" or ", " ")))
     elif default is None:
         remedy = f"write such a value for {parts[-1]}; docs/config.md says what it means"
     return Problem(key, expected, got, remedy)

@@ -8,6 +8,7 @@ from lors_cli.config.evaluation import Eval
 from lors_cli.config.fields import Dtype, PathText, Section, wrong
 from lors_cli.config.prune import Prune
 from lors_cli.config.train import Align, Train
+from lors_cli.errors import RequestError, request_error
 
 
 class Recover(Section):
@@ -30,6 +31,11 @@ class Merge(Section):
         if self.dense and self.apply_mask:
             raise wrong("dense", "dense or apply_mask, not both", "remove one of them")
         return self
+
+
+def missing(stage: str) -> RequestError:
+    """The error for a stage that the config has no section for."""
+    return request_error(stage, f"a section {stage}:", "none", f"add it, or run another stage than {stage}")
 
 
 class Config(Section):

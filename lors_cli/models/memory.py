@@ -1,4 +1,7 @@
-"""How much memory is free, and how much was used at most."""
+"""How much memory is free, and how much was used at most.
+
+What a stage will need is estimated in `training.memory_estimate` and `sequential.memory_estimate`.
+"""
 
 import resource
 import sys

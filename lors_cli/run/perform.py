@@ -99,8 +99,8 @@ def check_output(job: Job, *, force: bool) -> None:
     if force:
         return
     now = {"settings": job.plain_settings()}
-    made, interrupted = manifest.read(job.output), left(job)
-    for place, old in ((job.output, made and made.request), (_partial(job), interrupted and interrupted[0])):
+    interrupted = left(job)
+    for place, old in ((job.output, _made(job)), (_partial(job), interrupted and interrupted[0])):
         if old and (problems := _differences(job, {"settings": old.settings}, now, place)):
             raise RequestError(*problems)
 
@@ -117,7 +117,17 @@ def left(job: Job) -> tuple[Request, bool] | None:
         interrupted = json.loads((_partial(job) / "work" / REQUEST).read_text())
     except (OSError, ValueError):
         return None
-    return (Request(**interrupted["request"]), interrupted["forced"]) if job.resumable else None
+    return (_completed(job, Request(**interrupted["request"])), interrupted["forced"]) if job.resumable else None
+
+
+def _made(job: Job) -> Request | None:
+    """The request that the output was made from; None if there is none."""
+    made = manifest.read(job.output)
+    return _completed(job, made.request) if made else None
+
+
+def _completed(job: Job, recorded: Request) -> Request:
+    return request.completed(recorded, job.plain_settings(), getattr(job.config, job.stage))
 
 
 def _finished(job: Job, asked: Request) -> bool:
@@ -127,13 +137,13 @@ def _finished(job: Job, asked: Request) -> bool:
         RequestError: it was made from another.
 
     """
-    existing = manifest.read(job.output)
-    if existing is None:
+    made = _made(job)
+    if made is None:
         return False
-    if existing.request == asked:
+    if made == asked:
         verified_digest(job.output)
         return True
-    raise RequestError(*_differences(job, existing.request.content, asked.content, job.output))
+    raise RequestError(*_differences(job, made.content, asked.content, job.output))
 
 
 def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path) -> list[Problem]:

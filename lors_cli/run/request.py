@@ -2,10 +2,13 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from lors_cli.config.fields import Section
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem
 from lors_cli.run import manifest
+from lors_cli.run.manifest import Request
 
 # What changes no result: where inputs come from (they count by their content), where things are kept, how a run is
 # watched, what only decides whether it can go on, and how a sum is split up. A run may go on on more processes or with
@@ -27,6 +30,16 @@ def settings(config: Config, section: Section) -> dict[str, Any]:
     if decisive.get("base") in EXACT_BASES:
         del decisive["base"]
     return {"seed": config.seed, "dtype": config.dtype, **decisive}
+
+
+def completed(recorded: Request, now: dict[str, Any], section: BaseModel | None) -> Request:
+    """A recorded request with the defaults of those settings of `now` that were no keys yet when it was recorded.
+
+    Another method that is registered since brings its options as keys; a result of the others is as good as before.
+    """
+    fields = type(section).model_fields if section else {}
+    new = {name: fields[name].default for name in now.keys() & fields.keys() - recorded.settings.keys()}
+    return recorded.model_copy(update={"settings": {**new, **recorded.settings}})
 
 
 def differences(stage: str, old: dict[str, Any], new: dict[str, Any], made: str) -> list[Problem]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli.config.load import CLI, load
-from lors_cli.config.schema import Config, Merge
+from lors_cli.config.schema import Config, Merge, missing
 from lors_cli.config.train import Train
 from lors_cli.errors import Problem, RequestError, request_error, together
 from lors_cli.search import points
@@ -96,7 +96,7 @@ def train_section(config: Config) -> Train:
 
     """
     if config.train is None:
-        raise request_error("train", "a train: section", "none", "add it, or run another stage than train")
+        raise missing("train")
     return config.train
 
 
@@ -127,7 +127,9 @@ def _axes(arguments: list[str]) -> dict[str, list[str]]:
         axes[key] = texts
     if not axes:
         expected = "a key with several values, such as train.learning_rate=1e-4,3e-4"
-        problems.append(Problem("key=v1,v2", expected, "none", "add one, or use lors run", CLI))
+        problems.append(
+            Problem("key=v1,v2", expected, "none", "add one, or use lors run; a sweep file has the key arms:", CLI)
+        )
     if problems:
         raise RequestError(*dict.fromkeys(problems))
     return axes

@@ -1,4 +1,7 @@
-"""Where zeros may stand: anywhere (a fraction of zeros) or N:M (at most N nonzeros in every M consecutive inputs)."""
+"""Where zeros may stand: anywhere (a fraction of zeros) or N:M (at most N nonzeros in every M consecutive inputs).
+
+`mask.holds` checks whether a weight holds a pattern, and `mask.keep_largest` makes a mask that does.
+"""
 
 import re
 from dataclasses import dataclass

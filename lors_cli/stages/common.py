@@ -12,7 +12,7 @@ from lors_cli import console, processes
 from lors_cli.artifacts import tensors
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
-from lors_cli.config.schema import Config
+from lors_cli.config.schema import Config, missing
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import load
@@ -31,7 +31,7 @@ def section(config: Config, name: str, value: T | None) -> T:
 
     """
     if value is None:
-        raise request_error(name, f"a {name}: section", "none", f"add it, or run another stage than {name}")
+        raise missing(name)
     return value
 
 

@@ -23,7 +23,7 @@ from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Pruned
-from lors_cli.sequential import estimate
+from lors_cli.sequential import memory_estimate
 from lors_cli.sequential.engine import Pruning
 from lors_cli.sequential.prune_linears import Facts
 from lors_cli.sequential.recipe import Recipe, build
@@ -63,22 +63,22 @@ def prepare(config: Config, graph: Graph) -> Job:
     token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     partial = publish.partial_directory(STAGES["prune"].output(config.output_dir))
     shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
-    need = estimate.estimate(skeleton, recipe, shape, device)
-    estimate.check(need, device, partial)
+    need = memory_estimate.estimate(skeleton, recipe, shape, device)
+    memory_estimate.check(need, device, partial)
 
     def work(partial: Path) -> Pruned:
         for line in need.lines():
             log.info("prune: %s", line)
         checkpoint = load.open_weights(directory, skeleton, key)
-        pruning = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement)
-        record = pruning.run(partial)
+        engine = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement)
+        record = engine.run(partial)
         if processes.rank() > 0:
             return Pruned()
         load.copy_config(directory, partial, skeleton.dtype)
         tensors.copy_companions(directory, partial)
         made = {name: fact for block in record.done("prune") for name, fact in block.items()}
         facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
-        verified = _verify(partial, pruning.recipe, made, config.trust_remote_code)
+        verified = _verify(partial, engine.recipe, made, config.trust_remote_code)
         return Pruned(**facts, **verified, states=need.placement, profile=record.phases.get("profile"))
 
     return Job(

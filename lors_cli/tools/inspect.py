@@ -24,7 +24,8 @@ def inspect(path: Path) -> dict[str, Any]:
         source.require_model(path, "PATH")
         facts = measure.model(path)
     else:
-        got = f"{path}, which {'has neither config' if path.is_dir() else 'does not exist'}"
+        state = "has neither config.json nor adapter_config.json" if path.is_dir() else "does not exist"
+        got = f"{path}, which {state}"
         raise request_error("PATH", "a model or adapter directory", got, "name a directory such as runs/x/pruned")
     made = manifest.read(path)
     files = sorted(file for file in path.iterdir() if file.is_file())

@@ -15,7 +15,7 @@ from lors_cli.errors import request_error
 from lors_cli.models import linears, load, targets
 from lors_cli.training import reading
 from lors_cli.training.batches import Batching
-from lors_cli.training.needs import Needs
+from lors_cli.training.memory_estimate import Needs
 from lors_cli.training.reading import Data
 from lors_cli.training.sharding import is_sharded
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from lors_cli.config.load import load
 from lors_cli.run import request
+from lors_cli.run.manifest import Request
 
 
 def test_only_what_decides_the_result_counts(write_config: Callable[..., Path]) -> None:
@@ -17,6 +18,16 @@ def test_only_what_decides_the_result_counts(write_config: Callable[..., Path]) 
     nf4 = load(write_config(train__base="nf4", train__method="lora"), [])
     assert nf4.train
     assert request.settings(nf4, nf4.train)["base"] == "nf4"  # not the same numbers
+
+
+def test_a_key_that_did_not_exist_yet_counts_as_its_default(write_config: Callable[..., Path]) -> None:
+    config = load(write_config(), [])
+    assert config.prune
+    now = request.settings(config, config.prune)
+    recorded = Request(settings={key: value for key, value in now.items() if key not in ("damping", "exponent")})
+    assert request.completed(recorded, now, config.prune).settings == now
+    other = {**now, "damping": 0.5}
+    assert request.completed(recorded, other, config.prune).settings != other
 
 
 def test_each_difference_is_named_with_both_values() -> None:

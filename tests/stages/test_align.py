@@ -129,7 +129,7 @@ def test_a_base_in_four_bits(
     }
     config = write_config(train__base="nf4", **settings)
     with monkeypatch.context() as patched:
-        patched.setattr("lors_cli.training.needs.is_installed", lambda: False)
+        patched.setattr("lors_cli.training.memory_estimate.is_installed", lambda: False)
         assert "pip install bitsandbytes" in lors("run", config, "--dry-run", status=2).stderr
     pytest.importorskip("bitsandbytes")
     lors("run", config)

@@ -14,7 +14,7 @@ from lors_cli.config.prune import Prune
 from lors_cli.errors import RequestError
 from lors_cli.models import linears, load
 from lors_cli.models import memory as machine_memory
-from lors_cli.sequential import estimate
+from lors_cli.sequential import memory_estimate
 from lors_cli.sequential.recipe import Recipe, build
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -53,8 +53,8 @@ def make(skeleton: PreTrainedModel, **settings: Any) -> Recipe:
 
 def need(
     skeleton: PreTrainedModel, device: torch.device = CPU, windows: tuple[int, int] | None = WINDOWS, **settings: Any
-) -> estimate.Estimate:
-    return estimate.estimate(skeleton, make(skeleton, **settings), windows, device)
+) -> memory_estimate.Estimate:
+    return memory_estimate.estimate(skeleton, make(skeleton, **settings), windows, device)
 
 
 def test_the_parts_are_those_of_the_shapes(machine: Machine, skeleton: PreTrainedModel) -> None:
@@ -114,7 +114,7 @@ def test_auto_takes_the_first_place_with_room(
     assert estimated.placement == expected
     assert estimated.device == work.device + (STATES if expected == "device" else 0)
     assert estimated.host == work.host + (STATES if expected == "host" else 0)
-    estimate.check(estimated, GPU, tmp_path)
+    memory_estimate.check(estimated, GPU, tmp_path)
 
 
 @pytest.mark.parametrize(("host", "expected"), [(1.001, "host"), (0.999, "disk")])
@@ -125,7 +125,7 @@ def test_auto_without_a_gpu(
     machine(host=int(work.host - work.process + host * STATES))
     estimated = need(skeleton)
     assert (estimated.placement, estimated.device) == (expected, 0)
-    estimate.check(estimated, CPU, tmp_path)
+    memory_estimate.check(estimated, CPU, tmp_path)
 
 
 @pytest.mark.parametrize("asked", ["device", "host", "disk"])
@@ -135,9 +135,9 @@ def test_an_asked_place_is_taken_whatever_the_room(machine: Machine, skeleton: P
     assert need(skeleton, CPU, states=asked).placement == ("disk" if asked == "disk" else "host")
 
 
-def problems(estimated: estimate.Estimate, device: torch.device, output: Path) -> list[tuple[str, str]]:
+def problems(estimated: memory_estimate.Estimate, device: torch.device, output: Path) -> list[tuple[str, str]]:
     with pytest.raises(RequestError) as caught:
-        estimate.check(estimated, device, output)
+        memory_estimate.check(estimated, device, output)
     return [(problem.key, problem.expected.split(" of free ")[1].split(" on ")[0]) for problem in caught.value.problems]
 
 
@@ -145,7 +145,7 @@ def test_too_little_of_anything_is_refused(machine: Machine, skeleton: PreTraine
     estimated = need(skeleton, GPU, states="host")
     exact = {"host": estimated.host - estimated.process, "device": estimated.device, "disk": estimated.disk}
     machine(**exact)
-    estimate.check(estimated, GPU, tmp_path / "not" / "there")
+    memory_estimate.check(estimated, GPU, tmp_path / "not" / "there")
     for short, key, what in (
         ("host", "prune", "host memory"),
         ("device", "prune", "memory"),
@@ -161,7 +161,7 @@ def test_the_remedy_names_the_settings(machine: Machine, skeleton: PreTrainedMod
     estimated = need(skeleton)
     machine(host=100, disk=100)
     with pytest.raises(RequestError) as caught:
-        estimate.check(estimated, CPU, tmp_path)
+        memory_estimate.check(estimated, CPU, tmp_path)
     memory, disk = caught.value.problems
     for setting in ("prune.calibration.samples", "sequence_length", "prune.states: disk"):
         assert setting in memory.remedy
@@ -178,7 +178,7 @@ def test_what_an_interrupted_run_left_counts_as_free(
     (tmp_path / "work" / "states-0").write_bytes(bytes(2**16))
     there = (tmp_path / "work" / "states-0").stat().st_blocks * 512
     machine(disk=estimated.disk - there)
-    estimate.check(estimated, CPU, tmp_path)
+    memory_estimate.check(estimated, CPU, tmp_path)
     machine(disk=estimated.disk - there - 1)
     assert problems(estimated, CPU, tmp_path) == [("output_dir", "disk space")]
     machine(disk=estimated.disk - there)
@@ -193,7 +193,7 @@ def test_a_container_may_have_less_than_the_machine(
     for text, fits in (("max\n", True), (f"{estimated.host}\n", True), (f"{estimated.host - 1}\n", False)):
         limit.write_text(text)
         if fits:
-            estimate.check(estimated, CPU, tmp_path)
+            memory_estimate.check(estimated, CPU, tmp_path)
         else:
             assert problems(estimated, CPU, tmp_path) == [("prune", "host memory")]
 

@@ -4,7 +4,7 @@ import torch
 from lors_cli.config.methods import complete
 from lors_cli.config.train import Train, TrainingDataset
 from lors_cli.errors import RequestError
-from lors_cli.training.needs import Needs
+from lors_cli.training.memory_estimate import Needs
 
 
 def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
