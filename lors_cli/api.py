@@ -100,7 +100,9 @@ def attach(
         ("packed", packed, "packed" in way.bases),
     ):
         if value and not known:
-            raise ValueError(f"{argument}={value!r}: {method} ({way.class_name}) has no such option; leave it out")
+            raise ValueError(
+                f"{argument}={value!r}: {method} ({way.class_name}) does not have this option; leave it out"
+            )
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
@@ -291,7 +293,7 @@ def _round_anew(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _as_value_error() -> Iterator[None]:
-    """What is a wrong request on the command line is a wrong value here."""
+    """Turn the error of a wrong request into a ValueError."""
     try:
         yield
     except RequestError as error:

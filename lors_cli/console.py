@@ -32,7 +32,7 @@ def setup(verbosity: int) -> None:
     log.handlers[:] = [shown]
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    logging.raiseExceptions = False  # a log file on a full disk is no reason for tracebacks
+    logging.raiseExceptions = False  # a log file on a full disk must not print tracebacks
     if verbosity < 1:
         _quiet_libraries()
 

@@ -28,7 +28,7 @@ class DivergedError(LorsError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a request: where it stands, what was expected, what came, what to do."""
+    """One thing that is wrong with a request: where it is, what was expected, what was found, what to do."""
 
     key: str
     expected: str
@@ -53,7 +53,7 @@ class RequestError(LorsError):
         self.problems = problems
 
     def in_file(self, file: str) -> "RequestError":
-        """The same problems, each naming `file` unless it already names one."""
+        """The same problems; each names `file` unless it already names one."""
         named = RequestError(*(p if p.file else replace(p, file=file) for p in self.problems))
         return named.with_traceback(self.__traceback__)
 

@@ -1,4 +1,4 @@
-"""No network: what the libraries behind lors must be told so that none of them asks one."""
+"""Keep the libraries behind lors from using a network."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ CONSTANTS = {
 
 
 def switch_on() -> None:
-    """From now on nothing in this process, or in those that it starts, asks a network for models or data."""
+    """Keep this process, and those that it starts, from asking a network for models or data from now on."""
     os.environ.update(dict.fromkeys(VARIABLES, "1"))
     for name, constants in CONSTANTS.items():
         if module := sys.modules.get(name):
@@ -22,5 +22,5 @@ def switch_on() -> None:
 
 
 def is_on() -> bool:
-    """Whether that was asked for, here or by the environment."""
+    """Whether the network is switched off, here or by the environment."""
     return any(os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"} for name in VARIABLES)

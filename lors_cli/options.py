@@ -22,7 +22,7 @@ def option(
     default: Any,
     description: str,
     *,
-    without: str = "has no such option",
+    without: str = "does not have this option",
     off: Any = _NONE,
     after: str | None = None,
     **limits: Any,
@@ -35,8 +35,8 @@ def option(
         without: completes "METHOD ..." and says why a method without this option has nothing to set.
         off: what a config may say nevertheless for a method without it, because it means "not at all". If there is no
             such value, a config of another method must not have the key.
-        after: the key of the section behind which it is listed, in the docs and in recorded configs; left out: behind
-            the option before it, or at the end of the section.
+        after: the key of the section behind which it is listed, in the docs and in recorded configs. If left out, it
+            comes after the option before it, or at the end of the section.
         limits: pydantic's, such as ``ge=0``.
 
     """
@@ -45,6 +45,6 @@ def option(
 
 
 def facts(field: FieldInfo) -> dict[str, Any]:
-    """What `option` was told beyond the value: `without`, and `off` if there is one."""
+    """What a field carries besides its value: `without`, `after`, and `off` if there is one."""
     told: Any = field.json_schema_extra
     return dict(told)

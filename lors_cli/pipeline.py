@@ -27,7 +27,7 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
     shared = [name for name, stage in STAGES.items() if stage.shared]
     if processes.count() > 1 and not set(stages) <= set(shared):
         got = f"{processes.count()} processes for {', '.join(stages)}"
-        expected = f"one process: of the stages only {', '.join(sorted(shared))} can be shared"
+        expected = f"one process, because only the stages {', '.join(sorted(shared))} can be shared"
         raise request_error("command", expected, got, "start those with torchrun, and the others without")
     if config.eval and config.eval.offline:
         offline.switch_on()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATIENCE = timedelta(minutes=30)  # for the others; longer than the first one's digest of a large model takes
+PATIENCE = timedelta(minutes=30)  # how long the others wait; the first one's digest of a large model takes less
 
 
 def count() -> int:

@@ -3,9 +3,9 @@
 #
 #   scripts/bench_loram.sh [FOLDER [key=value ...]]        such as train.sequence_length=128 prune.ratio=0.5
 #
-# The model is a random Llama of BLOCKS blocks and HIDDEN channels: what counts is how much is in memory. Each training
-# is a process of its own; its peak is what lors writes into its manifest, on a CPU without what Python and the libraries
-# take (a process that has only imported them).
+# The model is a random Llama of BLOCKS blocks and HIDDEN channels, because only the memory is measured. Each training is
+# a process of its own, and its peak is the one that lors writes into the manifest. On a CPU that leaves out what Python
+# and the libraries take, which is the memory of a process that has only imported them.
 set -euo pipefail
 folder=${1:-$(mktemp -d)}
 mkdir -p "$folder"

@@ -260,7 +260,7 @@ def measure(arguments: list[str]) -> None:
 
 
 def _masks(directory: Path) -> dict[str, Any]:
-    """Of each linear of the blocks, by name, where its weight is zero; bool, (R, C)."""
+    """Where the weight of each linear of the blocks is zero, by name; bool, (R, C)."""
     from safetensors import safe_open
 
     zeros = {}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Side by side: `lors prune` and llm-compressor prune SmolLM2-135M to 2:4 with Wanda and with SparseGPT, from the same
-# calibration tokens, in float32 on the CPU. Prints a table of time, memory and perplexity; see compare_llmcompressor.py.
+# calibration tokens, in float32 on the CPU. It prints time, memory and perplexity; see compare_llmcompressor.py.
 #
 #   CALIBRATION=c4.jsonl.gz TEXT=wikitext2_test.jsonl.gz scripts/compare_llmcompressor.sh [--json FILE]
 #
@@ -28,13 +28,13 @@ packages=(llmcompressor==0.14.0.1 transformers==5.17.0 huggingface_hub==1.33.0 c
 wanted="${packages[*]} $(cksum <constraints.txt)"
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "${PYTHON:-python3}" -m venv --clear "$venv"
-    # The comparison is one of CPUs, so the CPU build of torch will do; it has an index of its own, where that answers.
+    # The comparison runs on CPUs, so the CPU build of torch is enough; it comes from its own index, if that answers.
     torch=("$(grep '^torch==' constraints.txt)")
     cpu=https://download.pytorch.org/whl/cpu
     "$venv/bin/python" -c "import urllib.request as u; u.urlopen('$cpu/torch/', timeout=10)" 2>/dev/null &&
         torch+=(--extra-index-url "$cpu")
     echo "installing into $venv (a few minutes, once)" >&2
-    # Everything has the versions that lors has, except what llm-compressor needs older.
+    # All versions are those of lors, except where llm-compressor needs an older one.
     grep -Ev '^(transformers|huggingface_hub)==' constraints.txt >"$venv/constraints.txt"
     pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$venv/constraints.txt")
     "${pip[@]}" "${torch[@]}"
@@ -42,7 +42,7 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     echo "$wanted" >"$venv/installed"
 fi
 
-# The same for both: threads, no GPU, no network.
+# Both tools get the same threads, and neither gets a GPU or a network.
 threads=${THREADS:-2}
 export OMP_NUM_THREADS="$threads" MKL_NUM_THREADS="$threads" OPENBLAS_NUM_THREADS="$threads"
 export CUDA_VISIBLE_DEVICES="" TOKENIZERS_PARALLELISM=false

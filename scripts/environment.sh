@@ -1,4 +1,4 @@
-# Sourced by the other scripts: a virtual environment in .venv with the tested versions, made once and kept.
+# The other scripts source this: it makes a virtual environment in .venv with the tested versions, once.
 #
 #   source scripts/environment.sh [EXTRA]      EXTRA: an extra of pyproject.toml, such as dev
 #
@@ -15,7 +15,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     .venv/bin/python -m pip --version >/dev/null 2>&1 || "${PYTHON:-python3}" -m venv --clear .venv
     torch=(torch)
     if ! command -v nvidia-smi >/dev/null; then
-        # Without a GPU the CPU build will do, and saves gigabytes; it has an index of its own, where that answers.
+        # Without a GPU the CPU build is enough and saves gigabytes; it comes from its own index, if that answers.
         cpu=https://download.pytorch.org/whl/cpu
         .venv/bin/python -c "import urllib.request as u; u.urlopen('$cpu/torch/', timeout=10)" 2>/dev/null &&
             torch+=(--extra-index-url "$cpu")

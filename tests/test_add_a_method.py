@@ -82,7 +82,7 @@ def test_both_methods_go_from_yaml_to_a_merged_model(lors: Callable[..., Result]
     [
         (["prune.power=-1"], "prune.power\n  expected: greater than or equal to 0"),
         (["prune.scope=rows"], "did you mean 'row'?"),
-        (["prune.method=wanda"], "no power: wanda has no such option"),
+        (["prune.method=wanda"], "no power, because wanda does not have this option"),
         (["train.weight_dropout=1"], "train.weight_dropout\n  expected: less than 1"),
         (["train.method=sqft", "train.start=null"], "train.start"),
         (["train.powr=1"], "a known key"),

@@ -202,8 +202,8 @@ def test_stochastic_rounding_is_new_in_each_training_forward(model: Any) -> None
         ({"rank": 0}, "rank >= 1"),
         ({"alpha": 0}, "alpha > 0"),
         ({"method": "spp", "rank": 5}, "divides"),
-        ({"dropout": 0.1}, "no such option"),
-        ({"method": "spp", "packed": True}, "no such option"),
+        ({"dropout": 0.1}, "does not have this option"),
+        ({"method": "spp", "packed": True}, "does not have this option"),
         ({"target_modules": ["q_prj"]}, "did you mean 'q_proj'"),
         ({"target_modules": "all-linear"}, "a list"),
     ],
@@ -222,7 +222,7 @@ def test_models_that_do_not_fit_are_refused(model: Any, dense: Path, tmp_path: P
         attach(nn.DataParallel(model))
     with pytest.raises(ValueError, match="none of whose linears has zeros"):
         attach(AutoModelForCausalLM.from_pretrained(dense))
-    with pytest.raises(ValueError, match=r"packed: linears with at least 0\.\d+ of zeros"):
+    with pytest.raises(ValueError, match=r"packed: linears of which at least 0\.\d+ are zeros"):
         attach(AutoModelForCausalLM.from_pretrained(dense), packed=True, target_modules=["*"])
     attach(model, rank=4, packed=True)
     with pytest.raises(ValueError, match="attached already"):

@@ -28,7 +28,7 @@ COMMANDS = ("run", "prune", "train", "merge", "eval", "inspect", "methods", "sch
         (["methods"], 0, ["sparsegpt", "lors"], HEAVY),
         (["schema"], 0, ["sparsegpt", "prune", "damping"], HEAVY),
         (["prune", "CONFIG", "prune.metod=wanda"], 2, ["prune.metod", "did you mean 'method'?"], HEAVY),
-        (["run", "CONFIG", "train.dropout=0.5"], 2, ["train.dropout", "no path to drop"], HEAVY),
+        (["run", "CONFIG", "train.dropout=0.5"], 2, ["train.dropout", "not have a path to drop"], HEAVY),
         (["eval", "CONFIG", "eval=null", "prune.sparsity=1:1"], 2, ["prune.sparsity", "0 < N < M"], HEAVY),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class DropoutOptions(Options):
-    """Of formulations that compute the update as a term of its own."""
+    """The options of formulations that compute the update as a term of its own."""
 
     dropout: float = option(
         0.0,
-        "probability of dropping an input of the update",
-        without="computes with the effective weight and has no path to drop",
+        "the probability of dropping an input of the update",
+        without="computes with the effective weight and does not have a path to drop",
         off=0.0,
         after="alpha",
         ge=0,
@@ -28,13 +28,13 @@ class DropoutOptions(Options):
 
 
 class CheckpointingOptions(Options):
-    """Of formulations that save tensors of the weight's size for backward."""
+    """The options of formulations that save tensors of the weight's size for backward."""
 
     adapter_checkpointing: bool | Literal["reentrant"] = option(
         False,
         "whether backward computes the method's own tensors again instead of keeping them (SQFT-gc, SPP-gc); reentrant"
         " does it as older checkpoints of PyTorch do",
-        without="saves nothing that it could recompute",
+        without="does not save tensors that it could recompute",
         off=False,
         after="gradient_checkpointing",
     )
@@ -50,7 +50,7 @@ class LoRSOptions(Options):
     merge_cache: Literal["auto", "off", "full"] = option(
         "auto",
         "which effective weights are kept within an optimiser step: auto keeps those that fit into free memory",
-        without="keeps no effective weight",
+        without="does not keep effective weights",
         off="off",
         after="base",
     )

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from lors_cli.adapters.base import Adapter
 
 _SETTINGS = "lors_settings"  # where a model with adapters keeps them
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of torch.compile and of checkpointing, in modules' names
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # what torch.compile and checkpointing add to modules' names
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all adapters of one model share and their tensors do not say."""
+    """What all adapters of a model share and what cannot be read from their tensors."""
 
     method: str
     rank: int
@@ -27,7 +27,7 @@ class Settings:
 
     @staticmethod
     def of(model: nn.Module) -> "Settings | None":
-        """Those of a model without its wrappers; None where no adapters are attached."""
+        """The settings of a model without its wrappers; None where no adapters are attached."""
         return getattr(model, _SETTINGS, None)
 
 

@@ -85,7 +85,7 @@ class EffectiveCache:
 
     @property
     def bytes(self) -> int:
-        """What keeping every effective weight takes."""
+        """The bytes that it takes to keep every effective weight."""
         return sum(slot.bytes for slot in self.slots.values())
 
     @property

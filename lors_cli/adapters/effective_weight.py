@@ -62,7 +62,7 @@ class EffectiveWeight:
         """Compute it, whatever is kept; in the place of an older one if that is given."""
         like = self.lora_A.new_empty(0, dtype=self.dtype)
         fits = into is not None and (into.shape, into.dtype, into.device) == (self.shape, self.dtype, like.device)
-        if into is None or not fits or into.is_inference():  # of inference mode it could not be written to outside
+        if into is None or not fits or into.is_inference():  # inference tensors stay read-only elsewhere
             into = like.new_empty(self.shape)
         if kernel.available(self.stored.values, self.dtype):
             return kernel.write(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)

@@ -60,12 +60,12 @@ def initialize_from_gradient(
     for _ in range(sweeps):
         backward()
         for name, adapter in adapters.items():
-            basis = _orthonormal(name, adapter.lora_B.grad, add_up)  # of G A^T, (R, carried)
+            basis = _orthonormal(name, adapter.lora_B.grad, add_up)  # a basis of G A^T, (R, carried)
             _set(adapter, torch.zeros_like(adapter.lora_A), basis)
         backward()
         for name, adapter in adapters.items():
             grad = adapter.lora_A.grad
-            # of G^T B, (C, carried), strongest first
+            # a basis of G^T B, (C, carried), strongest direction first
             basis = _orthonormal(name, None if grad is None else grad.T, add_up)
             _set(adapter, basis.T, torch.zeros_like(adapter.lora_B))
     for adapter in adapters.values():
@@ -75,7 +75,7 @@ def initialize_from_gradient(
 def initialize_from_gradient_svd(
     blocks: Iterable[Mapping[str, LowRankAdapter]], backward: Callable[[], None], *, add_up: AddUp = _alone
 ) -> None:
-    """The same from the singular value decomposition of each gradient; `backward` runs once for each of the `blocks`.
+    """Start from the singular value decomposition of each gradient; `backward` runs once for each of the `blocks`.
 
     Raises:
         LorsError: a gradient is zero or not finite.

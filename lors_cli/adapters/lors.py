@@ -205,7 +205,7 @@ def _linear_input_grad_flops(grad_y: Any, *operands: Any, **_: Any) -> int:
 
 
 def _product_flops(vectors: Any, operands: Operands) -> int:
-    """Of a product with W', and of making it unless a kept one was used; counted after the operator ran."""
+    """The FLOPs of a product with W', and of making W' unless a kept one was used; counted after the operator ran."""
     (rank, columns), (rows, _) = operands.lora_A, operands.lora_B
     making = rank if effective_cache.last_use_made(operands.slot) else 0
     return int(2 * rows * columns * (math.prod(vectors[:-1]) + making))

@@ -16,7 +16,7 @@ BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 def is_installed() -> bool:
-    """Whether the library that does it is there."""
+    """Whether the library for four bits is installed."""
     return find_spec(BACKEND) is not None
 
 

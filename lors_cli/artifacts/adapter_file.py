@@ -56,7 +56,7 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
 
 
 def save_whole(directory: Path, content: AdapterFile, *, base: str, dropout: float) -> None:
-    """The same under its final name: written aside and renamed. An older adapter there is replaced.
+    """Write the adapter beside its final name and rename it. An older adapter there is replaced.
 
     Raises:
         RequestError: `directory` holds something else.
@@ -87,7 +87,7 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of an adapter file, by module and name."""
     modules: dict[str, dict[str, Tensor]] = {}
     with tensors.open_shard(path) as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
             module, name = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
             modules.setdefault(module, {})[name] = file.get_tensor(key)
     return modules

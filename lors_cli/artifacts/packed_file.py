@@ -141,7 +141,9 @@ class PackedFile:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise LorsError(f"{self.path} is damaged: {error}; copy it again") from None
         if digest.of_file(target) != self.sha256:
-            raise LorsError(f"{self.path} is damaged: unpacked it is not the file that was packed; copy it again")
+            raise LorsError(
+                f"{self.path} is damaged: it unpacks to another file than the one that was packed; copy it again"
+            )
 
     def _tensor(self, stored: tensors.TensorFiles, name: str, shape: torch.Size) -> Tensor:
         kind = self.layouts.get(name)

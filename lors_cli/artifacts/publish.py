@@ -16,7 +16,7 @@ def partial_directory(final: Path) -> Path:
 
 
 def scratch(partial: Path) -> Path:
-    """What an interrupted run needs to go on, and nobody afterwards; removed before publishing."""
+    """The folder of what an interrupted run needs to go on; it is removed before publishing."""
     directory = partial / "work"
     directory.mkdir(parents=True, exist_ok=True)
     return directory

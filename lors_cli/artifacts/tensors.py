@@ -14,7 +14,7 @@ from torch import Tensor
 from lors_cli.artifacts import files
 from lors_cli.errors import LorsError
 
-PACKED_SUFFIX = ".packed.safetensors"  # of files that `lors unpack` reads, and nothing else
+PACKED_SUFFIX = ".packed.safetensors"  # only `lors unpack` reads such files
 INDEX = "model.safetensors.index.json"
 # Files that hold weights or describe their split; everything else of a model directory is copied as it is.
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
@@ -109,11 +109,11 @@ class TensorFiles:
             with open_shard(file) as shard:
                 for name in shard.keys():  # noqa: SIM118 - safe_open is not a mapping
                     if name in self.layout:
-                        raise LorsError(f"{path}: the tensor {name} stands in {self._file[name].name} and {file.name}")
+                        raise LorsError(f"{path}: the tensor {name} is in both {self._file[name].name} and {file.name}")
                     part = shard.get_slice(name)
                     if part.get_dtype() not in DTYPES:
                         raise LorsError(
-                            f"{file}: the tensor {name} has the dtype {part.get_dtype()}, which is not read"
+                            f"{file}: the tensor {name} has the dtype {part.get_dtype()}, which lors cannot read"
                         )
                     self.layout[name] = tuple(part.get_shape()), DTYPES[part.get_dtype()]
                     self._file[name] = file

@@ -174,7 +174,7 @@ class Bench:
                 left = deadline - time.monotonic()
                 if reason := cells.unfit(self.shape, setting, self.device, runnable, left, built):
                     words = f"{setting.scope}, {setting.tokens} tokens, rank {setting.rank}"
-                    log.warning("bench: %s not measured: %s", words, reason)
+                    log.warning("bench: %s was not measured: %s", words, reason)
                     results["not_measured"].append({**_cell(setting, {}), "reason": reason})
                     advance(steps=len(self.methods) * (1 + self.options.rounds))
                     continue

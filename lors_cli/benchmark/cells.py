@@ -92,7 +92,7 @@ def measured(
     started, turn = time.monotonic(), 0
     while turn < rounds or (turn < MOST_ROUNDS and time.monotonic() - started < SHORT_SECONDS):
         if turn and time.monotonic() > deadline:
-            log.warning("bench: --time-limit reached after %d of %d rounds", turn, rounds)
+            log.warning("bench: --time-limit was reached after %d of %d rounds", turn, rounds)
             break
         for name in list(subjects)[:: 1 if turn % 2 == 0 else -1]:
             if not _if_it_fits(run, name, methods[name]):
@@ -118,7 +118,7 @@ def _if_it_fits(run: Callable[[str], None], name: str, figures: dict[str, Any]) 
     for key in ("forward_flops", "backward_flops", "saved_bytes", "peak_bytes"):
         figures.pop(key, None)
     figures["skipped"] = "out of memory"
-    log.warning("bench: %s does not fit memory; the others go on", name)
+    log.warning("bench: %s does not fit into memory; the others go on", name)
     free_memory()
     return False
 

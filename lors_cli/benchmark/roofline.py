@@ -60,7 +60,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
-        """From a transformers config."""
+        """The shape that a transformers config describes."""
         heads = config.num_attention_heads
         return cls(
             hidden=config.hidden_size,
@@ -176,7 +176,7 @@ def peak_bytes(name: str, shape: Shape, setting: Setting, *, optimizer: bool = F
 
 
 def _activations(shape: Shape, setting: Setting) -> int:
-    """What a block keeps for its backward, with fused norms and SwiGLU; of one linear X, Y and their gradients."""
+    """What a block keeps for its backward, with fused norms and SwiGLU; for one linear, X, Y and their gradients."""
     q, kv, h, i = shape.heads * shape.head_width, shape.kv_heads * shape.head_width, shape.hidden, shape.intermediate
     numbers = 2 * (h + i) if setting.scope == "linear" else 4 * h + 2 * q + 2 * kv + 3 * i
     return numbers * setting.tokens * setting.width

@@ -62,7 +62,7 @@ def read_shape(name: str) -> Any:
         config = AutoConfig.for_model(**json.loads(path.read_text()))
         Shape.of(config)
         if any((getattr(config, count, None) or 0) > 1 for count in linears.EXPERT_COUNTS):
-            raise ValueError("a mixture of experts, whose experts are no linears")
+            raise ValueError("a mixture of experts, whose experts are not linears")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise request_error(
             "--shape", "a config.json of Llama's kind", str(error).splitlines()[0], remedy, path
@@ -97,7 +97,7 @@ def build(config: Any, scope: str, dtype: torch.dtype, device: torch.device, pat
     for name in names(model, scope):
         weight = model.get_parameter(f"{name}.weight")
         with torch.no_grad():
-            # filled, not multiplied: a -0.0 is no pruned weight, and packing would keep it
+            # filled, not multiplied: a -0.0 is not a pruned weight, and packing would keep it
             weight.masked_fill_(~mask.keep_largest(torch.rand(weight.shape, device=device), pattern, per_row=True), 0)
     return model.requires_grad_(False).train()
 
@@ -111,7 +111,7 @@ def _materialised(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _tiny(config: Any) -> Any:
-    """The same rotations in a model of next to no weights."""
+    """A model with the same rotations and hardly any weights."""
     config = copy.deepcopy(config)
     config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     config.num_hidden_layers, config.vocab_size, config.intermediate_size, config.pad_token_id = 1, 8, 8, None
@@ -172,7 +172,7 @@ class Subject:
         return output
 
     def backward(self, output: Tensor, target: Tensor | None) -> None:
-        """From the loss, or from the output with `target` as its gradient."""
+        """Run the backward from the loss, or from the output with `target` as its gradient."""
         if output.requires_grad:
             output.backward(target)
 

@@ -1,6 +1,6 @@
 """The command line: each command reads its arguments, calls one function, and turns an error into an exit status.
 
-Heavy imports stand inside the commands, so that ``lors --help`` answers at once.
+Heavy imports are inside the commands, so that ``lors --help`` answers at once.
 """
 
 import os

@@ -19,18 +19,20 @@ def bench(
     sequence_lengths: Annotated[str, typer.Option(help="Tokens in a sequence, such as 512,1024,2048.")] = "",
     ranks: Annotated[str, typer.Option(help="Ranks of the adapters, such as 16,32,64.")] = "16",
     batch_sizes: Annotated[str, typer.Option(help="Sequences in a micro-batch, such as 1,2,4.")] = "1",
-    methods: Annotated[str, typer.Option(help="Names from the table, with commas; all if left out.")] = "",
+    methods: Annotated[str, typer.Option(help="Names of methods from the table, with commas; all if left out.")] = "",
     sparsity: Annotated[str, typer.Option(help="Sparsity of the random weights: a fraction of zeros, or N:M.")] = "2:4",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; float32 on a CPU and bfloat16 on a GPU if left out."),
     ] = None,
-    accumulation: Annotated[int, typer.Option(help="Micro-batches in a window, for lors-cached.")] = 8,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches in an optimiser step, for lors-cached.")] = 8,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Recompute the blocks in backward.")
     ] = False,
-    rounds: Annotated[int, typer.Option(help="At least so many timed runs of each method; the median counts.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(help="How many timed runs each method has at least; the result is the median.")
+    ] = 5,
     time_limit: Annotated[float, typer.Option(help="Seconds after which nothing new begins.")] = 1200.0,
     predict: Annotated[
         bool, typer.Option("--predict", help="Print only the figures of the roofline; nothing is measured.")
@@ -44,7 +46,7 @@ def bench(
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time, peak memory, FLOPs and saved activations of each method, side by side in one run; tables and plots."""
+    """Measure time, peak memory, FLOPs and saved activations of each method in one run; write tables and plots."""
     with reporting(None, debug=debug, quiet=quiet):
         from lors_cli.benchmark import bench as benchmark
         from lors_cli.benchmark.tables import render
@@ -83,4 +85,4 @@ def _numbers(key: str, text: str) -> tuple[int, ...]:
     except ValueError:
         from lors_cli.errors import request_error
 
-        raise request_error(key, "whole numbers with commas between them", text, "such as 16,64") from None
+        raise request_error(key, "whole numbers with commas between them", text, "write them as in 16,64") from None

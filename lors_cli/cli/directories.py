@@ -13,20 +13,21 @@ from lors_cli.cli.options import Debug, Force, Quiet, app, reporting
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A model or adapter directory.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw heatmaps: a model's sparsity; an adapter's norms by head and block.")
     ] = False,
     output: Annotated[
-        str | None, typer.Option(metavar="DIR", help="With --plots: where they go; plots beside PATH if left out.")
+        str | None,
+        typer.Option(metavar="DIR", help="With --plots: the folder to draw into; plots beside PATH if left out."),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="With --plots: the adapter's model, if not where the adapter says."),
+        typer.Option(metavar="MODEL", help="With --plots: the adapter's model, if it is not where the adapter says."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """What is in a model or adapter directory: zeros and pattern per module, dtypes, sizes, provenance."""
+    """Show what is in a model or adapter directory: zeros and pattern per module, dtypes, sizes, provenance."""
     with reporting(None, debug=debug):
         from lors_cli.tools.inspect import inspect as look
         from lors_cli.tools.inspect import render
@@ -52,7 +53,7 @@ def pack(
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
-    """A model directory without its zeros, to keep or copy: about 9/16 of the size at half sparsity in 16 bits."""
+    """Write a model directory without its zeros, to keep or copy: about 9/16 of its size at 50% zeros in 16 bits."""
     with reporting(None, debug=debug, quiet=quiet):
         from lors_cli.tools.pack import pack as make
 
@@ -67,7 +68,7 @@ def unpack(
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
-    """The model that was packed, byte for byte; checked against its digests."""
+    """Restore a packed model byte for byte, and check it against its digests."""
     with reporting(None, debug=debug, quiet=quiet):
         from lors_cli.tools.pack import unpack as make
 

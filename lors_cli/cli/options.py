@@ -18,21 +18,22 @@ app = typer.Typer(
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the experiment.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as prune.method=sparsegpt.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override keys of the file, such as prune.method=sparsegpt."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again, replacing what is there.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything and say what would be done; load no weights.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and results.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every detail, the libraries' messages too.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and results.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every detail, also the messages of libraries.")]
 
 
 @contextmanager
 def reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose: bool = False):  # type: ignore[no-untyped-def]
     """Set the console up; turn what goes wrong into a message and an exit status."""
-    # of several processes the first speaks; the others say only what goes wrong with them alone
+    # only the first of several processes prints; the others report only what goes wrong in them alone
     console.setup(-1 if quiet or processes.rank() else int(verbose or debug))
     # SIGTERM, the warning of a scheduler, ends like Ctrl-C: with a message, and with what was saved kept
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -9,7 +9,7 @@ from lors_cli.cli.options import app, reporting
 
 @app.command()
 def methods() -> None:
-    """Every pruning and adapter method with its equation and paper."""
+    """Print every pruning and adapter method with its equation and paper."""
     with reporting(None, debug=False):
         from lors_cli import adapters, pruning
 
@@ -30,7 +30,7 @@ def methods() -> None:
 
 @app.command()
 def schema() -> None:
-    """The JSON schema of configs, for an editor that checks and completes YAML."""
+    """Print the JSON schema of configs, for an editor that checks and completes YAML."""
     with reporting(None, debug=False):
         from lors_cli.config.reference import schema_text
 

@@ -36,7 +36,7 @@ def report(
     debug: Debug = False,
     quiet: Quiet = False,
 ) -> None:
-    """Results of one or many runs -> one table, with tests of the differences, and plots."""
+    """Make one table of the results of one or many runs, with tests of the differences, and plots."""
     with reporting(None, debug=debug, quiet=quiet):
         from lors_cli.tools.report import report as make
 

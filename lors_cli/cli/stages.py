@@ -44,11 +44,11 @@ def _present(config: object) -> list[str]:
         from lors_cli.errors import request_error
 
         expected = f"at least one of {', '.join(f'{name}:' for name in STAGES)}"
-        raise request_error("CONFIG", expected, "none", "add a section")
+        raise request_error("CONFIG", expected, "none", "add one of these sections")
     return present
 
 
-_stage_command("run", _present, "All stages of the file, in order; finished ones are skipped.")
+_stage_command("run", _present, "Run all stages of the file, in order; finished ones are skipped.")
 _stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
 _stage_command("align", lambda _: ["align"], "Pruned model -> <output_dir>/aligned, trained on general text.")
 _stage_command("train", lambda _: ["train"], "Pruned model -> <output_dir>/adapter.")
@@ -71,7 +71,7 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Any of these models -> <output_dir>/eval."""
+    """Dense, pruned, aligned, tuned or merged models -> <output_dir>/eval."""
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
         from lors_cli.config.load import load
 
@@ -91,10 +91,10 @@ def sweep(
     config: Annotated[str, typer.Argument(metavar="FILE", help="A config, or a sweep file (docs/sweep.md).")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine (of a config), and overrides."),
+        typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine (for a config), and overrides."),
     ] = None,
     task: Annotated[
-        int | None, typer.Option(metavar="N", help="Only this run or row, counted from 0; for array jobs.")
+        int | None, typer.Option(metavar="N", help="Do only this run or row, counted from 0; for array jobs.")
     ] = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -102,7 +102,7 @@ def sweep(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Many runs of one experiment, compared in one table; the best config as a file."""
+    """Compare many runs of one experiment in one table, and write the best config."""
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
         from lors_cli.search.sweep import sweep as search
 

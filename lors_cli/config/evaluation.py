@@ -11,41 +11,51 @@ from lors_cli.evaluation.presets import PRESETS
 class Perplexity(Section):
     """Perplexity on consecutive windows of the joined rows."""
 
-    dataset: Dataset = Field(description="text rows")
+    dataset: Dataset = Field(description="the rows of text to measure on")
     sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
-    samples: Count | None = Field(None, description="at most so many windows; all of the text if left out")
+    samples: Count | None = Field(None, description="how many windows are measured at most; all if left out")
 
 
 class Eval(Section):
-    """any of these models -> <output_dir>/eval"""
+    """dense, pruned, aligned, tuned or merged models -> <output_dir>/eval"""
 
     models: Annotated[list[str], Field(min_length=1)] = Field(
         ["dense", "pruned", "merged"],
-        description="dense (measured first), pruned, aligned, tuned (pruned with its adapter), merged, or any model",
+        description="what is measured: dense (always first), pruned, aligned, tuned (the pruned model with its"
+        " adapter), merged, or any other model",
     )
-    perplexity: Perplexity | None = Field(None, description="not measured if left out")
+    perplexity: Perplexity | None = Field(
+        None, description="the text to measure perplexity on; perplexity is not measured if left out"
+    )
     preset: Annotated[str, OneOf(PRESETS)] | None = Field(
-        None, description="a paper's benchmarks: " + ", ".join(PRESETS)
+        None, description="the paper whose benchmarks are run; only `tasks` are run if left out"
     )
-    tasks: list[str] = Field([], description="lm-eval task names, built-in or from task_dir; beside those of a preset")
+    tasks: list[str] = Field(
+        [], description="tasks to run besides those of the preset: names of lm-eval's tasks, or of tasks in task_dir"
+    )
     shots: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="examples in the prompts of tasks; the number of each task itself if left out"
+        None, description="how many examples each prompt of `tasks` has; as each task says if left out"
     )
     task_dir: PathText | None = Field(
-        None, description="a directory of lm-eval task YAML files; NAME_local in it replaces NAME of a preset"
+        None, description="a directory with YAML files of lm-eval tasks; NAME_local in it replaces NAME of a preset"
     )
     data_dir: PathText | None = Field(
-        None, description="the directory that their data_files are relative to; task_dir if left out"
+        None, description="the directory to which the data_files of these tasks are relative; task_dir if left out"
     )
-    limit: Count | None = Field(None, description="at most so many items per task")
+    limit: Count | None = Field(None, description="how many items of each task are measured at most; all if left out")
     batch_size: Count | Literal["auto"] = Field(
-        "auto", description="prompts at once in lm-eval; auto finds what the memory allows"
+        "auto", description="how many prompts lm-eval answers at once; auto finds what fits into memory"
     )
     backend: Literal["transformers", "vllm"] = Field(
-        "transformers", description="what runs the tasks; vllm must be installed. Perplexity always uses transformers"
+        "transformers",
+        description="what runs the model for tasks; vllm has to be installed. Perplexity always uses transformers",
     )
-    offline: bool = Field(False, description="never ask a network; what is missing is named before the work begins")
-    allow_code_execution: bool = Field(False, description="run the programs that models write, as humaneval does")
+    offline: bool = Field(
+        False, description="whether the network is never used; what is missing is named before the work begins"
+    )
+    allow_code_execution: bool = Field(
+        False, description="whether the programs that models write may run, which humaneval needs"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Eval":

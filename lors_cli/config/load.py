@@ -1,4 +1,4 @@
-"""From a YAML file and ``key=value`` overrides to a `Config`; every mistake is reported, all at once."""
+"""Read a YAML file and ``key=value`` overrides into a `Config`; all mistakes are reported at once."""
 
 import json
 import re
@@ -68,7 +68,9 @@ def override(raw: dict[str, Any], text: str) -> None:
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise request_error(text, "key=value, such as train.rank=32", repr(text), "write it with =", CLI)
+        raise request_error(
+            text, "key=value, such as train.rank=32", repr(text), "put = between the key and its value", CLI
+        )
     *parents, last = key.split(".")
     target = raw
     for parent in parents:
@@ -158,7 +160,7 @@ def _problem(model: type[BaseModel], raw: dict[str, Any], detail: ErrorDetails) 
 def _follow(
     model: type[BaseModel], raw: dict[str, Any], names: list[str]
 ) -> tuple[list[str], Any, type[BaseModel], Any]:
-    """Those of `names` that are keys, the value that the last one has, the class of its section, and its default.
+    """The `names` that are keys, the value that the last one has, the class of its section, and its default.
 
     The other names are pydantic's, for the alternatives of a type.
     """
@@ -179,7 +181,7 @@ def _follow(
 
 
 def _yaml_problem(key: str, expected: str, error: YAMLError, remedy: str, file: str, got: str = "") -> RequestError:
-    """What the reader of YAML found, with the line if it tells one."""
+    """The error of a mistake in YAML, with its line if the reader tells one."""
     what, line = str(error), None
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         what = f"{error.problem}, column {error.problem_mark.column + 1}"

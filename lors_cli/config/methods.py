@@ -66,7 +66,7 @@ class MethodSection(Section):
             elif name in self.model_fields_set:
                 told, remedy = facts(field), f"remove {name}, or choose a method that has it: {', '.join(owners)}"
                 if "off" not in told:
-                    raise wrong(name, f"no {name}: {method} {told['without']}", remedy)
+                    raise wrong(name, f"no {name}, because {method} {told['without']}", remedy)
                 if value not in (told["off"], field.default):
                     off = str(told["off"]).lower() if isinstance(told["off"], bool) else told["off"]
                     raise wrong(name, f"{name}: {off}, because {method} {told['without']}", remedy)

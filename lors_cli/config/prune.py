@@ -27,9 +27,9 @@ class Calibration(Section):
     """The text whose activations show which weights matter."""
 
     dataset: CalibrationDataset = Field(description="rows of text, of messages or of token ids")
-    samples: Count = Field(128, description="number of windows")
+    samples: Count = Field(128, description="how many windows are read")
     sequence_length: Annotated[int, Field(ge=2)] = Field(
-        2048, description="tokens per window; the model's maximum is not looked up"
+        2048, description="tokens per window, whatever the maximum of the model is"
     )
     sampling: Literal["concat", "random"] = Field(
         "concat",
@@ -43,7 +43,7 @@ class Override(Section):
 
     match: str = Field(description="the name of a linear, the last parts of it, or a glob that fits the whole name")
     sparsity: Sparsity | None = Field(None, description="the fraction of zeros, or N:M, for these linears")
-    skip: bool = Field(False, description="leave these linears dense")
+    skip: bool = Field(False, description="whether these linears stay dense")
 
     @model_validator(mode="after")
     def _check(self) -> "Override":
@@ -65,27 +65,30 @@ class Prune(MethodSection):
         " from_mask",
     )
     calibration: Calibration | None = Field(
-        None, description="needed by a method, a profile or a repair that looks at activations"
+        None, description="the text for a method, a profile or a repair that looks at activations"
     )
-    overrides: list[Override] = Field([], description="other targets for some linears; the last that matches counts")
+    overrides: list[Override] = Field(
+        [], description="other targets for some linears; the last one that matches a linear counts"
+    )
     profile: Annotated[str, OneOf(pruning.PROFILES)] | None = Field(
         None,
-        description="how much each block loses, by `lors methods`; `sparsity` is the mean. All blocks lose the same if"
-        " left out",
+        description="how the blocks differ in sparsity (see `lors methods`), with `sparsity` as the mean; they do not"
+        " differ if left out",
     )
     sequential: Literal["block", "linear"] = Field(
         "block",
-        description="block: a linear is calibrated behind the pruned blocks before its own; linear: also behind the"
-        " pruned linears before it in its block",
+        description="what is already pruned when a linear is calibrated; block: the blocks before its own; linear: also"
+        " the linears before it in its block",
     )
     repair: Annotated[str, OneOf(pruning.REPAIRS)] | None = Field(
-        None, description="what is done to the pruned weights, by `lors methods`; nothing if left out"
+        None, description="how pruned weights are changed afterwards (see `lors methods`); not at all if left out"
     )
     mask: PathText | None = Field(
-        None, description="a .safetensors file of masks, or a sparse model whose zeros are taken; for from_mask alone"
+        None, description="a .safetensors file of masks, or a sparse model whose zeros are taken; only for from_mask"
     )
     states: Literal["auto", "device", "host", "disk"] = Field(
-        "auto", description="where the calibration states are kept; auto takes the first of the others that has room"
+        "auto",
+        description="where the calibration states are kept; auto takes the first of device, host, disk with room",
     )
 
     @classmethod
@@ -118,8 +121,8 @@ class Prune(MethodSection):
     def _check_structured(self) -> None:
         for key in ("sparsity", "profile", "repair", "mask", "overrides"):
             if getattr(self, key):
-                expected = f"no {key}: {self.method} leaves no zeros, its blocks get smaller"
-                raise wrong(key, expected, f"remove {key}; ratio says how much goes")
+                expected = f"no {key}: {self.method} makes blocks smaller and does not leave zeros"
+                raise wrong(key, expected, f"remove {key}; ratio says how much is removed")
 
     def _check_zeros(self, method: Method) -> None:
         fraction = self.sparsity is not None and self.sparsity.m is None
@@ -132,7 +135,7 @@ class Prune(MethodSection):
             expected = "variant: false with N:M, which fixes how many weights a row loses"
             raise wrong("variant", expected, "remove variant, or write a fraction as sparsity")
         if self.option("permute") and fraction:
-            expected = "permute: false with a fraction: an order of inputs matters to N:M only"
+            expected = "permute: false with a fraction, because the order of inputs matters only to N:M"
             raise wrong("permute", expected, 'remove permute, or write N:M as sparsity, such as "2:4"')
         if self.profile:
             self._check_profile(fraction)

@@ -14,8 +14,8 @@ from lors_cli.config.schema import Config
 HEAD = """# Every key of a config file
 
 Made from the schema by `python -m lors_cli.config.reference`. Files are YAML 1.2. Relative paths are relative to the
-directory in which `lors` is started. A stage whose section is left out is not part of `lors run`. A key that begins
-with names of methods belongs to these alone. `DATASET` is described at the end.
+directory in which `lors` is started. A stage whose section is left out is not part of `lors run`. If a meaning
+begins with names of methods, the key is only for these. `DATASET` is described at the end.
 """
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
 Schema = dict[str, Any]
@@ -66,7 +66,7 @@ def _rows(prefix: str, keys: Schema, sections: dict[str, Schema]) -> Iterator[st
         inner, meaning = _reference(key), key.get("description", "").replace("|", "\\|")
         default = "required" if "default" not in key else _value(key["default"]) if key["default"] is not None else ""
         yield f"| `{path}` | {_type(key)} | {default} | {meaning} |"
-        if inner and inner.endswith("Dataset"):  # what a data set has in this place alone
+        if inner and inner.endswith("Dataset"):  # keys that a data set has only here
             own = {name: key for name, key in _keys(sections[inner]).items() if name not in _keys(sections["Dataset"])}
             yield from _rows(path, own, sections)
 

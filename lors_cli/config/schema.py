@@ -14,17 +14,24 @@ from lors_cli.errors import RequestError, request_error
 class Recover(Section):
     """adapter of a pruned model -> <output_dir>/recovered, an adapter of the original (LoRAM)"""
 
-    input: str | None = Field(None, description="the pruned model; the one of train if left out")
-    adapter: str | None = Field(None, description="its adapter; the one of train if left out")
+    input: str | None = Field(None, description="the pruned model; the one that train adapts if left out")
+    adapter: str | None = Field(None, description="the adapter of that model; the one that train makes if left out")
 
 
 class Merge(Section):
     """pruned model + adapter -> <output_dir>/merged"""
 
-    input: str | None = Field(None, description="the pruned model; the one of train if left out")
-    adapter: PathText | None = Field(None, description="an adapter directory; <output_dir>/adapter if left out")
-    dense: bool = Field(False, description="lora: merge densely and lose the zeros")
-    apply_mask: bool = Field(False, description='lora: mask the update at the merge (the baseline "LoRA*")')
+    input: str | None = Field(
+        None,
+        description="the model to merge into; if left out, the one that train adapts, or the original after recover",
+    )
+    adapter: PathText | None = Field(
+        None, description="the adapter to merge; the one that recover or else train makes if left out"
+    )
+    dense: bool = Field(False, description="whether a lora adapter is merged densely, which loses the zeros")
+    apply_mask: bool = Field(
+        False, description='whether the update of a lora adapter is masked at the merge (the baseline "LoRA*")'
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Merge":
@@ -51,8 +58,8 @@ class Config(Section):
     dtype: Dtype = Field(
         "auto", description="the dtype of the weights, in work and on disk; auto keeps the one in which they are stored"
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    trust_remote_code: bool = Field(False, description="whether code that a model directory brings may run")
+    device: str = Field("auto", description="where the work runs: auto, cpu, cuda, cuda:N or mps")
+    trust_remote_code: bool = Field(False, description="whether the code in a model directory may run")
     prune: Prune | None = None
     align: Align | None = None
     train: Train | None = None

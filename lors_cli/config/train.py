@@ -22,7 +22,7 @@ class TrainingDataset(Dataset):
     )
     streaming: bool = Field(
         False,
-        description="whether the shards (of a glob, a folder or a hub id) are read as training goes, never all at once",
+        description="whether the shards (of a glob, a folder or a hub id) are read during training, not all at once",
     )
 
 
@@ -43,7 +43,9 @@ class Train(MethodSection):
     input: str | None = Field(
         None, description="the pruned model to train; the one that the stage before has made if left out"
     )
-    method: Annotated[str, OneOf(adapters.METHODS)] = Field(description="which adapter; `lors methods` describes each")
+    method: Annotated[str, OneOf(adapters.METHODS)] = Field(
+        description="which adapter is trained; `lors methods` describes each"
+    )
     rank: Count = Field(16, description="the rank of the update; with spp it has to divide the rows of each weight")
     alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
     formulation: str | None = Field(
@@ -53,11 +55,11 @@ class Train(MethodSection):
     init: Literal["gradient", "gradient_svd", "eva", "random"] | None = Field(
         None, description="how lora_A starts; gradient for lors and random for the others if left out"
     )
-    init_steps: Count = Field(1, description="a start from data looks at the samples of so many optimiser steps")
+    init_steps: Count = Field(1, description="how many optimiser steps' samples a start from data looks at")
     base: Literal["dense", "packed", "nf4"] = Field(
         "dense",
-        description="the form of the frozen weights in memory; packed (lors): without their zeros; nf4 (lora): in 4"
-        " bits, as QLoRA does",
+        description="the form of the frozen weights in memory; packed (lors) leaves their zeros out; nf4 (lora) has"
+        " 4 bits a weight, as in QLoRA",
     )
     target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of the linears to adapt; every pruned one if left out"
@@ -75,7 +77,7 @@ class Train(MethodSection):
     sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="tokens per sample, at most")
     packing: bool = Field(
         False,
-        description="whether several rows share a sample; none sees another, and each has positions from 0 on",
+        description="whether several rows share a sample; they do not see each other, and each has positions from 0",
     )
     overlong: Literal["truncate", "refuse"] = Field(
         "truncate",
@@ -90,10 +92,10 @@ class Train(MethodSection):
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-4, description="the peak of AdamW's learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="how the learning rate falls to zero after the warm-up; constant: not at all"
+        "cosine", description="how the learning rate falls to zero after the warm-up; with constant it does not fall"
     )
     warmup: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="steps in which the learning rate rises; below 1, a fraction of all steps"
+        0.0, description="how many steps the learning rate rises for; a number below 1 is a fraction of all steps"
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's decay of the adapters")
     max_grad_norm: Annotated[float, Field(ge=0)] = Field(
@@ -107,7 +109,7 @@ class Train(MethodSection):
         None, description="tokens to train on, rounded to whole optimiser steps; replaces epochs"
     )
     repeat: bool = Field(
-        False, description="whether the data start again where they end before max_tokens or a stream's max_steps"
+        False, description="whether the data start again if they end before max_tokens, or before max_steps of a stream"
     )
     dtype: Dtype | None = Field(
         None, description="the dtype of the frozen model while training; the top-level dtype if left out"
@@ -116,7 +118,7 @@ class Train(MethodSection):
     chunked_loss: bool = Field(
         True, description="whether the loss is computed for some tokens at a time, so that not all logits are in memory"
     )
-    distill: Distill | None = Field(None, description="knowledge distillation; there is none if left out")
+    distill: Distill | None = Field(None, description="knowledge distillation from a teacher; not done if left out")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="with several processes: ddp gives each the whole model, fsdp shards the frozen weights (FSDP2)",
@@ -124,10 +126,10 @@ class Train(MethodSection):
     save_steps: Count | None = Field(
         None, description="optimiser steps between two checkpoints; a twentieth of the run if left out"
     )
-    keep_checkpoints: Count = Field(2, description="how many checkpoints, the latest ones, stay while training")
+    keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay during training")
     logging_steps: Count = Field(1, description="optimiser steps between two lines of the log")
     report_to: list[Literal["tensorboard", "wandb"]] = Field(
-        [], description="who gets the training's figures besides training_log.jsonl"
+        [], description="where the training's figures go besides training_log.jsonl"
     )
 
     @classmethod
@@ -196,7 +198,7 @@ class Train(MethodSection):
         if sum(map(bool, (self.epochs, self.max_steps, self.max_tokens))) > 1:
             raise wrong("", "only one of epochs, max_steps and max_tokens", "remove the others")
         if self.dataset.streaming and not (self.max_steps or self.max_tokens):
-            expected = "max_steps or max_tokens: nobody knows how long an epoch of a stream is"
+            expected = "max_steps or max_tokens, because the length of an epoch of a stream is not known"
             raise wrong("max_steps", expected, "add max_steps: N, or max_tokens: N")
         if self.eval_dataset and self.eval_dataset.streaming:
             expected = "an eval_dataset without streaming: it is read as a whole, so give it a limit"
@@ -224,6 +226,6 @@ class Align(Train):
     @model_validator(mode="after")
     def _check_rank(self) -> "Align":
         if "rank" in self.model_fields_set and "method" not in self.model_fields_set:
-            expected = "method with rank: left out it is full, which has none and takes far more memory"
+            expected = "method with rank: left out it is full, which does not have a rank and takes far more memory"
             raise wrong("method", expected, "add method: lors, or remove rank")
         return self

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from yaml import MappingNode, MarkedYAMLError, Node, ScalarNode, SequenceNode, YAMLError
 
-MOST_VALUES = 100_000  # of one text, with what its aliases repeat: an alias of aliases of aliases ... grows fast
+MOST_VALUES = 100_000  # in one text, with what its aliases repeat: an alias of aliases of aliases ... grows fast
 KeyPath = tuple[str, ...]
 
 CORE = {  # what a plain scalar is, by the first characters that it can have
@@ -21,7 +21,7 @@ CORE = {  # what a plain scalar is, by the first characters that it can have
         r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         list("-+.0123456789"),
     ),
-    "merge": (r"<<", ["<"]),  # of version 1.1, and in use
+    "merge": (r"<<", ["<"]),  # from version 1.1, but still in use
 }
 _BUILT = ("null", "bool", "float", "str", "seq", "map")
 

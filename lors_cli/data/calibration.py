@@ -76,9 +76,11 @@ def calibration_windows(
             tokens = windows.random_windows(documents, source, length, count, seed)
     distinct = len(tokens.unique())
     if distinct < max(FEW_TOKENS * min(tokens.numel(), len(tokenizer)), 2):
-        log.warning("%s: %d windows with only %d different tokens tell little", source.path, len(tokens), distinct)
+        log.warning(
+            "%s: the %d windows have only %d different tokens, which tells little", source.path, len(tokens), distinct
+        )
     if len(tokenizer.decode(tokens[0])) < length:
-        log.warning("%s: more tokens than characters; the tokenizer does not know this script", source.path)
+        log.warning("%s has more tokens than characters: the tokenizer does not know this script", source.path)
     return tokens
 
 

@@ -59,7 +59,7 @@ def errors(source: "Source") -> Iterator[None]:
         raise request_error(
             source.key,
             f"a local file, a built-in data set ({', '.join(builtin.NAMES)}), or a hub id (owner/name)",
-            f"{source.path!r}, which is no local file and could not be had from the hub: {reason}",
+            f"{source.path!r}, which is not a local file and could not be fetched from the hub: {reason}",
             "correct the path; without a network, fetch it on a machine that has one (lors eval CONFIG --prefetch)"
             " with the same HF_HOME, or give a local file",
         ) from None

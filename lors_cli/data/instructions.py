@@ -185,7 +185,7 @@ def first_row(source: Source, *, streaming: bool) -> Row:
 
 
 def _document(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """A row of text with the tokenizer's own start and end; nothing for one without text, which is no document."""
+    """A row of text with the tokenizer's own start and end; nothing for a row without text, which is not a document."""
     text = source.text(row, number)
     ids: list[int] = list(tokenizer(text, verbose=False)["input_ids"]) if text else []
     if ids and tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:

@@ -123,7 +123,7 @@ class Source:
         for option, value in given.items():
             if value and (option, value) != ("split", "train"):
                 got = f"{value!r} for {self.path}"
-                raise request_error(f"{self.key}.{option}", "none for a local file", got, f"remove {option}")
+                raise request_error(f"{self.key}.{option}", f"no {option} for a local file", got, f"remove {option}")
 
     def read(self, skip: int = 0) -> Iterator[Row]:
         """The rows after the first `skip`, perhaps none, whatever the limit.

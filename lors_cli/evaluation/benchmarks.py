@@ -149,7 +149,7 @@ class _Loader:
         if not isinstance(error, ConnectionError | OSError):
             where = f" ({entry.yaml_path})" if entry.yaml_path else ""
             got = f"{type(error).__name__}: {reason}"
-            return request_error("eval.tasks", f"the task {name!r}{where} to be right", got, "correct its file")
+            return request_error("eval.tasks", f"a correct task {name!r}{where}", got, "correct its file")
         if isinstance(error, ConnectionError):
             offline.switch_on()  # asking for each of the others would take as long as for the first
         data_set = (entry.cfg or {}).get("dataset_path")

@@ -69,7 +69,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file
     realpath, inside, write = os.path.realpath, os.path.realpath(os.getcwd()) + os.sep, os.write
     for owner, name in ((_thread, "start_new_thread"), (_posixsubprocess, "fork_exec")):
-        setattr(owner, name, impossible)  # what no event tells of: threads, and the processes of multiprocessing
+        setattr(owner, name, impossible)  # they do not raise an audit event
     limit(request["cpu_seconds"], request["memory_bytes"])
     module = sys.modules["candidate"] = ModuleType("candidate")
     sys.addaudithook(refuse)

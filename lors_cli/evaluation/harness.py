@@ -20,7 +20,7 @@ from lors_cli.evaluation.metrics import headline
 CPU_BATCH_SIZE = 8
 CPU_LOGITS = 2**29  # numbers, 2 GiB in float32, at once for a batch of prompts of TYPICAL_LENGTH
 TYPICAL_LENGTH = 1024
-HASH_LENGTH = 16  # of 64 hexadecimal digits
+HASH_LENGTH = 16  # hexadecimal digits, of the 64 that a hash has
 
 Item = dict[str, Any]
 
@@ -140,7 +140,7 @@ def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
         benchmark = asked.benchmarks.get(name)
         if benchmark and entry["metric"]:
             if benchmark.metric not in entry:
-                raise LorsError(f"{name} gives no {benchmark.metric}, which is the metric of {benchmark.task}")
+                raise LorsError(f"{name} does not give {benchmark.metric}, which is the metric of {benchmark.task}")
             entry |= {"benchmark": benchmark.task, "metric": benchmark.metric}
         entries[name] = entry
     for group, children in outcome.get("group_subtasks", {}).items():
@@ -168,7 +168,7 @@ def _items(samples: list[dict[str, Any]]) -> list[Item]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON knows it."""
+    """The value as JSON can hold it."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return value if value is None or isinstance(value, str | int | float | bool) else float(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lors_cli.evaluation import code_execution
 
-KS = (1, 10)  # of pass@k
+KS = (1, 10)  # the k of pass@k
 
 
 def run_tests(responses: list[list[str]], docs: list[dict[str, Any]]) -> list[list[bool]]:

@@ -44,7 +44,7 @@ def answers(path: Path, metric: str) -> tuple[bytes, list[float]]:
     """What identifies the items of a task in `path`, one after another, and their values of a metric.
 
     Raises:
-        KeyError, TypeError, ValueError: an item has no single number of that name.
+        KeyError, TypeError, ValueError: an item does not have a single number of that name.
 
     """
     text = gzip.decompress(path.read_bytes())

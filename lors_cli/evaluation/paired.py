@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-LEVEL = 0.05  # of significance, and 1 - LEVEL is the confidence of the intervals
+LEVEL = 0.05  # the level of significance; 1 - LEVEL is the confidence of the intervals
 RESAMPLES = 2000
 SEED = 0
 AT_ONCE = 2**22  # numbers of the resampled arrays in memory

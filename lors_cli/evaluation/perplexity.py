@@ -23,7 +23,7 @@ LOGITS_PER_FORWARD = 2**26  # numbers; in float32 and with their copies in the l
 
 @dataclass(frozen=True)
 class Text:
-    """What perplexity is measured on: at most `most` windows of `length` tokens; all that there are if it is None."""
+    """What perplexity is measured on: at most `most` windows of `length` tokens; all windows if it is None."""
 
     source: Source
     length: int

@@ -20,7 +20,9 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
             return name, module
-    raise LorsError(f"no list of {config.num_hidden_layers} decoder blocks in {type(model).__name__}: not supported")
+    raise LorsError(
+        f"{type(model).__name__} without a list of {config.num_hidden_layers} decoder blocks is not supported"
+    )
 
 
 def block_linears(block: nn.Module) -> dict[str, nn.Linear]:
@@ -50,7 +52,9 @@ def all_linears(model: nn.Module, *, asked: Iterable[str] = ()) -> dict[str, nn.
         for name, linear in block_linears(block).items()
     }
     if not linears:
-        raise LorsError(f"the blocks of {type(model).__name__} hold no nn.Linear: this architecture is not supported")
+        raise LorsError(
+            f"the blocks of {type(model).__name__} do not hold an nn.Linear: this architecture is not supported"
+        )
     return linears | {name: linear for name, linear in head(model).items() if name in asked}
 
 
@@ -92,7 +96,7 @@ def refuse_experts(model: nn.Module, key: str) -> None:
 
 
 def select(names: list[str], patterns: list[str] | None, key: str) -> list[str]:
-    """Those of the linears `names` that a pattern matches: a whole name, its last parts, or a glob of the whole name.
+    """The linears among `names` that a pattern matches: a whole name, its last parts, or a glob of the whole name.
 
     Raises:
         RequestError: a pattern matches none; `key` is the config's path to the patterns.

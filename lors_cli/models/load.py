@@ -132,7 +132,9 @@ def load_model(
     # transformers fills what it does not find with random numbers and goes on
     wrong = [*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])]
     if wrong:
-        raise LorsError(f"{directory} lacks or misshapes {len(wrong)} tensors, among them {sorted(wrong)[0]}")
+        raise LorsError(
+            f"{directory} lacks {len(wrong)} tensors or has them in another shape, among them {sorted(wrong)[0]}"
+        )
     model.eval()
     loaded: PreTrainedModel = model.to(device)
     return loaded
@@ -216,7 +218,9 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         got = f"{name!r}: {str(error).splitlines()[0]}"
-        raise request_error("device", "auto, cpu, cuda or cuda:N, present here", got, "use device: auto") from None
+        raise request_error(
+            "device", "auto, or a device that is present here: cpu, cuda or cuda:N", got, "use device: auto"
+        ) from None
     return device
 
 
@@ -228,7 +232,7 @@ def check_dtype(name: str, device: torch.device, key: str) -> None:
 
     """
     if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        got = f"bfloat16 on {torch.cuda.get_device_name(device)}, which has none"
+        got = f"bfloat16 on {torch.cuda.get_device_name(device)}, which does not have it"
         raise request_error(key, "a dtype that the device computes in", got, f"set {key} to float32")
 
 

@@ -79,5 +79,5 @@ def forget_peaks() -> None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether there was too little memory; on a CPU torch has no exception of its own for that."""
+    """Whether there was too little memory; on a CPU torch does not have an exception of its own for that."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

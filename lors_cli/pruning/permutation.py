@@ -58,7 +58,7 @@ def _group(score: Tensor, pattern: Pattern) -> tuple[int, int]:
     if pattern.n is None or pattern.m is None:
         raise LorsError(f"a channel permutation is for an N:M pattern, not for {pattern}")
     if score.shape[1] % pattern.m:
-        raise LorsError(f"{pattern} does not fit {score.shape[1]} inputs: not a multiple of {pattern.m}")
+        raise LorsError(f"{pattern} does not fit {score.shape[1]} inputs, which is not a multiple of {pattern.m}")
     return pattern.n, pattern.m
 
 

@@ -126,7 +126,7 @@ def _prune_rows(weight: Tensor, factor: Tensor, pattern: Pattern, given: Tensor 
 
 
 def _removed(score: Tensor, pattern: Pattern) -> Tensor:
-    """What to remove, bool like `score` (R, columns): of each row's group for N:M, else of the whole block.
+    """What to remove, bool like `score` (R, columns): from each row's group for N:M, otherwise from the whole block.
 
     As in the published code, the score at the threshold goes too, so a fraction removes one weight more per block.
     """
@@ -176,7 +176,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed and bool(upper.isfinite().all()):
                 return upper, fraction
-        log.warning("Hessian not positive definite at damping %g", fraction)
+        log.warning("the Hessian is not positive definite at damping %g", fraction)
     raise LorsError(
         f"the Hessian is not positive definite, even at damping {fraction:g}: the calibration text is too short or too"
         " uniform, or holds NaN; use more and more varied samples, or a larger prune.damping"

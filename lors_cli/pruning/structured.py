@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-EPSILON = 1e-9  # for 10 * 0.7 and the like
+EPSILON = 1e-9  # so that 10 * 0.7 counts as 7
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lors_cli.errors import LorsError
 from lors_cli.sparsity.mask import keep_largest
 from lors_cli.sparsity.pattern import Pattern
 
-TOLERANCE = 0.001  # of the sparsity that the variant reaches, as published
+TOLERANCE = 0.001  # how far from the sparsity the variant may stop, as published
 BISECTIONS = 60  # alpha is then exact in float64
 
 
@@ -52,7 +52,7 @@ def _keep_above_share(score: Tensor, sparsity: float) -> Tensor:
     order = downwards.indices.flip(1)
     cumulative, total = downwards.values.flip(1).cumsum(dim=1), score.sum(dim=1, keepdim=True)
 
-    def removals(alpha: float) -> Tensor:  # of each row, (R, 1)
+    def removals(alpha: float) -> Tensor:  # for each row, (R, 1)
         return (cumulative <= total * alpha).sum(dim=1, keepdim=True)
 
     def reached(alpha: float) -> float:

@@ -12,7 +12,7 @@ ACCURACY, AVERAGE, PERPLEXITY, OTHER = "accuracy", "average", "perplexity", "oth
 # Metrics that are shares of items, so that an average over tasks means something.
 SHARES = ("acc", "exact_match", "em", "f1", "pass@", "mc1", "mc2")
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "loss", "wer", "ter")
-DIGITS = 12  # of a digest, where people read it
+DIGITS = 12  # how much of a digest is shown to people
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def differing(columns: list[Column]) -> list[str]:
 def averages(sets: list[frozenset[Column]], order: list[Column]) -> list[Column]:
     """The averages that make sense for rows with these accuracies: over each set of at least two that no other holds.
 
-    A row that lacks one of a set has no average over it. Rows that were measured in two ways have one for each.
+    A row that lacks one of a set does not have an average over it. Rows that were measured in two ways have one each.
     """
     largest = [one for one in dict.fromkeys(sets) if len(one) > 1 and not any(one < other for other in sets)]
     members = [tuple(column for column in order if column in one) for one in largest]

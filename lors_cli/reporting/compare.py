@@ -25,7 +25,7 @@ OTHER_ITEMS = "they were measured on other items"
 
 @dataclass
 class Comparison:
-    """Of two models: whether they differ, None where that cannot be tested, and then the `reason`.
+    """Whether two models differ; None where that cannot be tested, with the `reason`.
 
     `numbers` are the test's: p, discordant counts, differences and intervals; first minus second.
     """

@@ -17,12 +17,12 @@ from lors_cli.reporting.rows import Row
 from lors_cli.reporting.table import Heading, Table
 
 MOST = 20  # curves in a picture
-POINTS = 300  # of a curve; more cannot be seen
+POINTS = 300  # in a curve; more cannot be seen
 IN_TRAINING = {"linewidth": 0.8, "alpha": 0.6}
 HELD_OUT = {"linewidth": 1.6, "marker": "o", "markersize": 3}
 STEPS = "max_steps"
 DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
-LARGEST = 700.0  # nats; e to more is no number any more
+LARGEST = 700.0  # nats; e to a larger power overflows
 Log = dict[str, list[tuple[float, float, float]]]  # by kind of loss its points: step, tokens, loss
 Curve = tuple[int, list[tuple[float, float]], dict[str, Any]]  # the number of a line of the table, points, style
 Point = tuple[int, Value, int]  # steps, perplexity, the number of a line

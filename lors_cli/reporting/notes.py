@@ -53,7 +53,7 @@ def _difference(column: Column, table: Table) -> str:
 
 
 def distinction(column: Column, table: Table) -> str:
-    """The settings of a column that differ from those of others of its name; empty if there is no other."""
+    """The settings of a column that differ from those of others of its name; empty if there is not another one."""
     alike = [h.key.column for h in table.headings if h.key.column and h.key.kind == column.kind]
     alike = [other for other in alike if other.name == column.name]
     if len(alike) < 2 or column.kind == AVERAGE:

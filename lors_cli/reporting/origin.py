@@ -242,7 +242,7 @@ def _parameters(directory: Path) -> int | None:
     for path in sorted(directory.glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                     size = 1
                     for length in file.get_slice(name).get_shape():
                         size *= length

@@ -196,7 +196,7 @@ def names(rows: list[Row], ignoring: tuple[str, ...] = ()) -> list[str]:
 
     Args:
         rows: of one group.
-        ignoring: settings that are no reason to tell rows apart.
+        ignoring: settings by which rows are not told apart.
 
     """
     named = [method(row) for row in rows]

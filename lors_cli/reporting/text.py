@@ -235,5 +235,5 @@ def _raised(mark: str) -> str:
 
 
 def _for_tex(text: str) -> str:
-    """The text with what TeX would act upon written out; letters that pdfTeX has no glyph for become question marks."""
+    """The text with TeX's special characters escaped; letters without a glyph in pdfTeX become question marks."""
     return "".join(SPECIAL.get(letter, letter if ord(letter) < 256 else "?") for letter in text)

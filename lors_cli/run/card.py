@@ -102,7 +102,7 @@ class _Model(_Made):
         self.trained = any(step.stage in ("align", "train", "merge") for step in self.steps)
 
     def kind(self) -> str:
-        """Such as "50% sparse (2:4)"."""
+        """What kind of model it is, such as "50% sparse (2:4)"."""
         if self.reduction != 1:
             return f"{self.reduction:.2f} times smaller"
         facts = self.made.facts

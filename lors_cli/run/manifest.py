@@ -36,7 +36,7 @@ class Facts(Record):
 
 
 class Pruned(Facts):
-    """Of `lors prune`; `parameters` before and after, and `reduction`, are there for structured methods only."""
+    """The facts of `lors prune`; the `parameters` before and after, and `reduction`, are for structured methods."""
 
     calibration: dict[str, Any] | None = None  # windows, tokens, token_digest, tokens_per_linear
     sparsity: Number | None = None
@@ -50,7 +50,7 @@ class Pruned(Facts):
 
 
 class Trained(Facts):
-    """Of `lors train`."""
+    """The facts of `lors train`."""
 
     steps: int | None = None
     tokens: int | None = None
@@ -58,7 +58,7 @@ class Trained(Facts):
     last_loss: Number | None = None
     eval_losses: list[Number] | None = None
     kept_step: int | None = None
-    eval_loss: Number | None = None  # of the kept step
+    eval_loss: Number | None = None  # at the step that is kept
     trainable_parameters: int | None = None
     tokens_per_second: Number | None = None
     processes: int | None = None
@@ -71,7 +71,7 @@ class Trained(Facts):
 
 
 class Merged(Facts):
-    """Of `lors merge`."""
+    """The facts of `lors merge`."""
 
     method: str | None = None
     rank: int | None = None
@@ -85,14 +85,14 @@ class Merged(Facts):
 
 
 class Aligned(Merged, Trained):
-    """Of `lors align`, which trains and merges; its last two facts are what later stages need of the pruned model."""
+    """The facts of `lors align`, which trains and merges; later stages need the last two of the pruned model."""
 
     reduction: Number | None = None
     original: str | None = None  # the digest of the model that was pruned
 
 
 class Recovered(Facts):
-    """Of `lors recover`."""
+    """The facts of `lors recover`."""
 
     method: str | None = None
     rank: int | None = None
@@ -103,13 +103,13 @@ class Recovered(Facts):
 
 
 class Evaluated(Facts):
-    """Of `lors eval`: the results of each model, as they are in results.json."""
+    """The facts of `lors eval`: the results of each model, as they are in results.json."""
 
     models: dict[str, dict[str, Any]] | None = None
 
 
 class Packed(Facts):
-    """Of `lors pack`."""
+    """The facts of `lors pack`."""
 
     tensors: dict[str, int] | None = None  # how many were packed in which way
     bytes: int | None = None
@@ -135,7 +135,7 @@ class Request(Record):
 
     @property
     def content(self) -> dict[str, Any]:
-        """As it is on disk."""
+        """The request as it is on disk."""
         return self.model_dump()
 
 
@@ -146,11 +146,11 @@ class Manifest(Record):
     created: str = ""
     command: str = ""
     request: Request
-    digest: str  # of the directory
+    digest: str  # the digest of the directory
     facts: Facts
     config: dict[str, Any] = Field(default_factory=dict)
     input_paths: dict[str, str] = Field(default_factory=dict)
-    hub_ids: dict[str, str] = Field(default_factory=dict)  # of the inputs that came from the hub
+    hub_ids: dict[str, str] = Field(default_factory=dict)  # ids of the inputs that came from the hub
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
     seconds: Number | None = None
@@ -158,7 +158,7 @@ class Manifest(Record):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those that determine the result."""
+        """The settings that determine the result."""
         return self.request.settings
 
     @property
@@ -168,18 +168,18 @@ class Manifest(Record):
 
     @property
     def model_digest(self) -> str | None:
-        """Of the model that an adapter belongs to: the original for a recovered one, else the one it was trained on."""
+        """The digest of an adapter's model: the original for a recovered one, otherwise the model it was trained on."""
         return self.inputs.get("model" if self.stage == "recover" else "pruned")
 
     @property
     def original_digest(self) -> str | None:
-        """Of the model that a pruned one, aligned or not, was made from; None where that is not recorded."""
+        """The digest of the model that a pruned or aligned one was made from; None where that is not recorded."""
         recorded = self.facts.original if isinstance(self.facts, Aligned) else None
         return recorded or self.inputs.get("model")
 
     @property
     def content(self) -> dict[str, Any]:
-        """As it is on disk: one flat object, the facts after the digest of the directory."""
+        """The manifest as it is on disk: one flat object, with the facts after the digest of the directory."""
         content = {}
         for key, value in self.model_dump(exclude={"facts"}, exclude_unset=True).items():
             content[key] = value

@@ -106,7 +106,7 @@ def check_output(job: Job, *, force: bool) -> None:
 
 
 def plan(job: Job, *, force: bool) -> str:
-    """What performing it would do, a line for each thing."""
+    """What performing the job would do, a line for each thing."""
     goes_on = [f"goes on with what an interrupted run left in {_partial(job)}"] if left(job) and not force else []
     return "\n".join(f"{job.stage}: {line}" for line in [*job.plan, *goes_on, f"writes {job.output}"])
 

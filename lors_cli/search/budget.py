@@ -61,11 +61,11 @@ def measure(study: Study, start: Start) -> Times:
 def _timed(config: Config, place: Path) -> tuple[float, float]:
     """The seconds of a step, and of everything else, of a short training."""
     train = train_section(config).model_copy(update={"save_steps": TIMED_STEPS + 1, "eval_dataset": None})
-    shutil.rmtree(place, ignore_errors=True)  # what was interrupted tells no time
+    shutil.rmtree(place, ignore_errors=True)  # an interrupted training does not tell a time
     runs.perform(config.model_copy(update={"output_dir": str(place), "train": train}), ["train"])
     trained = manifest.read(place / "adapter")
     shutil.rmtree(place)
     if not trained or not isinstance(trained.facts, manifest.Trained):
-        raise LorsError(f"{place} holds no timed training")
+        raise LorsError(f"{place} does not hold a timed training")
     step = (trained.facts.tokens or 0) / TIMED_STEPS / (trained.facts.tokens_per_second or 1)
     return step, (trained.seconds or 0) - TIMED_STEPS * step

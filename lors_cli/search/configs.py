@@ -84,7 +84,13 @@ class Configs:
         """Refuse arguments that would be without effect, and axes."""
         ours = self.file.keys | {*(LENGTHS if self.file.budget else ()), *(["seed"] if self.file.seeds else [])}
         problems = [
-            Problem(key, "a key that the sweep file leaves to its config", "one that it sets", "override it there", CLI)
+            Problem(
+                key,
+                "a key that the sweep file leaves to its config",
+                "one that it sets itself",
+                "change it in the sweep file",
+                CLI,
+            )
             for key in _keys(self._overrides)
             if key in ours
         ]

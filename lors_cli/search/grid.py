@@ -116,14 +116,16 @@ def _axes(arguments: list[str]) -> dict[str, list[str]]:
         if len(texts) == 1:
             continue
         if "" in texts:
-            problems.append(Problem(key, "a value between all commas", repr(text), "write null for none", CLI))
+            problems.append(
+                Problem(key, "a value between all commas", repr(text), "write null for a key without a value", CLI)
+            )
         if len(set(texts)) < len(texts):
             problems.append(Problem(key, "each value once", repr(text), "leave one out", CLI))
         if keys[key] > 1:
             problems.append(Problem(key, "a key given once", f"{keys[key]} times", "join its values by commas", CLI))
         if reason := NO_AXES.get(key.split(".")[0]):
             got = f"an axis, but {reason}"
-            problems.append(Problem(key, "a single value", got, "give it one, or put it into the file", CLI))
+            problems.append(Problem(key, "a single value", got, "give it one value, or put it into the file", CLI))
         axes[key] = texts
     if not axes:
         expected = "a key with several values, such as train.learning_rate=1e-4,3e-4"
@@ -163,7 +165,7 @@ def _criterion(configs: list[Config]) -> str:
     held_out = [config.train.eval_dataset for config in configs if config.train]
     if any(one != held_out[0] for one in held_out):
         expected = "the same held-out rows in all runs, whose losses are compared"
-        raise request_error("train.eval_dataset", expected, "several", "give it one value")
+        raise request_error("train.eval_dataset", expected, "several values", "give it one value")
     if held_out[0]:
         return HELD_OUT
     if configs[0].eval and configs[0].eval.perplexity:
@@ -172,7 +174,7 @@ def _criterion(configs: list[Config]) -> str:
         "train.eval_dataset",
         "something to compare the runs by: train.eval_dataset, or eval.perplexity",
         "neither",
-        "set one of them; train.eval_dataset needs no merge",
+        "set one of them; train.eval_dataset does not need a merge",
     )
 
 
@@ -190,7 +192,9 @@ def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own
     train = train_section(config)
     if config.align and train.input is None:
         remedy = f"run `lors align` once, then sweep with align=null train.input={config.output_dir}/aligned"
-        raise request_error("align", "none: the runs of a sweep share a model that is there already", "one", remedy)
+        raise request_error(
+            "align", "no align section, because the runs of a sweep share a model that already exists", "one", remedy
+        )
     changes: dict[str, Any] = {"output_dir": str(directory)}
     stages = ["train"]
     if own and train.input is None:

@@ -1,4 +1,4 @@
-"""What a grid came to: a table, results.json, and the config of the best run as YAML."""
+"""The results of a grid: a table, results.json, and the config of the best run as YAML."""
 
 import json
 import math
@@ -18,7 +18,7 @@ RESULTS, TABLE, BEST = "results.json", "results.md", "best.yaml"
 
 
 def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
-    """What there is to know about a run: `value` is that of the criterion, `failure` why its last attempt failed."""
+    """What is known about a run: `value` is that of the criterion, `failure` why its last attempt failed."""
     directory = Path(run.config.output_dir)
     facts: dict[str, Any] = {"name": run.name, "values": run.values, "output_dir": str(directory)}
     facts["config"] = run.config.model_dump(mode="json")

@@ -20,7 +20,7 @@ Outcome = dict[str, Any]  # "value" to choose by, "models" as evaluated, facts o
 
 
 def read(study: Study, run: Run) -> Outcome:
-    """What is known of a run as it is now; of one that was made with other settings, or of another model, nothing."""
+    """What is known about a run; nothing if it was made with other settings or of another model."""
     path = run.directory / FILE
     request = _request(study, run)
     known: Outcome = json.loads(path.read_text()) if path.is_file() else {}

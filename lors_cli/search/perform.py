@@ -20,17 +20,17 @@ class Sweep(ABC):
     """All tasks by their names, or only number `task`, while other processes do the others.
 
     Raises:
-        RequestError: there is no task of that number.
+        RequestError: a task of that number does not exist.
 
     """
 
     def __init__(self, names: list[str], task: int | None, *, force: bool) -> None:
         if task is not None and not 0 <= task < len(names):
             expected = f"the number of a run, 0 to {len(names) - 1}"
-            raise request_error("--task", expected, task, "--dry-run without it lists them", CLI)
+            raise request_error("--task", expected, task, "--dry-run without --task lists the numbers", CLI)
         self.names, self.alone, self.force = names, task is None, force
         self.numbers = list(range(len(names))) if task is None else [task]
-        self.force_shared = force and self.alone  # else others may be training from it already
+        self.force_shared = force and self.alone  # otherwise other tasks may be training from it already
 
     def check(self) -> None:
         """Prepare everything without doing it.

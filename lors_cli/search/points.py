@@ -36,7 +36,7 @@ def labels(keys: list[str]) -> dict[str, str]:
 
 
 def value(config: Config, key: str, text: str) -> Any:
-    """What the config has for the key, so that 3e-4 and 0.0003 are one; of a list or a section, what was typed."""
+    """What the config has for the key, so that 3e-4 and 0.0003 are one; for a list or a section, what was typed."""
     part: Any = config.model_dump(mode="json")
     for name in key.split("."):
         part = part.get(name) if isinstance(part, dict) else None

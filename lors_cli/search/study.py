@@ -1,4 +1,4 @@
-"""From a sweep file to configs: what runs share, the rows of the table, and the runs of each row.
+"""Turn a sweep file into configs: what runs share, the rows of the table, and the runs of each row.
 
 <output_dir>/<start>                          what the start's runs share: pruned, aligned, and their evaluation
 <output_dir>/<start>/<arm>/<values>           a run, such as learning_rate=0.001,seed=0
@@ -147,7 +147,7 @@ class Study:
     def _start(self, name: str) -> Start:
         config = self.configs.of(name, {"output_dir": str(self.output / name)})
         made = [stage for stage in MADE if getattr(config, stage)]
-        if config.train and config.train.input:  # what the runs share is there already
+        if config.train and config.train.input:  # the model that the runs share exists already
             made, config = [], config.model_copy(update=NOT_MADE)
         config = _measuring(config, [m for m in config.eval.models if m in SHARED] if config.eval else [])
         stages = [*made, *(["eval"] if config.eval else [])]

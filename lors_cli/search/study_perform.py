@@ -92,7 +92,7 @@ class StudySweep(Sweep):
             budget.measure(self.study, start)
 
     def _row(self, row: Row, *, make: bool) -> dict[str, Any]:
-        """What a row comes to; `make` what is missing."""
+        """The results of a row; `make` makes what is missing."""
         limits = self.study.file.budget
         times = budget.read(row.start) if limits and limits.timed else {}
         if limits and limits.timed and row.arm not in times:

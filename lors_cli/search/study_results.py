@@ -1,4 +1,4 @@
-"""What a study came to: a table, results.json, and the config of the best run of each start as YAML."""
+"""The results of a study: a table, results.json, and the config of the best run of each start as YAML."""
 
 import math
 import statistics

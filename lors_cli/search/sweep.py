@@ -25,7 +25,9 @@ def sweep(
     """
     if processes.count() > 1:
         got = f"{processes.count()} processes"
-        raise request_error("command", "one process", got, "start it without torchrun; --task shares runs out")
+        raise request_error(
+            "command", "one process", got, "start it without torchrun; --task divides the runs among jobs"
+        )
     chosen: Sweep
     if sweep_file.is_sweep(read(path)):
         study = Study(path, arguments)

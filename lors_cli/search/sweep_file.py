@@ -60,7 +60,7 @@ class Budget(Section):
         if sum(map(bool, (self.steps, self.tokens, self.seconds))) != 1:
             raise wrong("steps", "one of steps, tokens and seconds", "keep one of them")
         if self.time_of and not self.steps:
-            raise wrong("steps", "steps beside time_of, which is the time of so many steps", "add steps")
+            raise wrong("steps", "steps together with time_of, which is the time that these steps take", "add steps")
         return self
 
 
@@ -108,7 +108,9 @@ class SweepFile(Section):
         taken = {*(LENGTHS if self.budget else ()), *(["seed"] if self.seeds else [])} & self.keys
         if taken:
             keys = ", ".join(sorted(taken))
-            raise wrong("arms", f"no {keys} in arms, starts and every", "budget and seeds set it; remove one of both")
+            raise wrong(
+                "arms", f"no {keys} in arms, starts and every", "budget and seeds set it; remove one of the two"
+            )
         for name, arm in self.arms.items():
             axis = next(iter(arm.grid.values()), [0, 1])
             numbers = all(isinstance(one, int | float) for one in axis) and axis == sorted(axis) and len(axis) > 1
@@ -125,7 +127,7 @@ class SweepFile(Section):
         return {key for one in settings for key in one}
 
     def wanted(self, names: Mapping[str, Any]) -> list[str]:
-        """Those of the names that `only` leaves; all of them if it names none of these."""
+        """The names that `only` leaves; all names if `only` does not have any of them."""
         return [name for name in names if name in self.only] or list(names)
 
 

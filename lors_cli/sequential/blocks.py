@@ -60,7 +60,7 @@ class Blocks:
         return content
 
     def _placed(self, index: int, content: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What was read, on the device; the caller's copy is given up on the way."""
+        """Move what was read to the device and give up the caller's copy."""
         placed = {name: content.pop(name).to(self._device, self.dtype) for name in list(content)}
         for name, tensor in placed.items():
             if not mask.finite(tensor):

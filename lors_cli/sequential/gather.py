@@ -129,7 +129,9 @@ class _Watch:
             self._now[place] = x
             shared.add(x)
         elif self._now.get(place) is not x:
-            raise LorsError(f"{name} shares its input with {shared.linears[0]} in some windows only: not supported")
+            raise LorsError(
+                f"{name} shares its input with {shared.linears[0]} in some windows only, which is not supported"
+            )
         if self._calls == self._last_calls and not self._whole:
             raise StopPassError
 

@@ -88,7 +88,7 @@ class _Route:
 
     def _see(self, name: str, x: Tensor) -> None:
         if name in self._order[: self._reached]:
-            raise LorsError(f"the block uses {name} twice: not supported linear by linear")
+            raise LorsError(f"the block uses {name} twice, which sequential: linear does not support")
         if name != self._order[self._reached]:
             raise LorsError(f"the windows took different ways through the block, at {self._order[self._reached]}")
         self._reached += 1

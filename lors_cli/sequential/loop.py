@@ -112,11 +112,11 @@ class BlockLoop:
         )
         if missing := linears.keys() - {name for shared in inputs for name in shared.linears}:
             name = f"{self.blocks.prefix}.{self._index}.{min(missing)}"
-            raise LorsError(f"{name}: no calibration token reached it, so nothing tells what to prune")
+            raise LorsError(f"{name}: no calibration token reached it, so its weights cannot be ranked")
         return inputs
 
     def gather_and_advance(self, linears: dict[str, nn.Linear], block: nn.Module, kinds: Iterable[str]) -> list[Input]:
-        """The same from one pass that also makes the states of the next block: for a visit that changes nothing."""
+        """Gather, and make the states of the next block in the same pass, for a visit that changes nothing."""
 
         def run(window: int) -> None:
             self.keep(window, self.forward(block, window, "profile"))

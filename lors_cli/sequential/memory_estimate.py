@@ -121,7 +121,12 @@ def check(need: Estimate, device: torch.device, output: Path) -> None:
     if need.disk > free:
         got = f"{free / 1e9:.2f} GB on the file system of {place}"
         problems.append(
-            Problem("output_dir", f"{need.disk / 1e9:.2f} GB of free disk space", got, "free space, or set another one")
+            Problem(
+                "output_dir",
+                f"{need.disk / 1e9:.2f} GB of free disk space",
+                got,
+                "free space, or set another output_dir",
+            )
         )
     if problems:
         raise RequestError(*problems)

@@ -104,7 +104,9 @@ def build(section: Prune, linears: dict[str, nn.Linear], masks: TensorFiles | No
                 targets[name] = override.sparsity
                 keys[name] = f"{key}.sparsity"
     if not targets:
-        raise request_error("prune.overrides", "at least one linear left to prune", "all skipped", "skip fewer")
+        raise request_error(
+            "prune.overrides", "at least one linear left to prune", "all linears are skipped", "skip fewer"
+        )
     for name, pattern in targets.items():
         columns = linears[name].in_features
         if pattern and pattern.m and columns % pattern.m:

@@ -1,4 +1,4 @@
-"""What the finished blocks of each phase came to, in a file that a later run goes on from."""
+"""The results of the finished blocks of each phase, in a file that a later run goes on from."""
 
 import json
 from pathlib import Path

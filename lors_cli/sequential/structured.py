@@ -44,7 +44,7 @@ class Reduction:
         middle = range(options.keep_first, count - options.keep_last)
         if not middle:
             got = f"{options.keep_first} and {options.keep_last} of {count} blocks kept whole"
-            raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer")
+            raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer blocks")
         groups = structured.groups_left(sizes.groups, options.ratio)
         channels = structured.channels_left(sizes.channels, options.ratio)
         before = sum(parameter.numel() for parameter in skeleton.parameters())
@@ -71,7 +71,7 @@ class Reduction:
         return self.before / self.after
 
     def summary(self) -> str:
-        """In a line."""
+        """The reduction in one line of text."""
         return (
             f"{_short(self.before)} -> {_short(self.after)} parameters ({self.factor:.2f}x, exactly {self.after:,});"
             f" {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP"

@@ -52,7 +52,7 @@ def _largest_of_many(score: Tensor, removed: int) -> Tensor:
 
 
 def _largest_of_few(score: Tensor, removed: int) -> Tensor:
-    """The same by counting, for each place of a short row, the places ahead of it; in bytes, place by place."""
+    """The largest of short rows, by counting the places ahead of each place; in bytes, place by place."""
     places = [score[:, place].contiguous() for place in range(score.shape[1])]
     keep = torch.empty_like(score, dtype=torch.bool)
     for i, own in enumerate(places):
@@ -129,7 +129,7 @@ def negative_zeros(weight: Tensor) -> int:
 
 
 def finite(weight: Tensor) -> bool:
-    """Whether no number is NaN or infinite: the smallest and the largest tell."""
+    """Whether all numbers are finite, which the smallest and the largest tell."""
     low, high = weight.aminmax()
     return bool(low.isfinite() & high.isfinite())
 

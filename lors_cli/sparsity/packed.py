@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all tensors."""
+        """The bytes of all tensors."""
         return sum(tensor.numel() * tensor.itemsize for tensor in self if tensor is not None)
 
 

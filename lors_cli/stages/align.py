@@ -29,12 +29,12 @@ def prepare(config: Config, graph: Graph) -> Job:
     section = common.section(config, "align", config.align)
     if config.train and config.train.input:
         remedy = "leave it out, so that train takes the aligned model; or leave align out"
-        raise request_error("train.input", "none beside align", config.train.input, remedy)
+        raise request_error("train.input", "no train.input beside align", config.train.input, remedy)
     model = graph.input("align", "pruned")
     pruned, structured = model.path, model.smaller
     if not structured and not adapters.METHODS[section.method].keeps_zeros:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)
-        remedy = f"{section.method} would fill the zeros; it is for smaller models (a structured prune.method)"
+        remedy = f"{section.method} would fill the zeros; it is only for models of a structured prune.method"
         raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
     training = train.job(config, section, graph)
 

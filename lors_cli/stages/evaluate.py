@@ -124,15 +124,15 @@ def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
 def _check_backend(section: Eval) -> None:
     if section.backend == "vllm":
         if "tuned" in section.models:
-            remedy = "merge it, or backend: transformers"
+            remedy = "merge it, or set backend: transformers"
             raise request_error("eval.models", "whole models for vllm", "tuned", remedy)
         if importlib.util.find_spec("vllm") is None:
-            remedy = "pip install 'lm-eval[vllm]', or backend: transformers"
+            remedy = "pip install 'lm-eval[vllm]', or set backend: transformers"
             raise request_error("eval.backend", "a backend that is installed", "vllm", remedy)
         if processes.count() > 1:
             got = f"vllm in {processes.count()} processes"
             raise request_error(
-                "eval.backend", "vllm in one process; it spreads over GPUs itself", got, "start it once"
+                "eval.backend", "vllm in one process, because it uses several GPUs by itself", got, "start it once"
             )
 
 

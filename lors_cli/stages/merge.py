@@ -169,7 +169,7 @@ def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) ->
     modules: dict[str, dict[str, Any]] = {}
     for shard in tensors.shards(pruned):
         with tensors.open_shard(shard) as before, tensors.open_shard(merged / shard.name) as after:
-            for key in before.keys():  # noqa: SIM118 - safe_open is no mapping
+            for key in before.keys():  # noqa: SIM118 - safe_open is not a mapping
                 module = key.removesuffix(".weight")
                 if module in names:
                     modules[module] = _compare(before.get_tensor(key), after.get_tensor(key))

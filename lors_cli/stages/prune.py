@@ -32,7 +32,7 @@ from lors_cli.stages import common, prune_structured
 
 log = logging.getLogger(__name__)
 
-VARIANT_SLACK = 0.0011  # of wanda's variant, whose bisection stops within 0.001
+VARIANT_SLACK = 0.0011  # for wanda's variant, whose bisection stops within 0.001
 
 
 def prepare(config: Config, graph: Graph) -> Job:
@@ -97,7 +97,7 @@ def prepare(config: Config, graph: Graph) -> Job:
 
 
 def _summary(recipe: Recipe, windows: tuple[int, int] | None, device: torch.device) -> str:
-    """What will be done, in a line."""
+    """What will be done, in one line of text."""
     section = recipe.section
     extras = [f"profile {section.profile}"] if section.profile else []
     extras += [f"repair {section.repair}"] if section.repair else []

@@ -78,7 +78,7 @@ def _of_adapter(path: Path, facts: dict[str, Any], base: str | None) -> tuple[di
     method = adapters.METHODS[facts["method"]]
     if not method.low_rank:
         expected = f"an adapter of {', '.join(name for name, row in adapters.METHODS.items() if row.low_rank)}"
-        got = f"{facts['method']}, whose update is no low-rank product"
+        got = f"{facts['method']}, whose update is not a low-rank product"
         raise request_error("--plots", expected, got, "inspect it without --plots")
     norms = update_norms(path, base)
     update = "scale * lora_B @ lora_A" + (" before the mask" if method.keeps_zeros else "")
@@ -91,7 +91,7 @@ def _of_adapter(path: Path, facts: dict[str, Any], base: str | None) -> tuple[di
         pictures["mlp"] = _heatmaps(title, [panel], "L2 norm of the linear's update")
     if not pictures:
         expected = "an adapter of linears of the blocks"
-        raise request_error("PATH", expected, f"{path}, with none of them", "inspect it without --plots")
+        raise request_error("PATH", expected, f"{path}, which adapts none of them", "inspect it without --plots")
     return pictures, {"update_norms": {"update": update, **{p: _listed(grid.tolist()) for p, grid in norms.items()}}}
 
 

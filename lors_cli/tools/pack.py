@@ -120,9 +120,9 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
-    """Copy every file but those; hidden files and folders are no part of a model."""
+    """Copy every file but those; hidden files and folders are not part of a model."""
     for path in sorted(source.iterdir()):
         if path.is_dir():
-            log.warning("%s is a folder and left out", path)
+            log.warning("%s is a folder and is left out", path)
         if path.is_file() and path.name not in left_out and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)

@@ -53,7 +53,7 @@ def push(directory: Path, target: Target, *, dry_run: bool = False) -> None:
     """Upload a published model or adapter, or say what would be uploaded.
 
     Raises:
-        RequestError: the directory is not as lors published it, the target is no repository or holds other weights,
+        RequestError: the directory is not as lors published it, the target is not a repository or holds other weights,
             there is no token, or the network is switched off; nothing was sent.
         LorsError: the hub refused or could not be reached.
 
@@ -97,7 +97,7 @@ def _check_access() -> None:
     if constants.HF_HUB_OFFLINE:
         raise request_error("HF_HUB_OFFLINE", "a network to push over", "offline mode", "unset it, or use --dry-run")
     if get_token() is None:
-        remedy = "log in with `hf auth login`, or set HF_TOKEN; --dry-run needs none"
+        remedy = "log in with `hf auth login`, or set HF_TOKEN; --dry-run does not need a token"
         raise request_error("HF_TOKEN", "a token that may write to the hub", "none", remedy)
 
 
@@ -181,7 +181,7 @@ def _explained(error: Exception, target: Target, endpoint: str) -> LorsError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if status is None:
-        remedy = f"check the network and {endpoint}; the same command goes on, without what is there already"
+        remedy = f"check the network and {endpoint}; the same command goes on and skips what is there already"
     else:
         remedy = REFUSALS.get(status, "try again later")
     return LorsError(f"{target.repo_id} was not pushed: {reason}\n  {remedy}")

@@ -57,11 +57,11 @@ def _evaluation(directory: Path, made: Manifest) -> tuple[str, dict[str, Any], s
     try:
         verified_digest(evaluated)
     except LorsError as error:
-        log.warning("push: no results on the card: %s", error)
+        log.warning("push: the card does not have results: %s", error)
         return None
     name = next((name for name, known in recorded.inputs.items() if known == made.digest), None)
     if name is None:
-        log.info("push: no results on the card: %s is of other models than this one", evaluated)
+        log.info("push: the card does not have results, because %s is of other models than this one", evaluated)
         return None
     results = json.loads((evaluated / "results.json").read_text())
     return name, results, text_without_places((evaluated / "results.md").read_text(), results)

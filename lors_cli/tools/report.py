@@ -128,7 +128,9 @@ def _prepare(paths: list[Path]) -> None:
     parent = paths[0].parent
     if (parent / manifest.NAME).is_file():
         got = f"{paths[0]}, in a directory that lors made"
-        raise request_error("--output", "a place of its own", got, "name a file elsewhere: this would change a result")
+        raise request_error(
+            "--output", "a place of its own", got, "name a file elsewhere, because this would change a result"
+        )
     for path in paths:
         if path.is_dir():
             raise request_error("--output", "a file", f"{path}, a directory", "name another one")

@@ -12,7 +12,7 @@ from lors_cli.training.batches import Batching
 
 
 class _Arguments(TrainingArguments):  # type: ignore[misc]
-    """Those of a model that is where it computes already; sharded weights cannot be moved."""
+    """Arguments for a model that is already where it computes; sharded weights cannot be moved."""
 
     place_model_on_device = property(lambda self: False)
 

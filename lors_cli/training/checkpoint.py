@@ -52,7 +52,7 @@ def _spread(steps: int, count: int) -> int:
 
 
 class Checkpoints:
-    """Those of one training. Of several processes the first writes them.
+    """The checkpoints of one training. The first of several processes writes them.
 
     Args:
         directory: where they are.

@@ -31,7 +31,7 @@ class Head(NamedTuple):
     bias: Tensor | None
 
     def logits(self, states: Tensor) -> Tensor:
-        """Of states (n, H), (n, V): multiplied in the model's dtype, then in the one to compute losses in."""
+        """States (n, H) to logits (n, V): multiplied in the model's dtype, then converted to the one for losses."""
         return in_full(F.linear(states, self.weight, self.bias))
 
 
@@ -65,7 +65,7 @@ def chunked_loss(states: Tensor, head: Head, targets: Tensor, teacher: Teacher |
 
     """
     if head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad):
-        raise ValueError("a frozen head: the chunked loss computes no gradient of its weight and bias")
+        raise ValueError("a frozen head: the chunked loss does not compute a gradient of its weight and bias")
     gradient = states.requires_grad and torch.is_grad_enabled()
     return Sums(*_ChunkedLoss.apply(states, head, targets, teacher, gradient))
 

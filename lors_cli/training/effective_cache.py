@@ -15,7 +15,7 @@ from lors_cli.models.linears import by_block
 
 log = logging.getLogger(__name__)
 
-SPARE = 0.1  # of the memory that no step has used yet: what later steps may need more
+SPARE = 0.1  # the share of the unused memory that later steps may need
 OPTIMIZER_BYTES = 8  # AdamW's moments of a trainable number, which are not there yet when memory is allotted
 
 

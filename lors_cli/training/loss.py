@@ -116,14 +116,14 @@ class LanguageModelLoss(nn.Module):
             self._chunked = not changed
             if changed:
                 log.warning(
-                    "%s.chunked_loss: not for %s, whose logits are not simply its head's product (a soft cap, a"
+                    "%s.chunked_loss is not for %s, whose logits are more than its head's product (a soft cap, a"
                     " scale, or a head that learns); all logits of a micro-batch are computed at once",
                     *(self._section, " and ".join(changed)),
                 )
         return self._chunked
 
     def _in_chunks(self, inputs: dict[str, Any], positions: Tensor, targets: Tensor) -> Sums:
-        """From the states at `positions`, which alone need logits."""
+        """Compute the loss from the states at `positions`; only these need logits."""
 
         def states(model: Any) -> Tensor:
             hidden: Tensor = model.get_decoder()(**inputs).last_hidden_state
@@ -136,7 +136,7 @@ class LanguageModelLoss(nn.Module):
         return chunked_loss(states(self.model), _head(self.model), targets, teacher)
 
     def _at_once(self, inputs: dict[str, Any], positions: Tensor, targets: Tensor) -> Sums:
-        """From all logits, whatever the model does to them."""
+        """Compute the loss from all logits, whatever the model does to them."""
 
         def logits(model: Any) -> Tensor:
             return in_full(model(**inputs).logits.flatten(0, 1).index_select(0, positions))
@@ -153,23 +153,23 @@ class LanguageModelLoss(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The model's."""
+        """The model's config."""
         return self.model.config
 
     @property
     def device(self) -> torch.device:
-        """The model's."""
+        """The model's device."""
         device: torch.device = self.model.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The model's."""
+        """The model's dtype."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Of the model."""
+        """Pass the call to the model."""
         self.model.gradient_checkpointing_enable(**options)
 
 
@@ -205,7 +205,7 @@ def plain_head(model: Any) -> bool:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    """Whether they differ by no more than rounding in their coarser dtype, as the products of some kernels do."""
+    """Whether two tensors differ only by rounding in their coarser dtype, as the products of some kernels do."""
     unit = max(torch.finfo(one.dtype).eps, torch.finfo(other.dtype).eps)
     one, other = in_full(one), in_full(other)
     return one.shape == other.shape and bool((one - other).abs().max() <= 2 * unit * other.abs().max())

@@ -43,7 +43,7 @@ class Needs:
         teacher: Any = None,
         sharded: bool = False,
     ) -> "Needs":
-        """Those of adapting the linears `names` of the (skeleton) model, learning from a (skeleton) teacher if any."""
+        """What it takes to adapt the linears `names` of a (skeleton) model, with a (skeleton) teacher if any."""
         shapes = linears.shapes(skeleton, asked=names)
         sizes = [shapes[name] for name in names]
         trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
@@ -110,7 +110,10 @@ class Needs:
         if dtype != "bfloat16" and section.option("merge_rounding") == "stochastic":
             got = f"stochastic with {dtype}"
             raise request_error(
-                f"{section.key}.merge_rounding", "nearest: only bfloat16 is coarse enough", got, "leave it out"
+                f"{section.key}.merge_rounding",
+                "nearest, because stochastic rounding is only for bfloat16",
+                got,
+                "leave it out",
             )
         free = memory.free_device(device) or memory.free_host()
         needed = self.total - self.process
@@ -132,13 +135,13 @@ class Needs:
 def _check_nf4(section: Train, device: torch.device) -> None:
     key = f"{section.key}.base"
     if not is_installed():
-        remedy = f"pip install {BACKEND}, or base: dense"
-        raise request_error(key, "what is installed", f"nf4 without {BACKEND}", remedy)
+        remedy = f"pip install {BACKEND}, or set base: dense"
+        raise request_error(key, "a base whose library is installed", f"nf4 without {BACKEND}", remedy)
     if device.type not in ("cpu", "cuda"):
         raise request_error(key, f"dense on {device.type}", "nf4, for cuda and cpu only", "leave it out")
     if section.parallel == "fsdp":
         got = "nf4 with parallel: fsdp"
-        raise request_error(key, "weights that processes can hold parts of", got, "use ddp, or base: dense")
+        raise request_error(key, "weights that processes can hold parts of", got, "set parallel: ddp, or base: dense")
 
 
 def _teacher_bytes(teacher: Any, dtype: str, *, sharded: bool) -> int:

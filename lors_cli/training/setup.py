@@ -44,7 +44,7 @@ def model_and_adapters(
         alpha=section.alpha,
         **section.options().arguments(),
     )
-    if section.base == "nf4":  # those that no adapter sits on as well
+    if section.base == "nf4":  # also linears without an adapter
         for name, linear in all_linears(model).items():
             if name.removesuffix(".linear") not in attached:
                 model.set_submodule(name, nf4_linear(linear))

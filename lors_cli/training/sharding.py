@@ -41,7 +41,7 @@ def shard(model: Any, device: torch.device, root: nn.Module | None = None) -> No
         fully_shard(block, mesh=mesh, ignored_params=whole, reshard_after_forward=True)
     if root is not None:
         fully_shard(root, mesh=mesh, ignored_params=whole)
-    # what is not sharded: adapters, and without a root what is outside of the blocks
+    # adapters are not sharded, and without a root neither is what is outside of the blocks
     for tensor in (*model.parameters(), *model.buffers()):
         if not isinstance(tensor, DTensor):
             tensor.data = tensor.data.to(device)

@@ -78,7 +78,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _average_gradients(self) -> None:
-        """What DDP does after a step's last backward: adapters are a thousandth of a model, so in one piece."""
+        """Average the gradients after a step's last backward, as DDP does; adapters are small, so in one piece."""
         gradients = [t.grad for a in self.adapters.values() for t in a.tensors().values() if t.grad is not None]
         flat = processes.add_up(torch.cat([gradient.reshape(-1) for gradient in gradients])) / processes.count()
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):

@@ -50,7 +50,7 @@ def test_without_an_index_all_files_count_and_with_one_only_those_it_names(direc
     assert TensorFiles(directory).layout["a"][0] == (2, 3)
     assert shards(directory) == [directory / FIRST, directory / SECOND]
     (directory / INDEX).unlink()
-    with pytest.raises(LorsError, match=rf"the tensor a stands in {FIRST} and other\.safetensors"):
+    with pytest.raises(LorsError, match=rf"the tensor a is in both {FIRST} and other\.safetensors"):
         TensorFiles(directory)
 
 
@@ -64,7 +64,7 @@ def test_an_index_that_names_a_tensor_twice(directory: Path) -> None:
 
 def test_a_tensor_in_two_shards(directory: Path) -> None:
     save_file({**PARTS[SECOND], "a": ALL["a"].clone()}, directory / SECOND)
-    with pytest.raises(LorsError, match=f"the tensor a stands in {FIRST} and {SECOND}"):
+    with pytest.raises(LorsError, match=f"the tensor a is in both {FIRST} and {SECOND}"):
         TensorFiles(directory)
 
 

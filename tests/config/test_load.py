@@ -108,7 +108,7 @@ def test_a_section_that_was_overridden_is_to_blame_for_what_is_in_it(file: Calla
         (("1e-4", ".nan"), "finite"),
         (("method: lors", "method: lors, dropout: 0.1"), "dropout: 0"),
         (("method: lors", "method: spp, init: gradient"), "init: random"),
-        (("method: lors", "method: lors, adapter_checkpointing: true"), "saves nothing"),
+        (("method: lors", "method: lors, adapter_checkpointing: true"), "does not save"),
         (("max_steps: 010", "max_steps: 1, epochs: 2"), "only one of epochs"),
         (("max_steps: 010", "batch_size: 6, micro_batch_size: 4"), "divides the batch"),
         (("calibration: {dataset: python-topics}", ""), "because wanda looks at activations"),

@@ -66,7 +66,7 @@ def test_a_method_that_is_registered_later_has_its_keys(knobby: None, tmp_path: 
     [
         ({"method": "knobby"}, "strength: how strongly it prunes"),
         ({"method": "knobby", "strength": 0}, "greater than 0"),
-        ({"method": "magnitude", "rounds": 2}, "no rounds: magnitude has no such option"),
+        ({"method": "magnitude", "rounds": 2}, "no rounds, because magnitude does not have this option"),
     ],
 )
 def test_its_options_are_checked(knobby: None, settings: dict[str, Any], message: str) -> None:

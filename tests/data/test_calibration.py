@@ -216,7 +216,7 @@ def test_few_distinct_tokens_warn(
         said = [record.getMessage() for record in caplog.records]
         assert len(said) == warned
         if warned:
-            assert said[0].endswith(f"{count} windows with only {distinct} different tokens tell little")
+            assert said[0].endswith(f"the {count} windows have only {distinct} different tokens, which tells little")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -289,5 +289,5 @@ def test_a_hub_data_set_is_streamed_and_found_again(
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(RequestError, match="could not be had from the hub"):
+    with pytest.raises(RequestError, match="could not be fetched from the hub"):
         stream(Source(path="nobody/nothing", key="train.dataset"), tokenizer)

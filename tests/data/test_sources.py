@@ -56,7 +56,7 @@ def test_a_glob_and_a_folder_are_all_their_files_in_order(tmp_path: Path) -> Non
         assert list(source(path, limit=2).rows()) == ROWS[:2]
     single = source(tmp_path / "c.jsonl", limit=5)
     assert single.shards() == [single]
-    with pytest.raises(RequestError, match="none for a local file"):
+    with pytest.raises(RequestError, match="no revision for a local file"):
         next(source(tmp_path, revision="main").rows())
     for path in (tmp_path / "x*.jsonl", tmp_path / "*.md"):
         with pytest.raises(RequestError, match="files ending in"):
@@ -97,7 +97,7 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path, name: str, content: str, ex
 def test_a_missing_file_and_an_unreachable_hub_id(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         list(source(tmp_path / "no.jsonl").rows())
-    with pytest.raises(RequestError, match="could not be had from the hub"):
+    with pytest.raises(RequestError, match="could not be fetched from the hub"):
         list(source("nobody/nothing").rows())
 
 

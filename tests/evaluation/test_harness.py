@@ -87,5 +87,5 @@ def test_entries_of_tasks_and_groups() -> None:
 
 
 def test_a_benchmark_whose_task_lacks_its_metric_is_an_error() -> None:
-    with pytest.raises(LorsError, match=r"exams_a gives no pass@1, which is the metric of humaneval"):
+    with pytest.raises(LorsError, match=r"exams_a does not give pass@1, which is the metric of humaneval"):
         harness._metrics(OUTCOME, Asked("exams", [], {"exams_a": Benchmark("humaneval", "pass@1", 0)}))

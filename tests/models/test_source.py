@@ -16,7 +16,7 @@ def test_a_directory_is_used_as_it_is(dense: Path) -> None:
     [
         (lambda d: d / "absent.gguf", "existing .gguf file"),
         (lambda d: d, "no config.json"),
-        (lambda d: "nobody/nothing", "could not be had from the hub"),
+        (lambda d: "nobody/nothing", "could not be fetched from the hub"),
         (lambda d: "not//a name", "a hub id"),
     ],
 )

@@ -21,5 +21,5 @@ def test_the_tightest_linear_is_named_with_the_ranks_for_all() -> None:
 
 def test_packing_must_save_something() -> None:
     targets.check_packable({"a": 0.5, "b": 0.6}, torch.float32, "k", "unpack")
-    with pytest.raises(RequestError, match=r"at least 0\.\d+ of zeros to pack in bfloat16[^$]*b with 0\.010"):
+    with pytest.raises(RequestError, match=r"at least 0\.\d+ are zeros, to pack in bfloat16[^$]*b with 0\.010"):
         targets.check_packable({"a": 0.5, "b": 0.01}, torch.bfloat16, "k", "unpack")

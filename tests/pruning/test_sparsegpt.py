@@ -122,6 +122,6 @@ def test_larger_dampings_are_tried_logged_and_end_in_an_error(monkeypatch: pytes
     monkeypatch.setattr(sparsegpt.log, "warning", lambda message, *args: logged.append(message % args))
     pruned = solve(torch.randn(4, 4), indefinite, Pattern.parse("2:4"))
     assert holds(pruned, Pattern.parse("2:4"))
-    assert logged == ["Hessian not positive definite at damping 0.01"]
+    assert logged == ["the Hessian is not positive definite at damping 0.01"]
     with pytest.raises(LorsError, match="even at damping 10"):
         solve(torch.randn(4, 4), torch.diag(torch.tensor([1.0, 1, 1, -50.0])), Pattern.parse("2:4"))

@@ -166,8 +166,8 @@ def test_what_cannot_go_together_is_refused(
     def said(*arguments: str, command: str = "run") -> str:
         return lors(command, config, *arguments, "--dry-run", status=2).stderr
 
-    assert "none beside align" in said(f"train.input={tmp_path}")
-    assert "share a model that is there already" in said("train.learning_rate=1e-3,1e-2", command="sweep")
+    assert "no train.input beside align" in said(f"train.input={tmp_path}")
+    assert "share a model that already exists" in said("train.learning_rate=1e-3,1e-2", command="sweep")
     assert "left out it is full" in said("align.rank=4")
     (tmp_path / "model").mkdir()
     assert "align.target_modules" in said(

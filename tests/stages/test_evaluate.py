@@ -71,9 +71,9 @@ def test_offline_everything_that_is_missing_is_named_at_once(
         "the data set of rte, nyu-mll/glue,",
         "the data set of boolq, aps/super_glue,",
         "did you mean 'hellaswag'?",
-        f"the task 'broken' ({task_dir / 'broken.yaml'}) to be right",
+        f"a correct task 'broken' ({task_dir / 'broken.yaml'})",
         "'somebody/some-model', which is not a local path",
-        "'somebody/some-text', which is no local file",
+        "'somebody/some-text', which is not a local file",
         "lors eval CONFIG --prefetch",
     ):
         assert words in said, said

@@ -181,7 +181,7 @@ def test_random_sampling_and_a_seed(lors: Lors, write_config: WriteConfig, tmp_p
 BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"prune__overrides": [{"match": "*.gate_prj", "skip": True}]}, ["prune.overrides[0].match", "gate_proj"]),
     ({"prune__overrides": [{"match": "*"}]}, ["prune.overrides", "either sparsity or skip"]),
-    ({"prune__overrides": [{"match": "*", "skip": True}]}, ["prune.overrides", "all skipped"]),
+    ({"prune__overrides": [{"match": "*", "skip": True}]}, ["prune.overrides", "all linears are skipped"]),
     ({"prune__overrides": [{"match": "*.o_proj", "sparsity": "3:7"}]}, ["M dividing", "o_proj"]),
     ({"prune__sparsity": ...}, ["sparsity: a fraction"]),
     ({"prune__method": "from_mask"}, ["mask: PATH"]),

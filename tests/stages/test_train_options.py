@@ -129,8 +129,8 @@ def test_stochastic_rounding_trains_and_resumes_by_its_step(
         ({"method": "spp", "rank": 5}, ["train.rank", "a rank that divides", "one of 1, 2, 4, 8, 16"]),
         ({"rank": 17}, ["train.rank", "at most 16"]),
         ({"method": "spp", "formulation": "fused"}, ["a formulation of spp: listing, columns, merged"]),
-        ({"method": "spp", "formulation": "merged", "dropout": 0.1}, ["dropout: 0", "no path to drop"]),
-        ({"dropout": 0.1}, ["dropout: 0", "no path to drop"]),
+        ({"method": "spp", "formulation": "merged", "dropout": 0.1}, ["dropout: 0", "not have a path to drop"]),
+        ({"dropout": 0.1}, ["dropout: 0", "not have a path to drop"]),
         ({"formulation": "listing", "base": "packed"}, ["base: dense", "LoRSListing"]),
         ({"method": "sqft", "merge_cache": "full"}, ["merge_cache: off"]),
         ({"method": "lora", "merge_rounding": "stochastic"}, ["merge_rounding: nearest"]),
@@ -165,7 +165,7 @@ def test_a_base_that_packing_would_enlarge_is_refused(
 ) -> None:
     config = write_config(train__input=str(dense), train__base="packed", train__target_modules=["q_proj"])
     result = lors("train", config, status=2)
-    for word in ("train.base", "zeros to pack in float32", "0.000", "base: dense"):
+    for word in ("train.base", "zeros, to pack in float32", "0.000", "base: dense"):
         assert word in result.stderr
     assert not (tmp_path / "run/adapter").exists()
 

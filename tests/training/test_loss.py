@@ -248,7 +248,7 @@ def test_a_soft_cap_is_kept_and_said_once(caplog: pytest.LogCaptureFixture, capp
     with caplog.at_level(logging.WARNING):
         losses = [module(**batch())["loss"] for _ in range(2)]
     (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("lors_cli")]
-    assert message.startswith("train.chunked_loss: not for Gemma2ForCausalLM")
+    assert message.startswith("train.chunked_loss is not for Gemma2ForCausalLM")
     wanted = oracle(model, batch(), teacher, 0.5 if teacher else 0.0)
     torch.testing.assert_close(losses[1], wanted, rtol=1e-12, atol=0)
     for gradient, exact in zip(gradients(losses[1], model), gradients(wanted, model), strict=True):
