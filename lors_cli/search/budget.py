@@ -6,12 +6,11 @@ from pathlib import Path
 from statistics import median
 
 from lors_cli.artifacts import files
-from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError
 from lors_cli.run import manifest
 from lors_cli.search import runs
-from lors_cli.search.grid import train_section
-from lors_cli.search.study import Start, Study
+from lors_cli.search.runs import Run, Start
+from lors_cli.search.study import Study
 from lors_cli.search.sweep_file import Budget
 
 FILE = "times.json"
@@ -49,7 +48,7 @@ def measure(study: Study, start: Start) -> Times:
     for _ in range(ROUNDS):
         for arm in arms:
             row = study.row(start, arm, study.points[0])
-            timed[arm].append(_timed(study.run(row, row.grid[0], steps=TIMED_STEPS).config, place))
+            timed[arm].append(_timed(study.run(row, row.grid[0], steps=TIMED_STEPS), place))
     medians = {
         arm: {"step": median(step for step, _ in times), "before": median(before for _, before in times)}
         for arm, times in timed.items()
@@ -58,11 +57,11 @@ def measure(study: Study, start: Start) -> Times:
     return medians
 
 
-def _timed(config: Config, place: Path) -> tuple[float, float]:
+def _timed(run: Run, place: Path) -> tuple[float, float]:
     """The seconds of a step, and of everything else, of a short training."""
-    train = train_section(config).model_copy(update={"save_steps": TIMED_STEPS + 1, "eval_dataset": None})
+    train = run.train.model_copy(update={"save_steps": TIMED_STEPS + 1, "eval_dataset": None})
     shutil.rmtree(place, ignore_errors=True)  # an interrupted training does not tell a time
-    runs.perform(config.model_copy(update={"output_dir": str(place), "train": train}), ["train"])
+    runs.perform(run.config.model_copy(update={"output_dir": str(place), "train": train}), ["train"])
     trained = manifest.read(place / "adapter")
     shutil.rmtree(place)
     if not trained or not isinstance(trained.facts, manifest.Trained):

@@ -5,16 +5,17 @@
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lors_cli.config.load import CLI, load
-from lors_cli.config.schema import Config, Merge, missing
+from lors_cli.config.schema import Config, Merge
 from lors_cli.config.train import Train
 from lors_cli.errors import Problem, RequestError, request_error, together
 from lors_cli.search import points
+from lors_cli.search.runs import MADE, Run, Start, train_section
 
 DIRECTORY = "sweep"
 SEED = "seed"
@@ -30,30 +31,29 @@ HELD_OUT, PERPLEXITY = "held-out loss", "perplexity"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One point of the grid. `values` are by the axes' keys, as `config` has them."""
-
-    name: str
-    values: dict[str, Any]
-    config: Config
-    stages: list[str]
-
-
-@dataclass(frozen=True)
 class Grid:
-    """All runs, what they are compared by, and the config whose prune stage makes their model, if they share one.
+    """All runs, what they are compared by, and the pruning that makes their model, if they share one.
 
     `file` and `arguments` are what it was made from; `labels` are the axes' keys and what a table calls them.
     """
 
     file: Path
     arguments: list[str]
-    directory: Path
-    pruned: Path
+    output: Path
     labels: dict[str, str]
     runs: list[Run]
     criterion: str
-    base: Config | None
+    start: Start | None
+
+    @property
+    def directory(self) -> Path:
+        """Where the runs and the results are."""
+        return self.output / DIRECTORY
+
+    @property
+    def pruned(self) -> Path:
+        """The model that runs share."""
+        return self.output / MADE["prune"]
 
 
 def build(path: Path, arguments: list[str]) -> Grid:
@@ -66,38 +66,25 @@ def build(path: Path, arguments: list[str]) -> Grid:
     axes = _axes(arguments)
     labels = points.labels(list(axes))
     grid = [dict(zip(axes, texts, strict=True)) for texts in product(*axes.values())]
-    configs = together(lambda point: _config(path, arguments, point), grid)
-    criterion = _criterion(configs)
+    configs = together(lambda point: load(path, _overrides(arguments, point)), grid)
+    trains = together(train_section, configs)
+    criterion = _criterion(configs[0], trains)
     own = any(key.split(".")[0] in CHANGES_PRUNING for key in labels)
     if own:
-        _check_prunes(labels, configs)
-    output = Path(configs[0].output_dir)
-    pruned = output / "pruned"
+        _check_prunes(labels, trains)
     runs = []
     for point, config in zip(grid, configs, strict=True):
         values = {key: points.value(config, key, text) for key, text in point.items()}
-        name = points.name(values)
-        runs.append(Run(name, values, *_apart(config, output / DIRECTORY / name, pruned, criterion, own=own)))
-    if doubles := [name for name, count in Counter(run.name for run in runs).items() if count > 1]:
+        runs.append(_run(values, config, criterion, own=own))
+    if doubles := [name for name, count in Counter(run.directory.name for run in runs).items() if count > 1]:
         raise request_error("key=v1,v2", "each value once", f"{doubles[0]} twice", "leave one out", CLI)
-    base = None
-    if any(run.config.train and run.config.train.input == str(pruned) for run in runs):
+    result = Grid(path, arguments, Path(configs[0].output_dir), labels, runs, criterion, None)
+    if any(run.train.input == str(result.pruned) for run in runs):
         first = {key: text for key, text in grid[0].items() if key.split(".")[0] == "train"}
         base = load(path, _overrides(arguments, first))
-        base = base if base.prune else None
-    return Grid(path, arguments, output / DIRECTORY, pruned, labels, runs, criterion, base)
-
-
-def train_section(config: Config) -> Train:
-    """The section that runs are made with.
-
-    Raises:
-        RequestError: the config has none.
-
-    """
-    if config.train is None:
-        raise missing("train")
-    return config.train
+        if base.prune:
+            return replace(result, start=Start("", base, ["prune"], MADE["prune"]))
+    return result
 
 
 def _axes(arguments: list[str]) -> dict[str, list[str]]:
@@ -149,26 +136,20 @@ def _overrides(arguments: list[str], point: dict[str, str]) -> list[str]:
     return chosen
 
 
-def _config(path: Path, arguments: list[str], point: dict[str, str]) -> Config:
-    config = load(path, _overrides(arguments, point))
-    train_section(config)
-    return config
-
-
-def _criterion(configs: list[Config]) -> str:
+def _criterion(config: Config, trains: list[Train]) -> str:
     """What the runs are compared by.
 
     Raises:
         RequestError: there is nothing, or not the same for all.
 
     """
-    held_out = [config.train.eval_dataset for config in configs if config.train]
-    if any(one != held_out[0] for one in held_out):
+    held_out = trains[0].eval_dataset
+    if any(train.eval_dataset != held_out for train in trains):
         expected = "the same held-out rows in all runs, whose losses are compared"
         raise request_error("train.eval_dataset", expected, "several values", "give it one value")
-    if held_out[0]:
+    if held_out:
         return HELD_OUT
-    if configs[0].eval and configs[0].eval.perplexity:
+    if config.eval and config.eval.perplexity:
         return PERPLEXITY
     raise request_error(
         "train.eval_dataset",
@@ -178,29 +159,32 @@ def _criterion(configs: list[Config]) -> str:
     )
 
 
-def _check_prunes(labels: dict[str, str], configs: list[Config]) -> None:
+def _check_prunes(labels: dict[str, str], trains: list[Train]) -> None:
     """Refuse axes of a pruning that does not happen."""
-    if given := [config.train.input for config in configs if config.train and config.train.input]:
+    if given := [train.input for train in trains if train.input]:
         for key in labels:
             if key.split(".")[0] == "prune":
                 expected = "train.input to be left out, so that each run trains what it pruned"
                 raise request_error(key, expected, given[0], "leave out the axis or train.input")
 
 
-def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own: bool) -> tuple[Config, list[str]]:
-    """The config of a run in a directory of its own, and its stages."""
-    train = train_section(config)
+def _run(values: dict[str, Any], config: Config, criterion: str, *, own: bool) -> Run:
+    """The run at a point, in a directory of its own."""
+    train, output = train_section(config), Path(config.output_dir)
     if config.align and train.input is None:
         remedy = f"run `lors align` once, then sweep with align=null train.input={config.output_dir}/aligned"
         raise request_error(
             "align", "no align section, because the runs of a sweep share a model that already exists", "one", remedy
         )
-    changes: dict[str, Any] = {"output_dir": str(directory)}
+    changes: dict[str, Any] = {"output_dir": str(output / DIRECTORY / points.name(values))}
     stages = ["train"]
     if own and train.input is None:
         stages = ["prune", "train"]
     else:
-        changes |= {"prune": None, "train": train.model_copy(update={"input": train.input or str(pruned)})}
+        changes |= {
+            "prune": None,
+            "train": train.model_copy(update={"input": train.input or str(output / MADE["prune"])}),
+        }
     merge = config.merge or (Merge() if criterion == PERPLEXITY else None)
     if merge:
         changes["merge"] = merge.model_copy(update={"input": None, "adapter": None})
@@ -210,4 +194,4 @@ def _apart(config: Config, directory: Path, pruned: Path, criterion: str, *, own
         # the tasks would cost more than all the rest and decide nothing
         changes["eval"] = config.eval.model_copy(update={"models": ["merged"], "tasks": []})
         stages += ["merge", "eval"]
-    return config.model_copy(update=changes), stages
+    return Run(values, config.model_copy(update=changes), stages)

@@ -3,24 +3,22 @@
 import json
 import math
 import statistics
-from pathlib import Path
 from typing import Any
 
 from lors_cli import console
 from lors_cli.artifacts import files
-from lors_cli.config.dump import as_yaml
-from lors_cli.config.schema import Config
-from lors_cli.run import environment, manifest
-from lors_cli.search.grid import HELD_OUT, SEED, Grid, Run
+from lors_cli.run import manifest
+from lors_cli.search import results
+from lors_cli.search.grid import HELD_OUT, SEED, Grid
+from lors_cli.search.runs import Run
 
 FINISHED, FAILED, MISSING = "finished", "failed", "missing"
-RESULTS, TABLE, BEST = "results.json", "results.md", "best.yaml"
 
 
 def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
     """What is known about a run: `value` is that of the criterion, `failure` why its last attempt failed."""
-    directory = Path(run.config.output_dir)
-    facts: dict[str, Any] = {"name": run.name, "values": run.values, "output_dir": str(directory)}
+    directory = run.directory
+    facts: dict[str, Any] = {"name": directory.name, "values": run.values, "output_dir": str(directory)}
     facts["config"] = run.config.model_dump(mode="json")
     training = None if failure else manifest.read(directory / "adapter")
     if training is None:
@@ -50,31 +48,26 @@ def write(grid: Grid, outcomes: list[dict[str, Any]]) -> str:
     """Write results.json, results.md and, if a run finished, best.yaml; the tables, to be printed."""
     groups = seed_groups(grid, outcomes)
     best = best_run(outcomes, groups)
-    results = {
+    content = {
         "criterion": grid.criterion,
         "best": outcomes[best]["name"] if best is not None else None,
         "settings": {"config": str(grid.file), "arguments": grid.arguments, "axes": list(grid.labels)},
         "runs": outcomes,
         "seeds": groups,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
     }
-    files.write_json(grid.directory / RESULTS, results)
-    lines = [table(grid, outcomes, best), *([seed_table(grid, groups)] if groups else [])]
-    if failed := [f"- {one['name']}: {_line(one['reason'])}" for one in outcomes if one["state"] != FINISHED]:
-        lines.append("\n".join(["Failed:", *failed]))
-    lines.append(f"Best: the lowest {grid.criterion}{' on average over the seeds' if groups else ''}.")
-    written = grid.directory / BEST
+    words, written = (
+        f"Best: the lowest {grid.criterion}{' on average over the seeds' if groups else ''}.",
+        grid.directory / results.BEST,
+    )
     if best is None:
         written.unlink(missing_ok=True)  # that of an earlier grid
     else:
-        files.write_text(
-            written, best_yaml(grid.runs[best].config, written, f"{grid.criterion} {outcomes[best]['value']:.6g}")
-        )
-        lines[-1] += f" `lors run {written}` goes on with it."
-    shown = "\n\n".join(lines)
-    files.write_text(grid.directory / TABLE, shown + "\n")
-    return shown
+        number = f"{grid.criterion} {outcomes[best]['value']:.6g}"
+        files.write_text(written, results.best_yaml(grid.runs[best].config, written, number))
+        words += f" `lors run {written}` goes on with it."
+    failed = results.failed({one["name"]: one["reason"] for one in outcomes if one["state"] != FINISHED})
+    seeds = seed_table(grid, groups) if groups else ""
+    return results.write(grid.directory, content, [table(grid, outcomes, best), seeds, failed, words])
 
 
 def seed_groups(grid: Grid, outcomes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,21 +132,9 @@ def seed_table(grid: Grid, groups: list[dict[str, Any]]) -> str:
     return console.markdown_table([*labels, f"mean {grid.criterion}", "seeds", ""], rows)
 
 
-def best_yaml(config: Config, path: Path, words: str) -> str:
-    """The config as a YAML 1.2 file that loads back to the same, headed by the command that runs it."""
-    content = config.model_dump(mode="json")
-    if config.prune:  # it takes an option that its method does not have for a mistake, whatever the value
-        content["prune"] = config.prune.model_dump(mode="json", exclude_unset=True)
-    return f"# lors run {path}\n# The best run of a sweep: {words}.\n{as_yaml(content)}"
-
-
 def _cells(values: dict[str, Any]) -> list[str]:
     texts = (value if isinstance(value, str) else json.dumps(value) for value in values.values())
-    return [_line(text).replace("|", "/") for text in texts]
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    return [results.one_line(text).replace("|", "/") for text in texts]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError
 from lors_cli.run import manifest
 from lors_cli.search import runs
-from lors_cli.search.grid import train_section
 from lors_cli.search.grid_results import held_out_loss
-from lors_cli.search.study import Run, Study
+from lors_cli.search.runs import Run
+from lors_cli.search.study import Study
 
 FILE = "outcome.json"
 Outcome = dict[str, Any]  # "value" to choose by, "models" as evaluated, facts of the "training", or why it "diverged"
@@ -27,40 +26,11 @@ def read(study: Study, run: Run) -> Outcome:
     return known if known.get("request") == request else {"request": request}
 
 
-def choose(study: Study, run: Run, *, force: bool) -> Outcome:
-    """Train the run, and measure what the points of a grid are compared by."""
-    stages = ["train"] if study.file.choose.by == "held_out_loss" else [s for s in run.stages if s != "eval"]
-
-    def measure() -> Outcome:
-        runs.perform(run.config, stages, force=force)
-        return {"value": _chosen_by(study, run, force=force)}
-
-    return _kept(study, run, measure, force=force)
-
-
-def judge(study: Study, run: Run, *, force: bool) -> Outcome:
-    """Do all stages of the run, and the further evaluations."""
-
-    def measure() -> Outcome:
-        runs.perform(run.config, run.stages, force=force)
-        for evaluation in study.evaluations(run.config, str(run.directory / "merged")) if run.config.merge else []:
-            runs.perform(evaluation, ["eval"], force=force)
-        return {"models": models(run.config)}
-
-    return _kept(study, run, measure, force=force)
-
-
-def models(config: Config) -> dict[str, Any]:
-    """The results of the models that a config has evaluated."""
-    evaluation = manifest.read(Path(config.output_dir) / "eval") if config.eval else None
-    return evaluation.facts.given.get("models", {}) if evaluation else {}
-
-
-def _kept(study: Study, run: Run, measure: Callable[[], Outcome], *, force: bool) -> Outcome:
-    """What was known of the run with what is measured now. That it diverged is a result too: the rate was too high."""
+def measure(study: Study, run: Run, wanted: str, *, force: bool) -> Outcome:
+    """What was known of the run, and what is `wanted` now. That it diverged is a result too: the rate was too high."""
     known: Outcome = {"request": _request(study, run)} if force else read(study, run)
     try:
-        known |= measure()
+        known[wanted] = (_choose if wanted == "value" else _judge)(study, run, force=force)
     except DivergedError as error:
         known["diverged"] = str(error)
     else:
@@ -71,6 +41,27 @@ def _kept(study: Study, run: Run, measure: Callable[[], Outcome], *, force: bool
     if not study.file.keep_models:
         shutil.rmtree(run.directory / "merged", ignore_errors=True)
     return known
+
+
+def models(config: Config) -> dict[str, Any]:
+    """The results of the models that a config has evaluated."""
+    evaluation = manifest.read(Path(config.output_dir) / "eval") if config.eval else None
+    return evaluation.facts.given.get("models", {}) if evaluation else {}
+
+
+def _choose(study: Study, run: Run, *, force: bool) -> float:
+    """Train the run, and measure what the points of a grid are compared by."""
+    stages = ["train"] if study.file.choose.by == "held_out_loss" else [s for s in run.stages if s != "eval"]
+    runs.perform(run.config, stages, force=force)
+    return _chosen_by(study, run, force=force)
+
+
+def _judge(study: Study, run: Run, *, force: bool) -> dict[str, Any]:
+    """Do all stages of the run, and the further evaluations."""
+    runs.perform(run.config, run.stages, force=force)
+    for evaluation in study.evaluations(run.config, str(run.directory / "merged")) if run.config.merge else []:
+        runs.perform(evaluation, ["eval"], force=force)
+    return models(run.config)
 
 
 def _chosen_by(study: Study, run: Run, *, force: bool) -> float:
@@ -88,7 +79,7 @@ def _training(run: Run) -> dict[str, Any]:
 
 def _request(study: Study, run: Run) -> dict[str, Any]:
     """What the outcome follows from: the settings, and the model that is trained."""
-    model = Path(train_section(run.config).input or run.config.model) / manifest.NAME
+    model = Path(run.train.input or run.config.model) / manifest.NAME
     return {
         "config": run.config.model_dump(mode="json"),
         "choose": study.file.choose.model_dump(mode="json", exclude={"extend"}),

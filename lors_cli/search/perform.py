@@ -7,28 +7,31 @@ from pathlib import Path
 from lors_cli import console
 from lors_cli.artifacts import publish
 from lors_cli.config.load import CLI
-from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError, RequestError, request_error, together
 from lors_cli.search import runs
+from lors_cli.search.runs import Run, Start
 
 log = logging.getLogger(__name__)
-
-Check = tuple[Config, list[str], bool]  # a config, its stages, and whether they are done again by force
 
 
 class Sweep(ABC):
     """All tasks by their names, or only number `task`, while other processes do the others.
+
+    `lock` names the directory in `output`, and in that of each start, by which processes wait for each other; no stage
+    writes to it, since stages lock their own.
 
     Raises:
         RequestError: a task of that number does not exist.
 
     """
 
-    def __init__(self, names: list[str], task: int | None, *, force: bool) -> None:
+    lock: str
+
+    def __init__(self, output: Path, names: list[str], task: int | None, *, force: bool) -> None:
         if task is not None and not 0 <= task < len(names):
             expected = f"the number of a run, 0 to {len(names) - 1}"
             raise request_error("--task", expected, task, "--dry-run without --task lists the numbers", CLI)
-        self.names, self.alone, self.force = names, task is None, force
+        self.output, self.names, self.alone, self.force = output, names, task is None, force
         self.numbers = list(range(len(names))) if task is None else [task]
         self.force_shared = force and self.alone  # otherwise other tasks may be training from it already
 
@@ -39,12 +42,19 @@ class Sweep(ABC):
             RequestError: with the problems of all tasks.
 
         """
-        together(lambda check: runs.check(check[0], check[1], force=check[2]), self._checks())
+        checks = [(start.config, start.stages, self.force_shared) for start in self._starts() if start.stages]
+        for number in self.numbers:
+            start, run = self._first(number)
+            run = start.before(run, again=self.force_shared) if start else run
+            checks.append((run.config, run.stages, self.force))
+        together(lambda check: runs.check(check[0], check[1], force=check[2]), checks)
 
     def show(self) -> None:
         """Print what would be done."""
-        for line in [*self._shared(), *(f"task {number}: {self._plan(number)}" for number in self.numbers)]:
+        for line in [self._shared(start) for start in self._starts() if start.stages]:
             console.result(line)
+        for number in self.numbers:
+            console.result(f"task {number}: {self._plan(number)}")
 
     def perform(self) -> None:
         """Do the tasks; if all of the sweep are finished then, write the results and print the table.
@@ -53,7 +63,9 @@ class Sweep(ABC):
             LorsError: what tasks share, the only task, or all of several failed.
 
         """
-        self._prepare()
+        for start in self._starts():
+            with publish.exclusive(start.directory / self.lock, wait=True):
+                self._make(start)
         failures: dict[int, str] = {}
         for number in self.numbers:
             log.info("sweep: run %d of %d: %s", number + 1, len(self.names), self.names[number])
@@ -64,7 +76,7 @@ class Sweep(ABC):
                     raise
                 log.error("sweep: %s failed: %s", self.names[number], error)
                 failures[number] = str(error)
-        with publish.exclusive(self._lock, wait=True):  # several tasks may be the last
+        with publish.exclusive(self.output / self.lock, wait=True):  # several tasks may be the last
             shown = self._results(failures)
         if shown is None:
             log.info("sweep: the table comes when all %d runs are finished", len(self.names))
@@ -73,26 +85,25 @@ class Sweep(ABC):
         if len(failures) == len(self.numbers):
             raise LorsError(f"all {len(failures)} runs failed; the first: {next(iter(failures.values()))}")
 
-    @property
     @abstractmethod
-    def _lock(self) -> Path:
-        """A directory that no stage writes to, since stages lock theirs."""
+    def _starts(self) -> list[Start]:
+        """What the tasks share."""
 
     @abstractmethod
-    def _checks(self) -> list[Check]:
-        """What can be checked before anything is there."""
+    def _shared(self, start: Start) -> str:
+        """A start, in words."""
 
     @abstractmethod
-    def _shared(self) -> list[str]:
-        """What several tasks share, in words."""
+    def _make(self, start: Start) -> None:
+        """Make a start. Several tasks come here one after another."""
+
+    @abstractmethod
+    def _first(self, number: int) -> tuple[Start | None, Run]:
+        """What a task starts from, and its first run."""
 
     @abstractmethod
     def _plan(self, number: int) -> str:
         """What a task does, in words."""
-
-    @abstractmethod
-    def _prepare(self) -> None:
-        """Make what tasks share. Several tasks come here at once: the first makes it, the others wait."""
 
     @abstractmethod
     def _do(self, number: int) -> None:

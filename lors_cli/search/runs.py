@@ -1,13 +1,78 @@
-"""How the runs of a search are checked and performed: by `pipeline`, quietly."""
+"""The runs of a search, what several of them share, and how both are checked and performed: by `pipeline`, quietly."""
 
 import logging
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
-from lors_cli import pipeline
-from lors_cli.config.schema import Config
+from lors_cli.config.schema import Config, missing
+from lors_cli.config.train import Train
+from lors_cli.run import manifest
 
 log = logging.getLogger(__name__)
+
+MADE = {"prune": "pruned", "align": "aligned"}  # what the stages before train make
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training, and what is measured of it, by its `stages`. `values` are what distinguishes it from other runs."""
+
+    values: dict[str, Any]
+    config: Config
+    stages: list[str]
+
+    @property
+    def directory(self) -> Path:
+        """Where it is made."""
+        return Path(self.config.output_dir)
+
+    @property
+    def train(self) -> Train:
+        """How it trains."""
+        return train_section(self.config)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What runs share, made by its `stages`; `made` is the last model of those, None: the config's model is trained."""
+
+    name: str
+    config: Config
+    stages: list[str]
+    made: str | None
+
+    @property
+    def directory(self) -> Path:
+        """Where it is made."""
+        return Path(self.config.output_dir)
+
+    def before(self, run: Run, *, again: bool) -> Run:
+        """The run as it can be checked: with the stages that make its model if that is missing, or is made `again`."""
+        model, stages = Path(run.train.input or run.config.model), [stage for stage in MADE if stage in self.stages]
+        if model not in [self.directory / name for name in MADE.values()]:
+            return run
+        if not again and all(manifest.read(self.directory / MADE[stage]) for stage in stages):
+            return run
+        if model.name == MADE["prune"]:
+            stages = ["prune"]
+        changes = {stage: getattr(self.config, stage) for stage in stages}
+        changes["train"] = run.train.model_copy(update={"input": None})
+        return Run(run.values, run.config.model_copy(update=changes), [*stages, *run.stages])
+
+
+def train_section(config: Config) -> Train:
+    """The section that runs are made with.
+
+    Raises:
+        RequestError: the config has none.
+
+    """
+    if config.train is None:
+        raise missing("train")
+    return config.train
 
 
 def check(config: Config, stages: list[str], *, force: bool = False) -> None:
@@ -17,9 +82,7 @@ def check(config: Config, stages: list[str], *, force: bool = False) -> None:
         RequestError: something is wrong with one of them.
 
     """
-    with redirect_stdout(StringIO()) as plan:
-        pipeline.run(config, stages, force=force, dry_run=True)
-    log.debug("%s", plan.getvalue().strip())
+    log.debug("%s", _quietly(config, stages, force=force, dry_run=True))
 
 
 def perform(config: Config, stages: list[str], *, force: bool = False) -> None:
@@ -29,5 +92,13 @@ def perform(config: Config, stages: list[str], *, force: bool = False) -> None:
         LorsError: one failed.
 
     """
-    with redirect_stdout(StringIO()):
-        pipeline.run(config, stages, force=force)
+    _quietly(config, stages, force=force)
+
+
+def _quietly(config: Config, stages: list[str], *, force: bool, dry_run: bool = False) -> str:
+    """What the stages print."""
+    from lors_cli import pipeline  # with torch, for which a mistake in a file need not wait
+
+    with redirect_stdout(StringIO()) as printed:
+        pipeline.run(config, stages, force=force, dry_run=dry_run)
+    return printed.getvalue().strip()

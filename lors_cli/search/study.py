@@ -16,45 +16,12 @@ from typing import Any
 from lors_cli.config.schema import Config
 from lors_cli.errors import request_error, together
 from lors_cli.run.layout import STAGES
-from lors_cli.search import grid, points
+from lors_cli.search import points
 from lors_cli.search.configs import SELECT, Configs
+from lors_cli.search.runs import MADE, Run, Start, train_section
 from lors_cli.search.sweep_file import LENGTHS, SHARED, Settings
 
-MADE = {"prune": "pruned", "align": "aligned"}  # what the stages before train make
 NOT_MADE = dict.fromkeys(MADE)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training, and what is measured of it. `values` are what distinguishes it from the other runs of its row."""
-
-    values: Settings
-    config: Config
-
-    @property
-    def directory(self) -> Path:
-        """Where it is made."""
-        return Path(self.config.output_dir)
-
-    @property
-    def stages(self) -> list[str]:
-        """All of its stages."""
-        return [stage for stage in STAGES if getattr(self.config, stage)]
-
-
-@dataclass(frozen=True)
-class Start:
-    """What rows share, made by its `stages`; `made` is the last model of those, None: the config's model is trained."""
-
-    name: str
-    config: Config
-    stages: list[str]
-    made: str | None
-
-    @property
-    def directory(self) -> Path:
-        """Where it is made."""
-        return Path(self.config.output_dir)
 
 
 @dataclass(frozen=True)
@@ -115,23 +82,12 @@ class Study:
         changes = {**arm.set, **row.point, **values, **({} if seed is None else {"seed": seed}), **self._length(steps)}
         changes |= {**NOT_MADE, "train.input": self._model(row), "output_dir": str(place)}
         config = self.configs.of(row.start.name, changes)
-        grid.train_section(config)
-        run = Run(named, _measuring(config, [m for m in config.eval.models if m not in SHARED] if config.eval else []))
+        config = _measuring(config, [m for m in config.eval.models if m not in SHARED] if config.eval else [])
+        train_section(config)
+        run = Run(named, config, [stage for stage in STAGES if getattr(config, stage)])
         if len(row.grid) > 1:
             self._check_choice(run)
         return run
-
-    def whole(self, row: Row) -> Run:
-        """The first run of a row with the stages that make its model, to be checked while that is not there yet."""
-        run = self.run(row, row.grid[0])
-        made = self.file.arms[row.arm].model or row.start.made
-        before = {stage: getattr(row.start.config, stage) for stage in row.start.stages if stage in MADE}
-        if made not in MADE.values():
-            return run
-        if made == MADE["prune"]:
-            before["align"] = None
-        train = grid.train_section(run.config).model_copy(update={"input": None})
-        return Run(run.values, run.config.model_copy(update={**before, "train": train}))
 
     def selecting(self, run: Run) -> Config:
         """The evaluation of the merged model by which the points of a grid are compared."""
@@ -175,7 +131,7 @@ class Study:
 
     def _check_choice(self, run: Run) -> None:
         config, by = run.config, self.file.choose.by
-        if by == "held_out_loss" and not grid.train_section(config).eval_dataset:
+        if by == "held_out_loss" and not run.train.eval_dataset:
             expected = "train.eval_dataset, or choose.held_out"
         elif by == "perplexity" and not (config.merge and config.eval and config.eval.perplexity):
             expected = "merge: and eval.perplexity of the merged model"

@@ -7,17 +7,16 @@ from typing import Any
 
 from lors_cli.artifacts import publish
 from lors_cli.errors import LorsError
-from lors_cli.run import manifest
 from lors_cli.search import budget, outcome, runs, study_results
 from lors_cli.search.outcome import Outcome
-from lors_cli.search.perform import Check, Sweep
-from lors_cli.search.study import MADE, Row, Run, Start, Study
+from lors_cli.search.perform import Sweep
+from lors_cli.search.runs import Run, Start
+from lors_cli.search.study import Row, Study
 from lors_cli.search.sweep_file import Settings
 
 log = logging.getLogger(__name__)
 
 Point = dict[str, Any]  # "values" of a point of a grid, and their "value", None where it diverged
-LOCK = ".sweep"  # a directory of its own, since the stages lock those that they write to
 
 
 class MissingError(LorsError):
@@ -27,40 +26,30 @@ class MissingError(LorsError):
 class StudySweep(Sweep):
     """A study; a task is one of its rows."""
 
+    lock = ".sweep"
+
     def __init__(self, study: Study, task: int | None, *, force: bool) -> None:
-        super().__init__([row.name for row in study.rows], task, force=force)
+        super().__init__(study.output, [row.name for row in study.rows], task, force=force)
         self.study = study
         self._fresh: set[Path] = set()  # what --force has made again already
 
-    @property
-    def _lock(self) -> Path:
-        return self.study.output / LOCK
+    def perform(self) -> None:
+        with publish.exclusive(self.output / self.lock, wait=True):
+            self.study.configs.split_held_out()
+        self.study = Study(self.study.path, self.study.arguments)  # it reads the halves from now on
+        super().perform()
 
-    def _checks(self) -> list[Check]:
-        checks = [(start.config, start.stages, self.force_shared) for start in self._starts() if start.stages]
-        for row in (self.study.rows[number] for number in self.numbers):
-            made = all(manifest.read(row.start.directory / MADE[one]) for one in row.start.stages if one in MADE)
-            there = made and not self.force_shared
-            run = self.study.run(row, row.grid[0]) if there else self.study.whole(row)
-            checks.append((run.config, run.stages, self.force))
-        return checks
+    def _shared(self, start: Start) -> str:
+        return f"{' '.join(start.stages)}, shared by all rows of it -> {start.directory}"
 
-    def _shared(self) -> list[str]:
-        starts = [start for start in self._starts() if start.stages]
-        return [f"{' '.join(start.stages)}, shared by all rows of it -> {start.directory}" for start in starts]
+    def _first(self, number: int) -> tuple[Start | None, Run]:
+        row = self.study.rows[number]
+        return row.start, self.study.run(row, row.grid[0])
 
     def _plan(self, number: int) -> str:
         row, seeds = self.study.rows[number], len(self.study.seeds)
         search = f"search of {len(row.grid)} points, then " if len(row.grid) > 1 else ""
         return f"{search}{f'{seeds} seeds' if seeds > 1 else 'one run'} -> {self.study.output / row.name}"
-
-    def _prepare(self) -> None:
-        with publish.exclusive(self._lock, wait=True):
-            self.study.configs.split_held_out()
-        self.study = Study(self.study.path, self.study.arguments)  # it reads the halves from now on
-        for start in self._starts():
-            with publish.exclusive(start.directory / LOCK, wait=True):
-                self._make(start)
 
     def _do(self, number: int) -> None:
         self._row(self.study.rows[number], make=True)
@@ -141,8 +130,7 @@ class StudySweep(Sweep):
             raise MissingError(f"{run.directory} is not finished")
         log.info("sweep: %s", run.directory)
         self._fresh.add(run.directory)
-        measure = outcome.choose if wanted == "value" else outcome.judge
-        return measure(self.study, run, force=again)
+        return outcome.measure(self.study, run, wanted, force=again)
 
 
 def _best(points: list[Point]) -> Point:

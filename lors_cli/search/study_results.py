@@ -2,16 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from lors_cli import console
 from lors_cli.artifacts import files
-from lors_cli.run import environment
-from lors_cli.search import outcome, points
-from lors_cli.search.grid_results import BEST, RESULTS, TABLE, best_yaml
+from lors_cli.search import outcome, points, results
 from lors_cli.search.outcome import Outcome
-from lors_cli.search.study import Start, Study
+from lors_cli.search.runs import Start
+from lors_cli.search.study import Study
+
+ALWAYS = ("arm", "settings", "perplexity")  # columns of the table, also if they are empty
 
 
 def write(study: Study, rows: list[dict[str, Any]], failures: dict[str, str]) -> str:
@@ -22,30 +22,20 @@ def write(study: Study, rows: list[dict[str, Any]], failures: dict[str, str]) ->
         for row in rows
     ]
     best = {start.name: chosen for start in study.starts if (chosen := _best(study, start, rows))}
-    results = {
+    content = {
         "settings": {"file": str(study.path), "arguments": study.arguments, **study.file.model_dump(mode="json")},
         "starts": shared,
         "rows": plain,
         "failed": failures,
         "best": best,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
     }
-    files.write_json(study.output / RESULTS, results)
-    lines = [table(study, shared, rows)]
-    if failures:
-        lines.append("\n".join(["Failed:", *(f"- {name}: {' '.join(why.split())}" for name, why in failures.items())]))
-    lines += [f"Best: `lors run {path}`" for path in best.values()]
-    shown = "\n\n".join(lines)
-    files.write_text(study.output / TABLE, shown + "\n")
-    return shown
+    words = [f"Best: `lors run {path}`" for path in best.values()]
+    return results.write(study.output, content, [table(study, shared, rows), results.failed(failures), *words])
 
 
 def table(study: Study, shared: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> str:
     """Perplexities: a line for each model that a start or a row has measured, mean and deviation over the seeds."""
-    timed = any("seconds_a_step" in row for row in rows)
-    again = any("in_time" in row for row in rows)
-    lines = []
+    lines = [["start", "arm", "settings", "perplexity", "s a step", "equal time"]]
     for start in study.starts:
         for model, result in shared[start.name].items():
             lines.append([start.name, model, "", _spread([_perplexity(result)]), "", ""])
@@ -53,20 +43,16 @@ def table(study: Study, shared: dict[str, dict[str, Any]], rows: list[dict[str, 
             measured = _measured(row["runs"])
             for model in measured:
                 name = f"{row['row'].arm}, {model}" if len(measured) > 1 else row["row"].arm
-                seconds = f"{row['seconds_a_step']:.2f}" if timed else ""
+                seconds = f"{row['seconds_a_step']:.2f}" if "seconds_a_step" in row else ""
                 equal = ""
-                if again:
+                if "in_time" in row:
                     number = _spread(_numbers(row["in_time"]["runs"], model))
                     equal = f"{number} ({row['in_time']['steps']} steps)"
                 number = _spread(_numbers(row["runs"], model))
                 lines.append([start.name, name, _settings(row), number, seconds, equal])
-    header = ["start", "arm", "settings", "perplexity", "s a step", "equal time"]
-    wanted = [bool(study.file.starts), True, True, True, timed, again]
-    return console.markdown_table(_chosen(header, wanted), [_chosen(line, wanted) for line in lines])
-
-
-def _chosen(cells: list[str], wanted: Sequence[bool]) -> list[str]:
-    return [cell for cell, one in zip(cells, wanted, strict=True) if one]
+    columns = [column for column in zip(*lines, strict=True) if column[0] in ALWAYS or any(column[1:])]
+    header, *cells = ([*line] for line in zip(*columns, strict=True))
+    return console.markdown_table(header, cells)
 
 
 def _settings(row: dict[str, Any]) -> str:
@@ -107,11 +93,11 @@ def _best(study: Study, start: Start, rows: list[dict[str, Any]]) -> str | None:
         known = [number for number in _numbers(row["runs"], _measured(row["runs"])[-1]) if number is not None]
         if known and math.isfinite(mean := statistics.mean(known)):
             ranked.append((mean, row))
-    path = start.directory / BEST
+    path = start.directory / results.BEST
     if not ranked:
         path.unlink(missing_ok=True)  # that of an earlier search
         return None
     mean, row = min(ranked, key=lambda pair: pair[0])
     config = study.run(row["row"], row["values"]).config
-    files.write_text(path, best_yaml(config, path, f"perplexity {mean:.6g}"))
+    files.write_text(path, results.best_yaml(config, path, f"perplexity {mean:.6g}"))
     return str(path)

@@ -1,16 +1,14 @@
 """What ``lors sweep`` does with its file and arguments."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lors_cli import processes
 from lors_cli.config.load import read
 from lors_cli.errors import request_error
 from lors_cli.search import grid, sweep_file
+from lors_cli.search.grid_perform import GridSweep
 from lors_cli.search.study import Study
-
-if TYPE_CHECKING:
-    from lors_cli.search.perform import Sweep
+from lors_cli.search.study_perform import StudySweep
 
 
 def sweep(
@@ -28,17 +26,11 @@ def sweep(
         raise request_error(
             "command", "one process", got, "start it without torchrun; --task divides the runs among jobs"
         )
-    chosen: Sweep
+    chosen: GridSweep | StudySweep
     if sweep_file.is_sweep(read(path)):
-        study = Study(path, arguments)
-        from lors_cli.search.study_perform import StudySweep  # with torch, for which a mistake need not wait
-
-        chosen = StudySweep(study, task, force=force)
+        chosen = StudySweep(Study(path, arguments), task, force=force)
     else:
-        runs = grid.build(path, arguments)
-        from lors_cli.search.grid_perform import GridSweep
-
-        chosen = GridSweep(runs, task, force=force)
+        chosen = GridSweep(grid.build(path, arguments), task, force=force)
     chosen.check()
     if dry_run:
         chosen.show()

@@ -1,20 +1,12 @@
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import pytest
-
-from lors_cli.errors import RequestError
 from lors_cli.search import grid
+from tests.search import conftest
+from tests.search.conftest import WriteConfig
 from tests.search.test_sweep import NAMES, RATES
 
-WriteConfig = Callable[..., Path]
-
-
-def problems(path: Path, *arguments: str) -> dict[str, str]:
-    """The keys of what is wrong with a grid, and what was expected instead."""
-    with pytest.raises(RequestError) as caught:
-        grid.build(path, list(arguments))
-    return {problem.key: f"{problem.expected}; {problem.got}" for problem in caught.value.problems}
+problems = partial(conftest.problems, grid.build)
 
 
 def test_a_grid_is_the_product_of_its_axes_in_their_order(config: Path, tmp_path: Path) -> None:
@@ -22,37 +14,36 @@ def test_a_grid_is_the_product_of_its_axes_in_their_order(config: Path, tmp_path
     assert [run.values for run in built.runs] == [
         {"train.rank": rank, "train.learning_rate": rate} for rank in (2, 4) for rate in (1e-2, 3e-3)
     ]
-    assert [run.name for run in built.runs[:2]] == [f"rank=2,{name}" for name in NAMES]
-    assert {run.config.train.alpha for run in built.runs if run.config.train} == {8}
-    assert built.runs[0].config.output_dir == str(tmp_path / "run/sweep" / built.runs[0].name)
+    assert [run.directory.name for run in built.runs[:2]] == [f"rank=2,{name}" for name in NAMES]
+    assert {run.train.alpha for run in built.runs} == {8}
+    assert built.runs[0].config.output_dir == str(tmp_path / "run/sweep" / built.runs[0].directory.name)
     assert [run.stages for run in built.runs] == [["train"]] * 4
-    assert {run.config.train.input for run in built.runs if run.config.train} == {str(tmp_path / "run/pruned")}
+    assert {run.train.input for run in built.runs} == {str(tmp_path / "run/pruned")}
 
 
 def test_an_axis_of_the_pruning_prunes_in_every_run(config: Path) -> None:
     built = grid.build(config, ["prune.method=wanda,magnitude", "train.method=lors,spp", "prune.sparsity=2:4,0.5"])
-    assert built.base is None
-    assert built.runs[2].name == "prune.method=wanda,train.method=spp,sparsity=2-4"
+    assert built.start is None
+    assert built.runs[2].directory.name == "prune.method=wanda,train.method=spp,sparsity=2-4"
     for run in built.runs:
         assert run.stages == ["prune", "train"]
-        assert run.config.train is not None
-        assert run.config.train.input is None
+        assert run.train.input is None
 
 
 def test_seeds_share_the_pruned_model_of_the_files_seed(config: Path) -> None:
     built = grid.build(config, ["seed=1,2"])
     assert [(run.config.seed, run.stages) for run in built.runs] == [(1, ["train"]), (2, ["train"])]
-    assert built.base is not None
-    assert built.base.seed == 0
+    assert built.start
+    assert built.start.config.seed == 0
 
 
 def test_names_are_safe_and_tell_values_apart(config: Path) -> None:
     built = grid.build(config, ["train.target_modules=[q_proj],[up_proj],null", "train.dataset.path=a/b,a-b"])
-    names = [run.name for run in built.runs]
+    names = [run.directory.name for run in built.runs]
     assert len(set(names)) == 6
     assert names[5] == "target_modules=null,path=a-b"
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_=,-") for name in names)
-    assert grid.build(config, ["train.rank=1,2"]).runs[0].name == "rank=1"  # which is not true
+    assert grid.build(config, ["train.rank=1,2"]).runs[0].directory.name == "rank=1"  # which is not true
 
 
 def test_every_mistake_of_a_grid_is_reported_at_once(config: Path, write_config: WriteConfig) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from lors_cli.config.load import load
-from lors_cli.search import grid, grid_results
+from lors_cli.search import grid, grid_results, results
 
 
 def test_seeds_are_averaged_and_the_best_setting_is_by_the_mean(config: Path) -> None:
@@ -29,7 +29,7 @@ def test_seeds_are_averaged_and_the_best_setting_is_by_the_mean(config: Path) ->
 def test_the_best_config_loads_back_to_an_equal_one(config: Path, tmp_path: Path, argument: str) -> None:
     path = tmp_path / "best.yaml"
     for run in grid.build(config, [argument]).runs:
-        path.write_text(grid_results.best_yaml(run.config, path, "perplexity 12"))
+        path.write_text(results.best_yaml(run.config, path, "perplexity 12"))
         assert load(path, []).model_dump() == run.config.model_dump()
         assert path.read_text().startswith(f"# lors run {path}\n")
     if "2:4" in argument:

@@ -9,7 +9,8 @@ from typer.testing import Result
 from lors_cli.config.load import read
 from lors_cli.models.source import BUILT_IN as SMOLLM2
 from lors_cli.search import sweep_file
-from lors_cli.search.study import Run, Study
+from lors_cli.search.runs import Run
+from lors_cli.search.study import Study
 
 Lors = Callable[..., Result]
 
@@ -47,8 +48,7 @@ def test_every_run_has_a_config_and_a_place_of_its_own(path: Path) -> None:
 def test_the_arms_have_the_papers_rates_and_at_small_scale_grids_of_one_size(name: str) -> None:
     paper, small = Study(FOLDER / f"{name}.yaml", []), Study(FOLDER / f"{name}_smollm2.yaml", [])
     for run in runs(paper):
-        assert run.config.train is not None
-        assert run.config.train.learning_rate == (4e-3 if run.config.train.method == "spp" else 2e-5)
+        assert run.train.learning_rate == (4e-3 if run.train.method == "spp" else 2e-5)
         assert run.config.eval
         assert run.config.eval.preset == "lors-paper"
     assert {len(row.grid) for row in small.rows} == {3}
@@ -65,7 +65,7 @@ def test_the_rows_of_lorams_tables() -> None:
     # Llama-2-13B is a model of the table and the sibling of another
     inputs = [f"meta-llama/{name}" for name in originals]
     inputs += [f"runs/reproduce/loram_downstream/{name}/aligned" for name in pruned]
-    assert [run.config.train and run.config.train.input for run in made] == inputs
+    assert [run.train.input for run in made] == inputs
     for run in made[:5]:
         assert run.config.merge
         assert run.config.merge.dense
@@ -84,7 +84,7 @@ def test_the_rows_of_lorams_tables() -> None:
 def test_the_points_of_lorams_curves() -> None:
     study = Study(FOLDER / "loram_curves_smollm2.yaml", ["only=[whole, semi]"])
     folder, made = "runs/reproduce/loram_curves_smollm2/semi", runs(study)
-    trained = [run.config.train for run in made if run.config.train]
+    trained = [run.train for run in made]
     assert [train.max_steps for train in trained] == 3 * [5, 10, 20]
     assert {train.schedule for train in trained} == {"constant"}
     inputs = [SMOLLM2, f"{folder}/aligned", f"{folder}/pruned"]
@@ -98,8 +98,9 @@ def test_a_table_of_the_pico_model_goes_on_where_it_stopped(
 ) -> None:
     output = tmp_path / "out"
     arguments = ["only=[whole, rand]", f"output_dir={output}", f"model={dense}", "device=cpu", "prune.keep_first=0"]
-    arguments += ["prune.keep_last=1", "align.max_steps=4", "train.max_steps=4", "eval.tasks=[]"]
-    arguments += ["eval.perplexity.sequence_length=64", "eval.perplexity.samples=4"]
+    arguments += ["prune.keep_last=1", "align.max_steps=2", "train.max_steps=2", "eval.tasks=[]"]
+    arguments += [f"{key}.sequence_length=32" for key in ("align", "train", "eval.perplexity")]
+    arguments += ["eval.perplexity.samples=4"]
     path = FOLDER / "loram_downstream_smollm2.yaml"
     table = lors("sweep", path, *arguments).stdout
     lors("report", output, "--output", f"{output}/report/")

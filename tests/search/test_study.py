@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lors_cli.errors import RequestError
 from lors_cli.search import sweep_file
 from lors_cli.search.study import Study
+from tests.search import conftest
 
 Written = Callable[..., Path]
 ARM = {"a": {"set": {"train.method": "spp"}}}
@@ -28,11 +29,7 @@ def written(write_config: Callable[..., Path], tmp_path: Path) -> Written:
     return write
 
 
-def problems(path: Path, *arguments: str) -> dict[str, str]:
-    """The keys of what is wrong with a sweep file, and what is said of them."""
-    with pytest.raises(RequestError) as caught:
-        Study(path, list(arguments))
-    return {problem.key: str(problem) for problem in caught.value.problems}
+problems = partial(conftest.problems, Study)
 
 
 def test_every_mistake_of_a_file_is_reported_at_once_and_unknown_keys_name_the_nearest(written: Written) -> None:
@@ -72,8 +69,7 @@ def test_an_argument_overrides_the_sweep_file_or_its_config_and_never_in_vain(wr
     study = Study(written(seeds=[3]), ["seeds=[7, 8]", "train.rank=2", f"output_dir={tmp_path / 'other'}"])
     run = study.run(study.rows[0], {}, 8)
     assert run.config.seed == 8
-    assert run.config.train
-    assert (run.config.train.rank, run.config.train.method) == (2, "spp")
+    assert (run.train.rank, run.train.method) == (2, "spp")
     assert run.directory == tmp_path / "other/a/seed=8"
     wrong = problems(written(seeds=[3]), "train.method=lors", "seed=1", "train.rank=2,4", "prune.sparsity=0.5")
     assert set(wrong) == {"train.method", "seed", "train.rank"}
@@ -83,12 +79,9 @@ def test_an_argument_overrides_the_sweep_file_or_its_config_and_never_in_vain(wr
 def test_the_budget_decides_how_long_runs_are(written: Written) -> None:
     for budget, expected in (({"steps": 3}, (3, None)), ({"tokens": 640}, (None, 640)), ({"seconds": 9}, (4, None))):
         study = Study(written(budget=budget), [])
-        train = study.run(study.rows[0], {}).config.train
-        assert train
+        train = study.run(study.rows[0], {}).train
         assert (train.max_steps, train.max_tokens) == expected
-    train = study.run(study.rows[0], {}, steps=7).config.train
-    assert train
-    assert train.max_steps == 7
+    assert study.run(study.rows[0], {}, steps=7).train.max_steps == 7
 
 
 def test_what_runs_share_is_made_with_the_files_seed_and_measured_once(written: Written, tmp_path: Path) -> None:
@@ -102,18 +95,15 @@ def test_what_runs_share_is_made_with_the_files_seed_and_measured_once(written: 
     assert start.config.eval.models == ["dense", "pruned"]
     assert run.config.eval
     assert run.config.eval.models == ["merged"]
-    assert run.config.train
-    assert run.config.train.input == str(tmp_path / "run/x/pruned")
+    assert run.train.input == str(tmp_path / "run/x/pruned")
     assert (start.stages, run.stages) == (["prune", "eval"], ["train", "merge", "eval"])
-    assert study.whole(study.rows[0]).stages == ["prune", "train", "merge", "eval"]
+    assert start.before(run, again=False).stages == ["prune", "train", "merge", "eval"]
 
 
 def test_a_model_that_is_there_already_is_trained_instead_of_pruning(written: Written, dense: Path) -> None:
     study = Study(written(), [f"train.input={dense}"])
     assert study.starts[0].made is None
-    train = study.run(study.rows[0], {}).config.train
-    assert train
-    assert train.input == str(dense)
+    assert study.run(study.rows[0], {}).train.input == str(dense)
 
 
 def test_the_held_out_text_is_split_into_rows_that_choose_and_rows_that_judge(
@@ -130,7 +120,6 @@ def test_the_held_out_text_is_split_into_rows_that_choose_and_rows_that_judge(
     assert [[json.loads(line)["text"] for line in half.splitlines()] for half in read] == [["1", "3"], ["0", "2", "4"]]
     assert study.selecting(run).output_dir == str(run.directory / "select")
     loss = Study(written(choose={**held_out, "by": "held_out_loss"}), [])
-    train = loss.run(loss.rows[0], {}).config.train
-    assert train
-    assert train.eval_dataset
-    assert train.eval_dataset.path == str(tmp_path / "run/select.jsonl")
+    chosen_on = loss.run(loss.rows[0], {}).train.eval_dataset
+    assert chosen_on
+    assert chosen_on.path == str(tmp_path / "run/select.jsonl")

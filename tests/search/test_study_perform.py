@@ -1,10 +1,7 @@
 """Sweep files on the pico model: the quality study as it is shipped, and searches whose numbers are made up."""
 
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,9 @@ from typer.testing import Result
 
 from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError, LorsError
-from lors_cli.search import outcome, runs, sweep
+from lors_cli.search import budget, outcome, runs
 from lors_cli.search.study import Study
+from tests.search.conftest import KillSweep
 
 Lors = Callable[..., Result]
 Search = Callable[..., dict[str, Any]]
@@ -26,64 +24,51 @@ QUALITY = Path(__file__).parents[2] / "scripts/reproduce/quality.yaml"
 
 @pytest.fixture
 def quality(dense: Path) -> list[str]:
-    """Arguments that make the quality study one of the pico model: two arms, two rates, two seeds, two steps."""
+    """Arguments that make the quality study one of the pico model: two arms, two rates of one, two steps."""
     sizes = ["prune.calibration.sequence_length=32", "prune.calibration.samples=4", "train.sequence_length=32"]
     sizes += ["train.rank=4", "train.dataset.limit=3", "eval.perplexity.sequence_length=32"]
-    study = ["only=[lors, spp]", "seeds=[0, 1]", "budget.steps=2", "choose.extend=0", "eval.perplexity.samples=4"]
-    grids = [f"arms.{arm}.grid={{train.learning_rate: [1e-2, 2e-2]}}" for arm in ("lors", "spp")]
+    study = ["only=[lors, spp]", "seeds=[0]", "budget={steps: 2}", "choose.extend=0", "choose.held_out.limit=4"]
+    grids = ["arms.lors.grid={}", "arms.spp.grid={train.learning_rate: [1e-2, 2e-2]}"]
     return [*study, *grids, *sizes, f"model={dense}", "device=cpu"]
 
 
 def test_the_quality_study_that_was_killed_ends_with_the_same_table(
-    lors: Lors, quality: list[str], tmp_path: Path
+    lors: Lors, quality: list[str], tmp_path: Path, kill_sweep: KillSweep
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    table = lors("sweep", QUALITY, *quality, f"output_dir={whole}").stdout
-    assert (whole / "results.md").read_text() == table
-    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["pruned", "lors", "spp"]
-    assert table.count(" ± ") == 4  # two seeds of two arms, at equal tokens and at equal time
-    assert table.count("(edge)") == 2
+    # a run of an arm is the run of a config with its settings
+    config, adapter = tmp_path / "config.yaml", "adapter/adapter_model.safetensors"
+    config.write_text(json.dumps(Study(QUALITY, []).file.config))
+    own = [text for text in quality if text.startswith(("prune", "train", "model", "device"))]
+    own += ["train.method=spp", "train.formulation=merged", "train.learning_rate=1e-2", "train.max_steps=2"]
+    for stage in ("prune", "train"):
+        lors(stage, config, *own, f"output_dir={tmp_path / 'one'}")
 
-    killed.mkdir()
-    shutil.copy(whole / "times.json", killed)  # seconds are never the same twice
-    child = os.fork()
-    if child == 0:
-        try:
-            sweep.sweep(QUALITY, [*quality, f"output_dir={killed}"])
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + 240
-    while not list((killed / "spp").glob("*/.adapter.partial")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    assert not (killed / "results.md").exists()
-    goes_on = lors("sweep", QUALITY, *quality, f"output_dir={killed}")
-    assert goes_on.stdout == table.replace(str(whole), str(killed))
+    output = tmp_path / "out"
+    arguments, interrupted = [*quality, f"output_dir={output}"], output / "spp/learning_rate=0.01,seed=0"
+    kill_sweep(QUALITY, arguments, interrupted, ".adapter.partial")
+    assert not (output / "results.md").exists()
+    goes_on = lors("sweep", QUALITY, *arguments)
+    table = goes_on.stdout
+    assert (output / "results.md").read_text() == table
     assert goes_on.stderr.count("prune: finished") == 0
     assert goes_on.stderr.count("/lors/") == 0  # that arm was done
-    assert not list(killed.glob("*/*/merged"))  # keep_models: false
-    assert list(killed.glob("*/*/adapter"))
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:5]] == ["pruned", "lors", "spp"]
+    assert table.count("(edge)") == 1
+    assert not list(output.glob("*/*/merged"))  # keep_models: false
+    assert len(list(output.glob("*/*/adapter"))) == 3
+    assert (interrupted / adapter).read_bytes() == (tmp_path / "one" / adapter).read_bytes()
 
-    # a run of an arm is the run of a config with its settings
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps(Study(QUALITY, []).file.config))
-    place = "learning_rate=0.02,seed=0"
-    settings = ["train.method=spp", "train.formulation=merged", "train.learning_rate=2e-2", "train.max_steps=2"]
-    own = [text for text in quality if text.startswith(("prune", "train", "model", "device"))]
-    lors("prune", config, *own, f"output_dir={tmp_path / 'one'}")
-    lors("train", config, *own, *settings, f"output_dir={tmp_path / 'one'}")
-    name = "adapter/adapter_model.safetensors"
-    assert (tmp_path / "one" / name).read_bytes() == (killed / "spp" / place / name).read_bytes()
+    shutil.rmtree(interrupted)  # the only run that was interrupted is made again, without an interruption
+    whole = lors("sweep", QUALITY, *arguments)
+    assert whole.stdout == table
+    assert whole.stderr.count("train: finished") == 1
 
 
 @pytest.fixture
 def search(monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path], lors: Lors, tmp_path: Path) -> Search:
     """Run a sweep file whose perplexity is a function of learning rate and seed; results.json, and what was trained."""
 
-    def run(
-        perplexity: Callable[[float, int], float], *arguments: str, status: int = 0, **content: Any
-    ) -> dict[str, Any]:
+    def run(perplexity: Perplexity, *arguments: str, status: int = 0, **content: Any) -> dict[str, Any]:
         trained: list[str] = []
 
         def perform(config: Config, stages: list[str], *, force: bool = False) -> None:
@@ -99,7 +84,11 @@ def search(monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path], l
             measured = config.eval.models if config.eval else []
             return {name: {"perplexity": {"value": 9 if name == "pruned" else number(config)}} for name in measured}
 
+        times: budget.Times = {}
+        seconds = {"step": 1.0, "before": 1.0}
         monkeypatch.setattr(runs, "perform", perform)
+        monkeypatch.setattr(budget, "measure", lambda *_: times.update(a=seconds, b=seconds))
+        monkeypatch.setattr(budget, "read", lambda _: times)
         monkeypatch.setattr(outcome, "models", models)
         monkeypatch.setattr(outcome, "_chosen_by", lambda _, run, force: number(run.config))
         path = tmp_path / "sweep.yaml"
@@ -117,14 +106,16 @@ def search(monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path], l
 
 def test_a_search_goes_on_at_the_edge_of_its_grid_and_the_first_seed_chooses(search: Search) -> None:
     # with the first seed 4e-2 is the best, with the second one 2e-2
-    study = search(lambda rate, seed: abs(rate - (4e-2, 2e-2)[seed - 5]) + seed, seeds=[5, 6])
+    limits = {"steps": 2, "time_of": "a"}
+    study = search(lambda rate, seed: abs(rate - (4e-2, 2e-2)[seed - 5]) + seed, seeds=[5, 6], budget=limits)
     rates = ("0.01", "0.02", "0.04", "0.08")
     assert study["trained"][:4] == [f"learning_rate={rate},seed=5" for rate in rates]
-    assert set(study["trained"][4:]) == {"learning_rate=0.04,seed=5", "learning_rate=0.04,seed=6"}
+    best = {"learning_rate=0.04,seed=5", "learning_rate=0.04,seed=6"}
+    assert set(study["trained"][4:]) == best | {f"{name},max_steps=2" for name in best}
     (row,) = study["results"]["rows"]
     assert (row["values"], row["edge"]) == ({"train.learning_rate": 4e-2}, False)
     assert [run["models"]["merged"]["perplexity"]["value"] for run in row["runs"]] == [5, 6.02]
-    assert "| 5.51 ± 0.72 " in study["shown"]
+    assert study["shown"].count("| 5.51 ± 0.72 ") == 2  # at equal tokens and at equal time
     assert [point["value"] for point in row["search"]] == pytest.approx([5.03, 5.02, 5, 5.04])
 
 
@@ -185,10 +176,11 @@ def test_a_run_that_was_made_with_other_settings_is_not_taken_for_this_one(searc
 
 def test_what_would_be_done_is_listed_and_nothing_is_made(lors: Lors, quality: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out"
-    shown = lors("sweep", QUALITY, *quality, f"output_dir={output}", "--dry-run").stdout.splitlines()
+    arguments = [*quality, "seeds=[0, 1]", f"output_dir={output}"]
+    shown = lors("sweep", QUALITY, *arguments, "--dry-run").stdout.splitlines()
     assert shown == [
         f"prune eval, shared by all rows of it -> {output}",
-        f"task 0: search of 2 points, then 2 seeds -> {output}/lors",
+        f"task 0: 2 seeds -> {output}/lors",
         f"task 1: search of 2 points, then 2 seeds -> {output}/spp",
     ]
     assert not output.exists()

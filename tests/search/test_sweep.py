@@ -1,7 +1,4 @@
 import json
-import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +7,9 @@ import pytest
 from typer.testing import Result
 
 from lors_cli.config.load import load
-from lors_cli.search.sweep import sweep
+from tests.search.conftest import KillSweep, WriteConfig
 
 Lors = Callable[..., Result]
-WriteConfig = Callable[..., Path]
 
 RATES = "train.learning_rate=1e-2,3e-3"
 NAMES = ["learning_rate=0.01", "learning_rate=0.003"]
@@ -97,7 +93,9 @@ def test_perplexity_decides_without_held_out_rows(lors: Lors, write_config: Writ
     assert lors("run", directory / "best.yaml").stderr.count("nothing to do") == 3
 
 
-def test_an_array_and_a_killed_sweep_end_alike(lors: Lors, config: Path, directory: Path, tmp_path: Path) -> None:
+def test_an_array_and_a_killed_sweep_end_alike(
+    lors: Lors, config: Path, directory: Path, tmp_path: Path, kill_sweep: KillSweep
+) -> None:
     def made() -> list[Any]:
         adapters = [(directory / name / "adapter/adapter_model.safetensors").read_bytes() for name in NAMES]
         return [*adapters, *(run["value"] for run in results(directory)["runs"])]
@@ -112,16 +110,6 @@ def test_an_array_and_a_killed_sweep_end_alike(lors: Lors, config: Path, directo
     array = made()
 
     (tmp_path / "run").rename(tmp_path / "array")
-    child = os.fork()
-    if child == 0:
-        try:
-            sweep(config, [RATES])
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + 120
-    while not (directory / NAMES[1] / ".adapter.partial").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    kill_sweep(config, [RATES], directory / NAMES[1], ".adapter.partial")
     assert lors("sweep", config, RATES).stderr.count("nothing to do") == 2  # the pruning and the first run
     assert made() == array
