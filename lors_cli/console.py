@@ -18,6 +18,7 @@ from lors_cli.errors import LorsError
 
 log = logging.getLogger("lors_cli")
 
+LIBRARIES = ("transformers", "lm_eval", "datasets", "accelerate", "huggingface_hub", "torch", "httpx", "bitsandbytes")
 PLAIN_EVERY_SECONDS = 30.0
 PLAIN_EVERY_FRACTION = 0.1
 
@@ -78,7 +79,16 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", module=r"(?!lors_cli)")
-    for library in ("transformers", "lm_eval", "datasets", "accelerate", "huggingface_hub", "torch", "httpx"):
+    for library in (
+        "transformers",
+        "lm_eval",
+        "datasets",
+        "accelerate",
+        "huggingface_hub",
+        "torch",
+        "httpx",
+        "bitsandbytes",
+    ):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 

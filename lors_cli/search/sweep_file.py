@@ -115,7 +115,7 @@ class SweepFile(Section):
             axis = next(iter(arm.grid.values()), [0, 1])
             numbers = all(isinstance(one, int | float) for one in axis) and axis == sorted(axis) and len(axis) > 1
             if self.choose.extend and (len(arm.grid) > 1 or not numbers):
-                expected = "one key with rising numbers, since choose.extend adds to them"
+                expected = "one key with at least two rising numbers, since choose.extend goes on at their ends"
                 raise wrong(f"arms.{name}.grid", expected, "correct it, or remove choose.extend")
         return self
 
