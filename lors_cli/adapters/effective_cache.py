@@ -9,14 +9,11 @@ Custom operators take no objects, so a linear names its slot by a number.
 
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lors_cli.adapters.lors import LoRS
 
 Make = Callable[[Tensor | None], Tensor]
 
@@ -58,6 +55,13 @@ class Slot:
         self.weight, self._key, self._operands = None, None, ()
 
 
+class Served(Protocol):
+    """An adapter that looks for its effective weight in a slot."""
+
+    linear: Any
+    slot: Slot | None
+
+
 class EffectiveCache:
     """The effective weights of one model.
 
@@ -77,7 +81,7 @@ class EffectiveCache:
         self._passing: dict[int, Slot] = {}  # not resident but kept for a moment, the oldest first
         self._room = 0
 
-    def serve(self, adapters: Mapping[str, "LoRS"], dtype: torch.dtype) -> None:
+    def serve(self, adapters: Mapping[str, Served], dtype: torch.dtype) -> None:
         """Give each adapter a slot; `dtype` is that of its inputs. Nothing is kept before `allot` is called."""
         for name, adapter in adapters.items():
             size = adapter.linear.out_features * adapter.linear.in_features * dtype.itemsize

@@ -3,18 +3,29 @@
 import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lors_cli import offline
 from lors_cli.data import builtin
 from lors_cli.errors import request_error
 
-if TYPE_CHECKING:
-    from lors_cli.data.sources import Source
+
+@dataclass(frozen=True)
+class Address:
+    """Where rows are. `key` is the config's path to it, for error messages."""
+
+    path: str
+    key: str
+    split: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    data_files: str | None = None
+    limit: int | None = None
 
 
-def load(source: "Source", *, streaming: bool) -> Any:
+def load(source: Address, *, streaming: bool) -> Any:
     """The data set of `source` as the library gives it; with `streaming`, one that is read row by row.
 
     Raises:
@@ -40,7 +51,7 @@ def load(source: "Source", *, streaming: bool) -> Any:
         return data_set.to_iterable_dataset() if streaming and cached else data_set
 
 
-def rows(source: "Source") -> Iterator[dict[str, Any]]:
+def rows(source: Address) -> Iterator[dict[str, Any]]:
     """The rows of `source`; errors as of `load`."""
     # streamed, a limit does not download all of a large set; otherwise it is cached for nodes without a network
     streaming = source.limit is not None and source.data_files is None and not offline.is_on()
@@ -50,7 +61,7 @@ def rows(source: "Source") -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def errors(source: "Source") -> Iterator[None]:
+def errors(source: Address) -> Iterator[None]:
     """Whatever goes wrong within becomes a RequestError about the hub."""
     try:
         yield
@@ -65,7 +76,7 @@ def errors(source: "Source") -> Iterator[None]:
         ) from None
 
 
-def _snapshot(source: "Source", files: str) -> str:
+def _snapshot(source: Address, files: str) -> str:
     """The folder of the hub's cache with those files of a data set, fetched if a network is there and they are not."""
     from huggingface_hub import hf_hub_download, snapshot_download
 

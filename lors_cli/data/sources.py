@@ -21,17 +21,10 @@ from lors_cli.errors import nearest, request_error
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where rows come from. `key` is the config's path to it, for error messages."""
+class Source(hub.Address):
+    """Where rows come from, and the field of each that holds its text."""
 
-    path: str
-    key: str
-    split: str | None = None
-    name: str | None = None
-    revision: str | None = None
-    data_files: str | None = None
     field: str | None = None
-    limit: int | None = None
 
     @property
     def is_hub(self) -> bool:
