@@ -119,7 +119,7 @@ def test_sigterm_stops_after_the_block(
 
 def torchrun(config: Path, *options: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command = [*launcher, "--master-port", "29537", "-m", "lors_cli", "prune", str(config), *options]
+    command = [*launcher, "--standalone", "-m", "lors_cli", "prune", str(config), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
