@@ -7,7 +7,7 @@ import torch
 
 from lors_cli import console, offline, processes
 from lors_cli.config.schema import Config
-from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.errors import request_error, together
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
@@ -47,19 +47,14 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
 
 def _prepared(config: Config, stages: list[str], *, force: bool) -> list[Job]:
     """The jobs of the stages; of all of them together the problems are raised."""
-    jobs: list[Job] = []
-    problems: list[Problem] = []
     graph = Graph(config, stages)
-    for name in stages:
-        try:
-            job = prepare_of(name)(config, graph)
-            check_output(job, force=force)
-            jobs.append(job)
-        except RequestError as error:
-            problems += error.problems
-    if problems:
-        raise RequestError(*dict.fromkeys(problems))  # stages that share a fault name it once
-    return jobs
+
+    def prepared(stage: str) -> Job:
+        job = prepare_of(stage)(config, graph)
+        check_output(job, force=force)
+        return job
+
+    return together(prepared, stages)
 
 
 def prepare_of(stage: str) -> Callable[[Config, Graph], Job]:

@@ -53,7 +53,6 @@ Sparsity = Annotated[
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):

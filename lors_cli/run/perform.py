@@ -100,7 +100,7 @@ def check_output(job: Job, *, force: bool) -> None:
         return
     now = {"settings": job.plain_settings()}
     interrupted = left(job)
-    for place, old in ((job.output, _made(job)), (_partial(job), interrupted and interrupted[0])):
+    for place, old in ((job.output, _recorded(job)), (_partial(job), interrupted and interrupted[0])):
         if old and (problems := _differences(job, {"settings": old.settings}, now, place)):
             raise RequestError(*problems)
 
@@ -120,7 +120,7 @@ def left(job: Job) -> tuple[Request, bool] | None:
     return (_completed(job, Request(**interrupted["request"])), interrupted["forced"]) if job.resumable else None
 
 
-def _made(job: Job) -> Request | None:
+def _recorded(job: Job) -> Request | None:
     """The request that the output was made from; None if there is none."""
     made = manifest.read(job.output)
     return _completed(job, made.request) if made else None
@@ -137,7 +137,7 @@ def _finished(job: Job, asked: Request) -> bool:
         RequestError: it was made from another.
 
     """
-    made = _made(job)
+    made = _recorded(job)
     if made is None:
         return False
     if made == asked:
