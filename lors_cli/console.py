@@ -99,8 +99,9 @@ class _MessageFormatter(logging.Formatter):
 
 
 def result(text: str) -> None:
-    """Print what a script would read, on stdout."""
-    print(text, flush=True)
+    """Print what a script would read, on stdout; characters that its encoding lacks are escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def error(problem: BaseException, *, debug: bool) -> None:

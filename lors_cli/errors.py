@@ -2,6 +2,7 @@
 
     LorsError              the work failed                       exit 1
     ├── DivergedError      a training reached NaN or infinity    exit 1
+    ├── UnmeasurableError  a model or a task gives no number     exit 1
     └── RequestError       the request is wrong, nothing began   exit 2
 
 A ``RequestError`` carries every problem that was found, so that a file with three mistakes is corrected once.
@@ -24,6 +25,10 @@ class LorsError(Exception):
 
 class DivergedError(LorsError):
     """A training reached values that are not finite, as too high a learning rate does."""
+
+
+class UnmeasurableError(LorsError):
+    """What was to be measured is not a number, or does not measure the model."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,10 @@ def request_error(key: str, expected: str, got: object, remedy: str, file: objec
     return RequestError(Problem(key, expected, str(got), remedy, str(file) if file is not None else None))
 
 
-def together(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-    """What `make` makes of each item.
+def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> tuple[list[Made], list[Problem]]:
+    """What `make` makes of the items of which it makes something, and the problems of the others, each once.
 
-    Raises:
-        RequestError: with the problems of all items, each once: one mistake in a file is in all that is made of it.
-
+    One mistake in a file is in all that is made of it.
     """
     made: list[Made] = []
     problems: list[Problem] = []
@@ -77,12 +80,39 @@ def together(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
             made.append(make(item))
         except RequestError as error:
             problems += error.problems
+    return made, list(dict.fromkeys(problems))
+
+
+def together(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """What `make` makes of each item.
+
+    Raises:
+        RequestError: with the problems of all items.
+
+    """
+    made, problems = gathered(make, items)
     if problems:
-        raise RequestError(*dict.fromkeys(problems))
+        raise RequestError(*problems)
     return made
+
+
+def close(name: str, known: Collection[str]) -> str | None:
+    """The one of the `known` names that is spelt most like `name`; None if none is."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.55)), None)
 
 
 def nearest(name: str, known: Collection[str]) -> str:
     """A hint that names the closest of the `known` names, or lists them when none is close."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    likely = close(name, known)
+    return f"did you mean {likely!r}?" if likely else f"known: {', '.join(sorted(known))}"
+
+
+def removal(*keys: str) -> str:
+    """The remedy for keys one of which has to go, in a file or by an override."""
+    return f"remove {sequence(keys)} (on the command line: {sequence(f'{key}=null' for key in keys)})"
+
+
+def sequence(words: Iterable[str]) -> str:
+    """The words as a choice: a, b or c."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last

@@ -1,17 +1,25 @@
-"""Which stages run, and in what order: all of them are checked before the first one starts."""
+"""Which stages run, and in what order: all of them are checked before the first one starts.
+
+The checks come in the order of what they take: first those that need no library, then those that need no model, and
+those against the models last, because a model may have to be fetched or converted for them.
+"""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-
-from lors_cli import console, offline, processes
+from lors_cli import console, numerics, offline, processes
 from lors_cli.config.schema import Config
-from lors_cli.errors import request_error, together
-from lors_cli.run.graph import Graph
-from lors_cli.run.job import Job
+from lors_cli.errors import RequestError, gathered, request_error
+from lors_cli.run import early
 from lors_cli.run.layout import STAGES
-from lors_cli.run.perform import check_output, perform, plan
+
+if TYPE_CHECKING:
+    from lors_cli.run.graph import Graph
+    from lors_cli.run.job import Job
+
+# A stage's checks: those that need no model come before its only `yield`.
+Preparing: TypeAlias = "Generator[None, None, Job]"
 
 
 def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> None:
@@ -29,8 +37,14 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         got = f"{processes.count()} processes for {', '.join(stages)}"
         expected = f"one process, because only the stages {', '.join(sorted(shared))} can be shared"
         raise request_error("command", expected, got, "start those with torchrun, and the others without")
+    early.check(config, stages)
     if config.eval and config.eval.offline:
         offline.switch_on()
+    numerics.check(config.device)
+    import torch
+
+    from lors_cli.run.perform import perform, plan
+
     processes.start()
     for job in _prepared(config, stages, force=force):
         if dry_run and processes.rank() == 0:
@@ -45,19 +59,36 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
     processes.stop()
 
 
-def _prepared(config: Config, stages: list[str], *, force: bool) -> list[Job]:
+def _prepared(config: Config, stages: list[str], *, force: bool) -> list["Job"]:
     """The jobs of the stages; of all of them together the problems are raised."""
+    from lors_cli.run.graph import Graph
+    from lors_cli.run.perform import check_output
+
     graph = Graph(config, stages)
 
-    def prepared(stage: str) -> Job:
-        job = prepare_of(stage)(config, graph)
+    def begun(stage: str) -> Preparing:
+        preparing = prepare_of(stage)(config, graph)
+        next(preparing)
+        return preparing
+
+    def finished(preparing: Preparing) -> "Job":
+        try:
+            next(preparing)
+        except StopIteration as done:
+            job: Job = done.value
         check_output(job, force=force)
         return job
 
-    return together(prepared, stages)
+    preparing, problems = gathered(begun, stages)
+    if problems and graph.converts:
+        raise RequestError(*problems)
+    jobs, more = gathered(finished, preparing)
+    if problems or more:
+        raise RequestError(*dict.fromkeys([*problems, *more]))
+    return jobs
 
 
-def prepare_of(stage: str) -> Callable[[Config, Graph], Job]:
+def prepare_of(stage: str) -> "Callable[[Config, Graph], Preparing]":
     """The function that checks a stage; imported when it runs, since the libraries of all stages take seconds."""
     if stage == "prune":
         from lors_cli.stages.prune import prepare

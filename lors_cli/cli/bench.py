@@ -72,7 +72,7 @@ def bench(
                 force=force,
             )
         )
-        console.result(json.dumps(results, indent=2) if as_json else render(results))
+        console.result(json.dumps(results, indent=2, allow_nan=False) if as_json else render(results))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def inspect(
             from lors_cli.tools.inspect_plots import draw
 
             facts |= draw(facts, base=base, output=Path(output).expanduser() if output else None)
-        console.result(json.dumps(facts, indent=2) if as_json else render(facts))
+        console.result(json.dumps(facts, indent=2, allow_nan=False) if as_json else render(facts))
 
 
 @app.command()

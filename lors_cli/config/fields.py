@@ -1,9 +1,9 @@
 """The kinds of values that a config file may have, and what its sections have in common."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -14,7 +14,9 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -33,10 +35,39 @@ class OneOf:
         return core_schema.literal_schema(list(self.names() if callable(self.names) else self.names))
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with keys of a section that are correct each by itself.
+
+    Attributes:
+        key: in the section; nothing for the section itself.
+        expected: what was expected.
+        remedy: what to write.
+        drop: keys of the section one of which may be left out instead.
+
+    """
+
+    key: str
+    expected: str
+    remedy: str = ""
+    drop: tuple[str, ...] = ()
+
+
+def without_effect(key: str, reason: str, remedy: str = "") -> Fault:
+    """The fault of a key that would change nothing."""
+    return Fault(key, f"no {key}, because {reason}", remedy, drop=(key,))
+
+
+def faulty(faults: Iterable[Fault]) -> PydanticCustomError:
+    """What the check of a section raises."""
+    found = list(faults)
+    facts: dict[str, Any] = {"faults": found, "expected": "; ".join(fault.expected for fault in found)}
+    return PydanticCustomError("faults", "{expected}", facts)
+
+
 def wrong(key: str, expected: str, remedy: str) -> PydanticCustomError:
-    """What the check of a section raises: the `key` in it that is wrong, what was expected, and what to write."""
-    facts: dict[str, Any] = {"key": key, "expected": expected, "remedy": remedy}
-    return PydanticCustomError("wrong", "{expected}", facts)
+    """The same, of a single fault."""
+    return faulty([Fault(key, expected, remedy)])
 
 
 def _pattern(value: object) -> Pattern:
@@ -56,29 +87,78 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Unknown keys are errors; a parsed config does not change."""
+    """Unknown keys are errors; null means left out; a parsed config does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        """So any key of a file can be taken back by an override."""
+        if not isinstance(value, dict):
+            return value
+        return {key: one for key, one in value.items() if one is not None or key not in cls.model_fields}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and not {bool, Any} & kinds and {int, float} & kinds:
+            raise PydanticCustomError("number", "a number")
+        return value
+
+    @model_validator(mode="after")
+    def _check_faults(self) -> Any:
+        if faults := list(self.faults()):
+            raise faulty(faults)
+        return self
+
+    def faults(self) -> Iterator[Fault]:
+        """What is wrong with the section as a whole; all of its keys have values of their types."""
+        yield from ()
+
+    def changed(self, key: str) -> bool:
+        """Whether the section sets the key to something else than its default."""
+        return key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that a value may have."""
+    return {annotation}.union(*map(_kinds, get_args(annotation)))
 
 
 class Dataset(Section):
     """The rows of a data set. A plain string is its `path`."""
 
     path: str = Field(
-        description="a hub id, a local file (.jsonl, .json, .parquet or .txt, also with .gz), a folder or a glob of"
-        " such files, or the name of a built-in data set"
+        description="a hub id, a local file (.jsonl, .json, .parquet, .arrow or .txt, also with .gz, .zst, .bz2 or"
+        " .xz), a folder or a glob of such files, or the name of a built-in data set"
     )
-    name: str | None = Field(None, description="the configuration of a hub data set")
-    split: str | None = Field(None, description='the split of a hub or built-in data set; "train" if left out')
+    name: str | None = Field(None, description="the configuration of a hub data set, or of a folder with such a card")
+    split: str | None = Field(
+        None,
+        description="the split of a hub or built-in data set, or of a folder, where the words in the names of files"
+        ' tell it as on the hub; left out, "train", or of a folder to measure with the only one',
+    )
     revision: str | None = Field(None, description="the commit or tag of a hub data set")
     data_files: str | None = Field(None, description="the files of a hub data set to read; all if left out")
-    field: str | None = Field(None, description='the field of each row that has the text; "text" if left out')
+    field: str | None = Field(
+        None, description='the field of each row that has the text, or a chat\'s turns; "text" if left out'
+    )
     limit: Count | None = Field(None, description="how many rows to read, from the start; all if left out")
 
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
+        given = {"path": value} if isinstance(value, str) else value
+        path = given.get("path", "?") if isinstance(given, dict) else getattr(given, "path", None)
+        if not (isinstance(path, str) and path):
+            remedy = "name one file, a folder, or a pattern such as data/*.jsonl; join several sources into one file"
+            raise wrong(
+                "path" if isinstance(value, dict) else "", "one data set: a path as text, or {path: ...}", remedy
+            )
+        return given
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -1,23 +1,30 @@
 """Read a YAML file and ``key=value`` overrides into a `Config`; all mistakes are reported at once."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from yaml import MarkedYAMLError, YAMLError
 
 from lors_cli.config import yaml12
-from lors_cli.config.methods import complete, section_of
+from lors_cli.config.methods import complete
+from lors_cli.config.problems import CLI, problems
 from lors_cli.config.schema import Config
-from lors_cli.errors import Problem, RequestError, nearest, request_error
+from lors_cli.errors import Problem, RequestError, request_error, together
 
 M = TypeVar("M", bound=BaseModel)
-CLI = "command line"
+YAML_REMEDIES = {  # by what PyYAML says
+    "'\\t'": "indent with spaces, not with tabs",
+    "another document": "keep one document: remove the line --- and what follows it",
+    "mapping values": "put a space after each colon, indent keys of a section alike, and quote a value that has ': '",
+    "found character": "put the value into quotes",
+    "undefined alias": "put the value into quotes, or define the anchor above it",
+    "constructor for the tag": "remove the tag; put a value that begins with ! into quotes",
+}
 
 
 def load(path: Path, overrides: Sequence[str]) -> Config:
@@ -32,9 +39,8 @@ def load(path: Path, overrides: Sequence[str]) -> Config:
 
     """
     raw = read(path)
-    for text in overrides:
-        override(raw, text)
-    return checked(Config, raw, path, {text.partition("=")[0]: CLI for text in overrides})
+    together(partial(override, raw), overrides)
+    return checked(Config, raw, path, dict.fromkeys(map(overridden, overrides), CLI))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -46,17 +52,31 @@ def read(path: Path) -> dict[str, Any]:
     """
     remedy = "give the path of a YAML file; configs/quickstart.yaml is an example"
     try:
-        content = yaml12.parse(path.read_text(encoding="utf-8"))
+        content = yaml12.parse(read_text(path))
     except FileNotFoundError:
-        raise request_error("CONFIG", "an existing YAML file", "no such file", remedy, path) from None
-    except (OSError, UnicodeDecodeError) as error:
+        first = "put it before all key=value; " if "=" in path.name else ""
+        raise request_error("CONFIG", "an existing YAML file", "no such file", first + remedy, path) from None
+    except UnicodeDecodeError as error:
+        raise request_error("CONFIG", "a YAML file in UTF-8", error, "save it as UTF-8", path) from None
+    except OSError as error:
         raise request_error("CONFIG", "a readable YAML file", error, remedy, path) from None
     except YAMLError as error:
-        raise _yaml_problem("CONFIG", "well-formed YAML 1.2", error, "correct that line", str(path)) from None
+        remedy = next((words for said, words in YAML_REMEDIES.items() if said in str(error)), "correct that line")
+        raise _yaml_problem("CONFIG", "well-formed YAML 1.2", error, remedy, str(path)) from None
     if not isinstance(content, dict):
-        got = "an empty file" if content is None else type(content).__name__
+        got = "an empty file" if content is None else repr(content)[:60]
         raise request_error("CONFIG", "a mapping with model, output_dir and sections", got, remedy, path)
     return content
+
+
+def read_text(path: Path) -> str:
+    """The text of a YAML file; errors as of `Path.read_text`."""
+    return path.read_text(encoding="utf-8-sig")
+
+
+def overridden(text: str) -> str:
+    """The dotted key of an override, with the numbers of entries of lists as messages write them or between dots."""
+    return re.sub(r"\[(\d+)\]", r".\1", text.partition("=")[0])
 
 
 def override(raw: dict[str, Any], text: str) -> None:
@@ -66,25 +86,45 @@ def override(raw: dict[str, Any], text: str) -> None:
         RequestError: the text is not of that form, or the key is inside of something that is not a section.
 
     """
-    key, equals, value = text.partition("=")
+    (_, equals, value), key = text.partition("="), overridden(text)
     if not equals or not key:
-        raise request_error(
-            text, "key=value, such as train.rank=32", repr(text), "put = between the key and its value", CLI
-        )
+        remedy = "put = between the key and its value, and quotes around all of it if it has spaces"
+        raise request_error(text, "key=value, such as train.rank=32", repr(text), remedy, CLI)
+    if not value.strip():  # a variable of the shell that is not set, say
+        raise request_error(key, "a value", "nothing", f"write one; {key}=null leaves {key} out", CLI)
     *parents, last = key.split(".")
-    target = raw
-    for parent in parents:
-        if target.get(parent) is None:
-            target[parent] = {}
-        if isinstance(target[parent], str) and parent in ("dataset", "eval_dataset"):
-            target[parent] = {"path": target[parent]}  # the short form of a data set
-        target = target[parent]
-        if not isinstance(target, dict):
-            raise request_error(key, f"{parent} to be a section", repr(target), "override the whole of it", CLI)
+    target: Any = raw
+    for place, parent in enumerate(parents):
+        name = _entry(target, parent, key)
+        if isinstance(target, dict):
+            if target.get(name) is None:
+                target[name] = {}
+            if isinstance(target[name], str) and parent in ("dataset", "eval_dataset"):
+                target[name] = {"path": target[name]}  # the short form of a data set
+        target = target[name]
+        if not isinstance(target, dict | list):
+            whole = ".".join(parents[: place + 1])
+            raise request_error(key, f"{whole} to be a section", repr(target), f"override all of it: {whole}=...", CLI)
+    name = _entry(target, last, key)
     try:
-        target[last] = yaml12.parse(value) if value else None
+        target[name] = yaml12.parse(value)
     except YAMLError as error:
-        raise _yaml_problem(key, "a YAML value", error, "quote it", CLI, f"{value!r}: ") from None
+        remedy = f"close its brackets and quotes, and quote the whole for the shell: '{key}=...'"
+        raise _yaml_problem(key, "a YAML value", error, remedy, CLI, f"{value!r}: ") from None
+
+
+def _entry(target: dict[str, Any] | list[Any], name: str, key: str) -> Any:
+    """What `target` has for the part `name` of the overridden `key`: the name itself, or the number in a list."""
+    if isinstance(target, dict):
+        return name
+    if not name.isdigit() or int(name) >= len(target):
+        expected = (
+            f"the number of an entry, 0 to {len(target) - 1}" if target else "an entry of the list, which is empty"
+        )
+        raise request_error(
+            key, expected, repr(name), f"override the whole list: {key.partition(f'.{name}')[0]}=[...]", CLI
+        )
+    return int(name)
 
 
 def checked(kind: type[M], raw: dict[str, Any], path: Path, origins: Mapping[str, str]) -> M:
@@ -101,21 +141,21 @@ def checked(kind: type[M], raw: dict[str, Any], path: Path, origins: Mapping[str
 
     """
     model = complete(kind)
+    needed = {name for name, field in model.model_fields.items() if field.is_required()}
+    if not needed & raw.keys() and len(raw) > 2 * len(model.model_fields.keys() & raw.keys()):
+        expected = f"the keys {', '.join(model.model_fields)}"
+        remedy = "give the path of a config; configs/quickstart.yaml is an example"
+        raise request_error("CONFIG", expected, f"{', '.join(map(str, raw))[:200]}", remedy, path)
     try:
         return model.model_validate(raw)
-    except ValidationError as error:
-        details = error.errors()
-    lines = yaml12.lines(path.read_text(encoding="utf-8"))
-    problems: dict[str, Problem] = {}
-    for detail in details:
-        problem = _problem(model, raw, detail)
-        if other := problems.get(problem.key):  # a value of several types, none of which it has
-            problem = replace(other, expected=f"{other.expected}, or {problem.expected}")
-        problems[problem.key] = problem
-    for key, problem in problems.items():
-        file, line = _place(key, path, origins, lines)
-        problems[key] = replace(problem, key=re.sub(r"\.(\d+)\b", r"[\1]", key), file=file, line=line)
-    raise RequestError(*problems.values())
+    except ValidationError:
+        found = problems(model, raw, origins)
+    lines = yaml12.lines(read_text(path))
+    placed = []
+    for problem in found:
+        file, line = _place(problem.key, path, origins, lines)
+        placed.append(replace(problem, key=re.sub(r"\.(\d+)\b", r"[\1]", problem.key), file=file, line=line))
+    raise RequestError(*placed)
 
 
 def _place(
@@ -131,59 +171,11 @@ def _place(
     return str(path), None
 
 
-def _problem(model: type[BaseModel], raw: dict[str, Any], detail: ErrorDetails) -> Problem:
-    """One of pydantic's findings in our words."""
-    kind, told = detail["type"], detail.get("ctx", {})
-    named = [*map(str, detail["loc"]), *(told["key"].split(".") if kind == "wrong" and told["key"] else [])]
-    parts, value, section, default = _follow(model, raw, named)
-    key = ".".join(parts) or "CONFIG"
-    got = "nothing" if value is None else repr(value)[:200]
-    if isinstance(value, dict):
-        got = f"the keys {sorted(map(str, value))}" if value else "an empty section"
-    if kind == "extra_forbidden":
-        return Problem(key, "a known key", f"{parts[-1]!r}", nearest(parts[-1], list(section.model_fields)))
-    if kind == "missing":
-        return Problem(key, "a value: the key is required", "nothing", f"add {parts[-1]}: to the file")
-    if kind == "model_type":
-        return Problem(key, "a section", got, f"write the keys of {key} below it, or between braces")
-    expected = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    remedy = f"write such a value for {parts[-1]}, or leave it out, which means {json.dumps(default)}"
-    if kind == "wrong":
-        remedy = told["remedy"]
-    elif kind == "literal_error":
-        remedy = nearest(str(value), re.findall(r"[\w.:-]+", expected.replace(" or ", " ")))
-    elif default is None:
-        remedy = f"write such a value for {parts[-1]}; docs/config.md says what it means"
-    return Problem(key, expected, got, remedy)
-
-
-def _follow(
-    model: type[BaseModel], raw: dict[str, Any], names: list[str]
-) -> tuple[list[str], Any, type[BaseModel], Any]:
-    """The `names` that are keys, the value that the last one has, the class of its section, and its default.
-
-    The other names are pydantic's, for the alternatives of a type.
-    """
-    parts: list[str] = []
-    value: Any = raw
-    section = inside = model
-    field = None
-    for name in names:
-        if isinstance(value, list) and name.isdigit():
-            value = value[int(name)]
-        elif isinstance(value, dict):
-            section, field, value = inside, inside.model_fields.get(name), value.get(name)
-            inside = (field and section_of(field)) or section
-        else:
-            break
-        parts.append(name)
-    return parts, value, section, field.default if field and not field.is_required() else None
-
-
 def _yaml_problem(key: str, expected: str, error: YAMLError, remedy: str, file: str, got: str = "") -> RequestError:
     """The error of a mistake in YAML, with its line if the reader tells one."""
-    what, line = str(error), None
+    what, line = " ".join(str(error).split()), None
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         what = f"{error.problem}, column {error.problem_mark.column + 1}"
         line = None if got else error.problem_mark.line + 1
+        remedy = error.note or remedy
     return RequestError(Problem(key, expected, got + what, remedy, file, line))

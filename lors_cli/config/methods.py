@@ -4,7 +4,7 @@ A section class is written without these keys. `complete` adds them from the reg
 read, so a method that was registered by other code has its keys too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_args
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, Field, create_model
 from pydantic.fields import FieldInfo
 
-from lors_cli.config.fields import Section, wrong
+from lors_cli.config.fields import Fault, Section
 from lors_cli.options import Options, facts
 
 M = TypeVar("M", bound=BaseModel)
@@ -47,29 +47,26 @@ class MethodSection(Section):
         """The value of one of the method's options; None if the method does not have it."""
         return getattr(self, name) if name in self.own_options.model_fields else None
 
-    def check_options(self, classes: Classes, method: str) -> None:
-        """Check that the method has those of the options `classes` that are set, and that its required ones are.
+    def option_faults(self, classes: Classes, method: str) -> Iterator[Fault]:
+        """The options that the method does not have but are set, and those that it requires but are not.
 
         Args:
             classes: the options of all methods that can be chosen instead.
             method: the method, as a message calls it.
-
-        Raises:
-            PydanticCustomError: with the first problem.
 
         """
         for name, (owners, field) in _owned(classes).items():
             value = getattr(self, name, None)
             if name in self.own_options.model_fields:
                 if field.is_required() and value is None:
-                    raise wrong(name, f"{name}: {field.description}", f"add {name}: {method} has no default for it")
+                    yield Fault(name, f"{name}: {field.description}", f"add {name}: {method} has no default for it")
             elif name in self.model_fields_set:
-                told, remedy = facts(field), f"remove {name}, or choose a method that has it: {', '.join(owners)}"
+                told, remedy = facts(field), f"choose a method that has it: {', '.join(owners)}"
                 if "off" not in told:
-                    raise wrong(name, f"no {name}, because {method} {told['without']}", remedy)
-                if value not in (told["off"], field.default):
+                    yield Fault(name, f"no {name}, because {method} {told['without']}", remedy, drop=(name,))
+                elif value not in (told["off"], field.default):
                     off = str(told["off"]).lower() if isinstance(told["off"], bool) else told["off"]
-                    raise wrong(name, f"{name}: {off}, because {method} {told['without']}", remedy)
+                    yield Fault(name, f"{name}: {off}, because {method} {told['without']}", remedy, drop=(name,))
 
 
 def complete(model: type[M]) -> type[M]:

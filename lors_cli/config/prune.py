@@ -1,12 +1,21 @@
 """The section ``prune:``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lors_cli import pruning
-from lors_cli.config.fields import Count, Dataset, OneOf, PathText, Section, Sparsity, wrong
+from lors_cli.config.fields import (
+    Count,
+    Dataset,
+    Fault,
+    OneOf,
+    PathText,
+    Section,
+    Sparsity,
+    without_effect,
+)
 from lors_cli.config.methods import Classes, MethodSection
 from lors_cli.data import formats
 from lors_cli.options import Options
@@ -45,11 +54,11 @@ class Override(Section):
     sparsity: Sparsity | None = Field(None, description="the fraction of zeros, or N:M, for these linears")
     skip: bool = Field(False, description="whether these linears stay dense")
 
-    @model_validator(mode="after")
-    def _check(self) -> "Override":
+    def faults(self) -> Iterator[Fault]:
+        """Neither a target nor a skip, or both."""
         if self.skip == (self.sparsity is not None):
-            raise wrong("", "either sparsity or skip: true", "write one of the two")
-        return self
+            drop = ("sparsity", "skip") if self.skip else ()
+            yield Fault("", "either sparsity or skip: true", "" if drop else "add skip: true, or sparsity: 0.5", drop)
 
 
 class Prune(MethodSection):
@@ -101,57 +110,70 @@ class Prune(MethodSection):
         """The options of the method."""
         return pruning.all_methods()[self.method].options
 
-    @model_validator(mode="after")
-    def _check(self) -> "Prune":
+    def faults(self) -> Iterator[Fault]:
+        """What does not fit the method, and what would be without effect."""
         method = pruning.all_methods()[self.method]
         reader = self.method if method.calibrated else self.repair or self.profile
         if reader and self.calibration is None:
             expected = f"calibration: {{dataset: ...}}, because {reader} looks at activations"
-            raise wrong("calibration", expected, "add calibration: {dataset: ...}, with text like the model's use")
-        self.check_options(_options(pruning.all_methods()), self.method)
+            yield Fault("calibration", expected, "add calibration: {dataset: ...}, with text like the model's use")
+        yield from self.option_faults(_options(pruning.all_methods()), self.method)
+        for key, rows in (("profile", pruning.PROFILES), ("repair", pruning.REPAIRS)):
+            yield from self._row_option_faults(key, rows)
         if self.sequential == "linear" and self.option("permute"):
             expected = "sequential: block with permute, which changes several linears together"
-            raise wrong("sequential", expected, "write sequential: block, or permute: false")
-        if isinstance(method, StructuredMethod):
-            self._check_structured()
-        else:
-            self._check_zeros(method)
-        return self
+            yield Fault("sequential", expected, "write sequential: block, or permute: false")
+        yield from self._structured_faults() if isinstance(method, StructuredMethod) else self._zeros_faults(method)
+        if self.changed("sequential") and not reader:
+            yield without_effect("sequential", f"{self.method} does not look at activations")
 
-    def _check_structured(self) -> None:
+    def _row_option_faults(self, key: str, rows: Mapping[str, Row]) -> Iterator[Fault]:
+        """The options of a profile or a repair that is not chosen."""
+        own = rows[getattr(self, key)].options.model_fields if getattr(self, key) else {}
+        for name, row in rows.items():
+            for option in row.options.model_fields.keys() - own.keys():
+                if self.changed(option):
+                    yield without_effect(option, f"it is for {key}: {name}", f"add {key}: {name}")
+
+    def _structured_faults(self) -> Iterator[Fault]:
         for key in ("sparsity", "profile", "repair", "mask", "overrides"):
             if getattr(self, key):
                 expected = f"no {key}: {self.method} makes blocks smaller and does not leave zeros"
-                raise wrong(key, expected, f"remove {key}; ratio says how much is removed")
+                yield Fault(key, expected, drop=(key,))
+        for key in ("sequential", "states"):
+            if self.changed(key):
+                yield without_effect(key, f"{self.method} does not go from block to block")
 
-    def _check_zeros(self, method: Method) -> None:
+    def _zeros_faults(self, method: Method) -> Iterator[Fault]:
         fraction = self.sparsity is not None and self.sparsity.m is None
-        if (self.mask is None) == method.reads_mask:
-            remedy = "remove mask, or write method: from_mask" if self.mask else "add mask: PATH"
-            raise wrong("mask", "mask: PATH together with method: from_mask, and only then", remedy)
+        if self.mask and not method.reads_mask:
+            yield without_effect("mask", f"{self.method} makes its own", "write method: from_mask")
+        if method.reads_mask and not self.mask:
+            yield Fault("mask", "mask: PATH with method: from_mask", "add mask: PATH")
         if self.sparsity is None and not method.reads_mask:
-            raise wrong("sparsity", "sparsity: a fraction of zeros, or N:M", 'add sparsity: 0.5, or sparsity: "2:4"')
+            yield Fault("sparsity", "sparsity: a fraction of zeros, or N:M", 'add sparsity: 0.5, or sparsity: "2:4"')
+            return
         if self.option("variant") and not fraction:
             expected = "variant: false with N:M, which fixes how many weights a row loses"
-            raise wrong("variant", expected, "remove variant, or write a fraction as sparsity")
+            yield Fault("variant", expected, "write a fraction as sparsity", drop=("variant",))
         if self.option("permute") and fraction:
             expected = "permute: false with a fraction, because the order of inputs matters only to N:M"
-            raise wrong("permute", expected, 'remove permute, or write N:M as sparsity, such as "2:4"')
+            yield Fault("permute", expected, 'write N:M as sparsity, such as "2:4"', drop=("permute",))
         if self.profile:
-            self._check_profile(fraction)
+            yield from self._profile_faults(fraction)
 
-    def _check_profile(self, fraction: bool) -> None:
+    def _profile_faults(self, fraction: bool) -> Iterator[Fault]:
         if self.mask:
-            expected = "no profile with from_mask: the mask says what each block gets"
-            raise wrong("profile", expected, "remove profile")
-        if not fraction or self.sparsity is None:
+            yield without_effect("profile", "the mask says what each block gets")
+        elif not fraction or self.sparsity is None:
             expected = "a fraction as sparsity with a profile: N:M cannot vary from block to block"
-            raise wrong("sparsity", expected, "write a fraction such as sparsity: 0.5, or remove profile")
-        width, limit = getattr(self, "profile_range", 0.0), min(self.sparsity.sparsity, 1 - self.sparsity.sparsity)
-        if not width < limit:
-            expected = f"a profile_range below {limit:g}: blocks that differ by {width:g} cannot have a mean of"
-            remedy = "write a smaller profile_range, or another sparsity"
-            raise wrong("profile_range", f"{expected} {self.sparsity}", remedy)
+            yield Fault("sparsity", expected, "write a fraction such as sparsity: 0.5", drop=("profile",))
+        else:
+            width, limit = getattr(self, "profile_range", 0.0), min(self.sparsity.sparsity, 1 - self.sparsity.sparsity)
+            if not width < limit:
+                expected = f"a profile_range below {limit:g}: blocks that differ by {width:g} cannot have a mean of"
+                remedy = "write a smaller profile_range, or another sparsity"
+                yield Fault("profile_range", f"{expected} {self.sparsity}", remedy)
 
 
 def _options(rows: Mapping[str, Row]) -> dict[str, type[Options]]:

@@ -14,8 +14,10 @@ from lors_cli.config.schema import Config
 HEAD = """# Every key of a config file
 
 Made from the schema by `python -m lors_cli.config.reference`. Files are YAML 1.2. Relative paths are relative to the
-directory in which `lors` is started. A stage whose section is left out is not part of `lors run`. If a meaning
-begins with names of methods, the key is only for these. `DATASET` is described at the end.
+directory in which `lors` is started. A stage whose section is left out is not part of `lors run`. A key with the value
+`null` counts as left out, so `KEY=null` on the command line takes back what the file says. If a meaning begins with
+names of methods, the key is only for these. A key that the method does not use is refused. `DATASET` is described at
+the end.
 """
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
 Schema = dict[str, Any]

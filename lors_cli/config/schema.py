@@ -1,11 +1,12 @@
 """What a config file may say: one section per stage, every key with its unit and default."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lors_cli.config.evaluation import Eval
-from lors_cli.config.fields import Dtype, PathText, Section, wrong
+from lors_cli.config.fields import Dtype, Fault, PathText, Section
 from lors_cli.config.prune import Prune
 from lors_cli.config.train import Align, Train
 from lors_cli.errors import RequestError, request_error
@@ -33,11 +34,10 @@ class Merge(Section):
         False, description='whether the update of a lora adapter is masked at the merge (the baseline "LoRA*")'
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "Merge":
+    def faults(self) -> Iterator[Fault]:
+        """Two ways to merge at once."""
         if self.dense and self.apply_mask:
-            raise wrong("dense", "dense or apply_mask, not both", "remove one of them")
-        return self
+            yield Fault("dense", "dense or apply_mask, not both", drop=("dense", "apply_mask"))
 
 
 def missing(stage: str) -> RequestError:

@@ -1,13 +1,15 @@
 """The sections ``train:`` and ``align:``, which trains by the same keys."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from lors_cli import adapters, processes
-from lors_cli.config.fields import Count, Dataset, Dtype, OneOf, Section, wrong
+from lors_cli.config.fields import Count, Dataset, Dtype, Fault, OneOf, Section, without_effect
 from lors_cli.config.methods import Classes, MethodSection
 from lors_cli.data import formats
+from lors_cli.errors import nearest
 from lors_cli.options import Options
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ class TrainingDataset(Dataset):
     """The rows to train on. A plain string is its `path`."""
 
     format: Annotated[str, OneOf(formats.TRAINING)] | None = Field(
-        None, description="alpaca, chat or text; recognised by the fields of the first row if left out"
+        None, description="alpaca, chat, completion or text; recognised by the fields of the first row if left out"
     )
     streaming: bool = Field(
         False,
@@ -64,7 +66,7 @@ class Train(MethodSection):
     target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of the linears to adapt; every pruned one if left out"
     )
-    dataset: TrainingDataset = Field(description="the rows to train on: Alpaca, chat or text")
+    dataset: TrainingDataset = Field(description="the rows to train on: Alpaca, chat, prompt and completion, or text")
     eval_dataset: TrainingDataset | None = Field(
         None, description="held-out rows, whose loss is measured during training"
     )
@@ -82,6 +84,15 @@ class Train(MethodSection):
     overlong: Literal["truncate", "refuse"] = Field(
         "truncate",
         description="what happens to rows of more than sequence_length tokens; truncated ones are counted in the log",
+    )
+    append_eos: Literal["auto"] | bool = Field(
+        "auto",
+        description="whether the end token follows the last answer of a row; auto appends it where the chat template"
+        " ends the answer with no token that ends generation",
+    )
+    ignore_fields: list[str] = Field(
+        [],
+        description="fields of rows, or of turns, to leave out; others that are not used are refused unless harmless",
     )
     batch_size: Count | None = Field(None, description="samples per optimiser step, over all processes; 32 if left out")
     batch_tokens: Count | None = Field(
@@ -172,45 +183,60 @@ class Train(MethodSection):
         """How lora_A starts: as asked, else as the method's paper does it."""
         return self.init or adapters.METHODS[self.method].init
 
-    @model_validator(mode="after")
-    def _check(self) -> "Train":
-        self._check_method()
-        self._check_amounts()
-        return self
-
-    def _check_method(self) -> None:
+    def faults(self) -> Iterator[Fault]:
+        """What does not fit the method, the amounts, and what would be without effect."""
         method = adapters.METHODS[self.method]
         if self.formulation is not None and self.formulation not in method.formulations:
-            names = ", ".join(method.formulations)
-            raise wrong("formulation", f"a formulation of {self.method}: {names}", "write one of these, or remove it")
+            names = list(method.formulations)
+            expected = f"a formulation of {self.method}: {', '.join(names)}"
+            yield Fault("formulation", expected, f"{nearest(self.formulation, names)}; `lors methods` lists them")
+            return  # the options and the base are those of the formulation
+        yield from self._method_faults(method)
+        yield from self._amount_faults()
+        yield from self._idle_faults(method)
+
+    def _method_faults(self, method: adapters.Method) -> Iterator[Fault]:
         name = f"{self.method} ({self.computed.class_name})"
-        self.check_options(self.option_classes(), name)
+        yield from self.option_faults(self.option_classes(), name)
         bases = self.computed.bases
         if self.base not in bases:
             having = ", ".join(label for label, row in adapters.METHODS.items() if self.base in row.formulation().bases)
             expected = f"base: {' or '.join(bases)} with {name}; {self.base} is for {having}"
-            raise wrong("base", expected, f"write base: {bases[0]}, or method: {having}")
+            yield Fault("base", expected, f"write base: {bases[0]}, or method: {having}")
         if self.resolved_init != "random" and not method.low_rank:
             expected = f"init: random, because the update of {self.method} is not a low-rank product"
-            raise wrong("init", expected, "write init: random, or remove it")
+            yield Fault("init", expected, "write init: random", drop=("init",))
 
-    def _check_amounts(self) -> None:
-        if sum(map(bool, (self.epochs, self.max_steps, self.max_tokens))) > 1:
-            raise wrong("", "only one of epochs, max_steps and max_tokens", "remove the others")
+    def _amount_faults(self) -> Iterator[Fault]:
+        lengths = tuple(name for name in ("epochs", "max_steps", "max_tokens") if getattr(self, name))
+        if len(lengths) > 1:
+            expected = f"only one of epochs, max_steps and max_tokens, not {' and '.join(lengths)}"
+            yield Fault(lengths[-1], expected, drop=lengths)
         if self.dataset.streaming and not (self.max_steps or self.max_tokens):
             expected = "max_steps or max_tokens, because the length of an epoch of a stream is not known"
-            raise wrong("max_steps", expected, "add max_steps: N, or max_tokens: N")
+            yield Fault("max_steps", expected, "add max_steps: N, or max_tokens: N")
         if self.eval_dataset and self.eval_dataset.streaming:
             expected = "an eval_dataset without streaming: it is read as a whole, so give it a limit"
-            raise wrong("eval_dataset.streaming", expected, "remove streaming, and add limit: ROWS")
+            yield Fault("eval_dataset.streaming", expected, "write streaming: false, and add limit: ROWS")
         if self.batch_size and self.batch_tokens:
-            raise wrong("batch_tokens", "batch_size or batch_tokens, not both", "remove one of them")
+            yield Fault("batch_tokens", "batch_size or batch_tokens, not both", drop=("batch_size", "batch_tokens"))
         if self.batch_tokens and self.batch_tokens < self.sequence_length:
             expected = f"batch_tokens of at least sequence_length ({self.sequence_length})"
-            raise wrong("batch_tokens", expected, "write a larger number, or a smaller sequence_length")
-        if self.samples_per_step % self.samples_per_forward:
+            yield Fault("batch_tokens", expected, "write a larger number, or a smaller sequence_length")
+        elif self.samples_per_step % self.samples_per_forward:
             expected = f"a micro_batch_size that divides the batch of {self.samples_per_step} samples"
-            raise wrong("micro_batch_size", expected, "write a divisor of that, or change batch_size")
+            divisor = max(n for n in range(1, self.samples_per_forward) if self.samples_per_step % n == 0)
+            yield Fault("micro_batch_size", expected, f"write micro_batch_size: {divisor}, or another batch_size")
+
+    def _idle_faults(self, method: adapters.Method) -> Iterator[Fault]:
+        for key in ("rank", "alpha"):
+            if self.changed(key) and not method.has_rank:
+                yield without_effect(key, f"{self.method} trains the whole update", "choose another method")
+        if self.changed("init_steps") and self.resolved_init == "random":
+            yield without_effect("init_steps", "init: random does not look at data", "choose another init")
+        for key in ("eval_steps", "keep"):
+            if self.changed(key) and not self.eval_dataset:
+                yield without_effect(key, "there is no eval_dataset", "add eval_dataset: PATH")
 
 
 class Align(Train):
@@ -223,9 +249,10 @@ class Align(Train):
         " low-rank updates",
     )
 
-    @model_validator(mode="after")
-    def _check_rank(self) -> "Align":
+    def faults(self) -> Iterator[Fault]:
+        """Those of a training, and a rank where the default method does not have one."""
         if "rank" in self.model_fields_set and "method" not in self.model_fields_set:
             expected = "method with rank: left out it is full, which does not have a rank and takes far more memory"
-            raise wrong("method", expected, "add method: lors, or remove rank")
-        return self
+            yield Fault("method", expected, "add method: lors, or leave rank out")
+        else:
+            yield from super().faults()

@@ -36,7 +36,8 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, ScalarNode) and first.setdefault(key.value, key) is not key:
                 problem = f"the key {key.value!r} is in line {_line(first[key.value])} already"
-                raise MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                note = "remove one of the two"
+                raise MarkedYAMLError(problem=problem, problem_mark=key.start_mark, note=note)
         return node
 
     def construct_int(self, node: ScalarNode) -> int:
@@ -78,13 +79,20 @@ def _parse(text: str) -> tuple[Any, dict[KeyPath, int]]:
         if node is None:
             return None, places
         _walk(node, (), places)
-        return loader.construct_document(node), places
+        return _unshared(loader.construct_document(node)), places
     except RecursionError:
         raise YAMLError("lists or sections are nested too deeply, or an alias contains itself") from None
     except ValueError as error:  # a number with a tag that it does not fit, or one of thousands of digits
         raise YAMLError(str(error)) from None
     finally:
         loader.dispose()
+
+
+def _unshared(content: Any) -> Any:
+    """The same without parts in common, so that a change of what an alias repeats changes only one place."""
+    if isinstance(content, dict):
+        return {key: _unshared(value) for key, value in content.items()}
+    return [_unshared(value) for value in content] if isinstance(content, list) else content
 
 
 def _walk(node: Node, path: KeyPath, places: dict[KeyPath, int]) -> None:

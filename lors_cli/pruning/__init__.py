@@ -8,9 +8,18 @@ docs/add-a-method.md how to add one. Nothing here imports torch.
 from typing import Literal
 
 from lors_cli.options import Options, option
-from lors_cli.pruning.rows import Method, Profile, Repair, StructuredMethod
+from lors_cli.pruning.rows import Method, Profile, Repair, Row, StructuredMethod
 
-__all__ = ["METHODS", "PROFILES", "REPAIRS", "STRUCTURED", "PermuteOptions", "StructuredOptions", "all_methods"]
+__all__ = [
+    "METHODS",
+    "PROFILES",
+    "REPAIRS",
+    "STRUCTURED",
+    "PermuteOptions",
+    "StructuredOptions",
+    "all_methods",
+    "mistake",
+]
 
 
 class WandaOptions(Options):
@@ -164,3 +173,10 @@ REPAIRS = {
 def all_methods() -> dict[str, Method | StructuredMethod]:
     """What `prune.method` may name."""
     return {**METHODS, **STRUCTURED}
+
+
+def mistake(row: Row) -> str | None:
+    """What is wrong with a row of these registries; None if nothing is. Its module is imported."""
+    return row.mistake(
+        {*PermuteOptions.model_fields, *StructuredOptions.model_fields}, scores=issubclass(row.options, PermuteOptions)
+    )

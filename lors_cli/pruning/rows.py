@@ -4,11 +4,11 @@ A row names a module, which is imported when one of its functions is called. So 
 torch, and a mistake in a config is reported at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lors_cli.options import Options
 
@@ -33,6 +33,33 @@ class Row:
     options: type[Options] = Options
     statistic: str | None = None
 
+    functions: ClassVar[tuple[str, ...]] = ()  # that it calls; those of `optional` need not be there
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def mistake(self, elsewhere: Collection[str], *, scores: bool) -> str | None:
+        """What is wrong with the row, so that it is not found out in the middle of a calibration; None if nothing is.
+
+        Args:
+            elsewhere: options that are not for the functions of its module.
+            scores: whether the module must have a `score`.
+
+        """
+        try:
+            module = import_module(self.module)
+            known = import_module("lors_cli.pruning.statistics").STATISTICS
+        except ImportError as error:
+            return f"the module {self.module}, which cannot be imported: {error}"
+        functions = {name: one for name, one in vars(module).items() if callable(one) and name in self.functions}
+        needed = [name for name in self.functions if name not in self.optional or (scores and name == "score")]
+        if missing := [name for name in needed if name not in functions]:
+            return f"{self.module}, which has no function {missing[0]}"
+        taken = {name for function in functions.values() for name in signature(function).parameters}
+        if idle := [name for name in self.options.model_fields if name not in taken and name not in elsewhere]:
+            return f"the option {idle[0]}, which no function of {self.module} takes"
+        if self.statistic is not None and self.statistic not in known:
+            return f"the statistic {self.statistic!r}, which is none of {', '.join(known)}"
+        return None
+
     def _function(self, name: str) -> Callable[..., Any] | None:
         return getattr(import_module(self.module), name, None)
 
@@ -56,6 +83,8 @@ class Method(Row):
     `reads_mask`: in place of a statistic, `prune` gets a mask (R, C) that was made elsewhere.
     """
 
+    functions: ClassVar[tuple[str, ...]] = ("prune", "prepare", "score")
+    optional: ClassVar[tuple[str, ...]] = ("prepare", "score")
     stacks: bool = False
     reads_mask: bool = False
 
@@ -86,6 +115,7 @@ class StructuredMethod(Row):
     See `structured.Member` and `keep` below. `needs_gradients`: of the loss on calibration text in the weights.
     """
 
+    functions: ClassVar[tuple[str, ...]] = ("keep",)
     needs_gradients: bool = False
 
     @property
@@ -105,6 +135,8 @@ class StructuredMethod(Row):
 class Profile(Row):
     """A way to give blocks different sparsities: `share` measures each dense block, `spread` says what each gets."""
 
+    functions: ClassVar[tuple[str, ...]] = ("share", "spread")
+
     def share(self, weights: "Sequence[Tensor]", statistics: Sequence[Any], options: Options) -> float:
         """What is measured in a block: the `weights` of its linears, each with the statistic of its input."""
         share: float = self._call("share", weights, statistics, options=options)
@@ -119,6 +151,8 @@ class Profile(Row):
 @dataclass(frozen=True)
 class Repair(Row):
     """What is done to a pruned weight afterwards: ``repair(dense, pruned, statistic, pattern, **options)``."""
+
+    functions: ClassVar[tuple[str, ...]] = ("repair",)
 
     def repair(
         self, dense: "Tensor", pruned: "Tensor", statistic: Any, pattern: "Pattern", options: Options

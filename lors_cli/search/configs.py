@@ -5,7 +5,8 @@ from copy import deepcopy
 from pathlib import Path
 
 from lors_cli.artifacts import files
-from lors_cli.config.load import CLI, checked, override, read
+from lors_cli.config.load import checked, override, read
+from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.run.layout import STAGES

@@ -10,7 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lors_cli.config.load import CLI, load
+from lors_cli.config.load import load
+from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config, Merge
 from lors_cli.config.train import Train
 from lors_cli.errors import Problem, RequestError, request_error, together

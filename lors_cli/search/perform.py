@@ -6,8 +6,9 @@ from pathlib import Path
 
 from lors_cli import console
 from lors_cli.artifacts import publish
-from lors_cli.config.load import CLI
+from lors_cli.config.problems import CLI
 from lors_cli.errors import LorsError, RequestError, request_error, together
+from lors_cli.run import early
 from lors_cli.search import runs
 from lors_cli.search.runs import Run, Start
 
@@ -47,6 +48,7 @@ class Sweep(ABC):
             start, run = self._first(number)
             run = start.before(run, again=self.force_shared) if start else run
             checks.append((run.config, run.stages, self.force))
+        together(lambda check: early.check(check[0], check[1]), checks)
         together(lambda check: runs.check(check[0], check[1], force=check[2]), checks)
 
     def show(self) -> None:

@@ -1,14 +1,16 @@
 """What a sweep file may say. docs/sweep.md shows one with a comment for each key."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
-from lors_cli.config.fields import Count, Dataset, PathText, Section, wrong
-from lors_cli.config.load import CLI, checked, override, read
-from lors_cli.errors import nearest
+from lors_cli.config.fields import Count, Dataset, Fault, PathText, Section
+from lors_cli.config.load import checked, overridden, override, read
+from lors_cli.config.problems import CLI
+from lors_cli.config.schema import Config
+from lors_cli.errors import Problem, RequestError, close, nearest
 
 # Names become directories.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$")]
@@ -55,13 +57,14 @@ class Budget(Section):
         """Whether steps have to be timed."""
         return bool(self.seconds or self.time_of)
 
-    @model_validator(mode="after")
-    def _check(self) -> "Budget":
-        if sum(map(bool, (self.steps, self.tokens, self.seconds))) != 1:
-            raise wrong("steps", "one of steps, tokens and seconds", "keep one of them")
-        if self.time_of and not self.steps:
-            raise wrong("steps", "steps together with time_of, which is the time that these steps take", "add steps")
-        return self
+    def faults(self) -> Iterator[Fault]:
+        """Not one length, or a time that nothing tells."""
+        lengths = tuple(name for name in ("steps", "tokens", "seconds") if getattr(self, name))
+        if len(lengths) != 1:
+            yield Fault("steps", "one of steps, tokens and seconds", "" if lengths else "add steps: N", drop=lengths)
+        elif self.time_of and not self.steps:
+            expected = "steps together with time_of, which is the time that these steps take"
+            yield Fault("steps", expected, f"write steps in place of {lengths[0]}", drop=("time_of",))
 
 
 class Choose(Section):
@@ -96,28 +99,26 @@ class SweepFile(Section):
     keep_models: bool = Field(True, description="false: delete merged models once they are measured")
     only: list[str] = Field([], description="names of starts and arms; the others are left out")
 
-    @model_validator(mode="after")
-    def _check(self) -> "SweepFile":
+    def faults(self) -> Iterator[Fault]:
+        """Names that are not there, keys that are set twice, and grids that cannot be extended."""
         names, reference = [*self.starts, *self.arms], self.budget and self.budget.time_of
-        if set(self.only) - set(names):
-            raise wrong("only", f"names of starts and arms: {', '.join(names)}", "correct or remove the others")
+        if unknown := set(self.only) - set(names):
+            hints = " ".join(f"{name!r}: {nearest(name, names)}" for name in sorted(unknown))
+            yield Fault("only", f"names of starts and arms: {', '.join(names)}", hints)
         if self.config is None and not all(start.config for start in self.starts.values() or [Start()]):
-            raise wrong("config", "a config, or one for each start", "add config: with its path or its content")
+            yield Fault("config", "a config, or one for each start", "add config: with its path or its content")
         if reference and reference not in self.arms:
-            raise wrong("budget.time_of", f"an arm: {', '.join(self.arms)}", nearest(reference, list(self.arms)))
-        taken = {*(LENGTHS if self.budget else ()), *(["seed"] if self.seeds else [])} & self.keys
-        if taken:
-            keys = ", ".join(sorted(taken))
-            raise wrong(
-                "arms", f"no {keys} in arms, starts and every", "budget and seeds set it; remove one of the two"
-            )
+            yield Fault("budget.time_of", f"an arm: {', '.join(self.arms)}", nearest(reference, list(self.arms)))
+        for key in sorted({*(LENGTHS if self.budget else ()), *(["seed"] if self.seeds else [])} & self.keys):
+            setter = "seeds" if key == "seed" else "budget"
+            expected = f"no {key} in arms, starts and every, because {setter} sets it"
+            yield Fault("arms", expected, f"remove {key} there", drop=(setter,))
         for name, arm in self.arms.items():
             axis = next(iter(arm.grid.values()), [0, 1])
             numbers = all(isinstance(one, int | float) for one in axis) and axis == sorted(axis) and len(axis) > 1
             if self.choose.extend and (len(arm.grid) > 1 or not numbers):
                 expected = "one key with at least two rising numbers, since choose.extend goes on at their ends"
-                raise wrong(f"arms.{name}.grid", expected, "correct it, or remove choose.extend")
-        return self
+                yield Fault(f"arms.{name}.grid", expected, "write such a grid, or choose.extend: 0")
 
     @property
     def keys(self) -> Set[str]:
@@ -144,8 +145,19 @@ def load(path: Path, arguments: list[str]) -> tuple[SweepFile, list[str]]:
 
     """
     content = read(path)
-    own = [text for text in arguments if text.partition("=")[0].split(".")[0] in SweepFile.model_fields]
+    first = {text: overridden(text).split(".")[0] for text in arguments}
+    own = [text for text, key in first.items() if key in SweepFile.model_fields]
+    known = [*SweepFile.model_fields, *Config.model_fields]
+    if unknown := [key for key in first.values() if key not in known]:
+        expected = "a key of the sweep file, or of its config"
+        raise RequestError(*(Problem(key, expected, repr(key), _likely(key, content, known), CLI) for key in unknown))
     for text in own:
         override(content, text)
-    keys = {text.partition("=")[0]: CLI for text in own}
+    keys = {overridden(text): CLI for text in own}
     return checked(SweepFile, content, path, keys), [text for text in arguments if text not in own]
+
+
+def _likely(key: str, content: dict[str, Any], known: list[str]) -> str:
+    """What was meant; the file's own key first, where it has it: then it sets what the key of the config would."""
+    written = [name for name in content if name in known]
+    return nearest(key, written) if close(key, written) else nearest(key, known)

@@ -13,6 +13,7 @@ from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.config.train import Align, Train
 from lors_cli.options import Options, option
+from lors_cli.pruning.rows import Method
 
 PRUNE = {"sparsity": 0.5, "calibration": {"dataset": "python-topics"}}
 TRAIN = {"dataset": "python-topics"}
@@ -122,3 +123,49 @@ def test_the_row_says_of_an_adapter_what_its_class_is(method: str) -> None:
         assert adapter.bases == formulation.bases
         assert issubclass(adapter, LowRankAdapter) == row.low_rank
         assert (adapter.shapes(2, 2, 1) != adapter.shapes(2, 2, 2)) == row.has_rank
+
+
+@pytest.mark.parametrize(
+    ("key", "row", "said"),
+    [
+        ("prune.method", Method("lors_cli.pruning.wnda", "-", "-"), "cannot be imported"),
+        ("prune.method", Method("lors_cli.pruning.owl", "-", "-"), "no function prune"),
+        ("prune.method", Method("lors_cli.pruning.wanda", "-", "-", options=Knobs), "the option strength, which no"),
+        ("prune.method", Method("lors_cli.pruning.wanda", "-", "-", statistic="norms"), "the statistic 'norms'"),
+        ("prune.method", Method("lors_cli.pruning.wanda", "-", "-", options=pruning.PermuteOptions), "function score"),
+    ],
+)
+def test_a_wrong_row_is_found_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, lors: Any, write_config: Any, key: str, row: Method, said: str
+) -> None:
+    monkeypatch.setitem(pruning.METHODS, "wrong", row)
+    strength = {"prune__strength": 1} if row.options is Knobs else {}
+    refused = lors("run", write_config(prune__method="wrong", **strength), "--dry-run", status=2).stderr
+    assert key in refused
+    assert said in refused
+
+
+@pytest.mark.parametrize(
+    ("formulation", "said"),
+    [
+        (adapters.Formulation("lors_cli.adapters.lors:LoRz"), "cannot be imported"),
+        (adapters.Formulation("lors_cli.adapters.lors:LoRS"), "where LoRS has"),
+        (adapters.Formulation("lors_cli.adapters.lors:LoRS", Knobs, ("dense", "packed")), "which LoRS does not take"),
+    ],
+)
+def test_a_wrong_formulation_is_found_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, lors: Any, write_config: Any, formulation: adapters.Formulation, said: str
+) -> None:
+    monkeypatch.setitem(adapters.METHODS["lors"].formulations, "wrong", formulation)
+    strength = {"train__strength": 1} if formulation.options is Knobs else {}
+    config = write_config(train__formulation="wrong", **strength)
+    assert said in lors("run", config, "--dry-run", status=2).stderr
+
+
+def test_all_rows_are_right() -> None:
+    for rows in (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS):
+        assert {name: pruning.mistake(row) for name, row in rows.items()} == dict.fromkeys(rows)
+    for method in adapters.METHODS.values():
+        assert [formulation.mistake() for formulation in method.formulations.values()] == [None] * len(
+            method.formulations
+        )
