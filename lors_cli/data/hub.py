@@ -33,7 +33,11 @@ def load(source: Address, *, streaming: bool) -> Any:
 
     """
     import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
+    if source.path in _PACKAGED_DATASETS_MODULES:  # the rows would count by the name of a file, not by its content
+        remedy = f"name the file itself: {source.key}: {source.data_files or 'FILE'}"
+        raise request_error(source.key, "a data set", f"{source.path!r}, a loader of files", remedy)
     with errors(source):
         path, revision = source.path, source.revision
         # From its own cache the library has only whole data sets; files of one are found in the hub's.
@@ -63,10 +67,20 @@ def rows(source: Address) -> Iterator[dict[str, Any]]:
 @contextmanager
 def errors(source: Address) -> Iterator[None]:
     """Whatever goes wrong within becomes a RequestError about the hub."""
+    from huggingface_hub.errors import HFValidationError
+
     try:
         yield
     except Exception as error:  # offline, not found, gated, network: the library raises many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        if isinstance(error, ValueError) and not isinstance(error, HFValidationError) and not offline.is_on():
+            # found, but it has no such configuration or split: the second line lists those that it has
+            expected, remedy = "a configuration and a split that the data set has", "correct name or split"
+            got = f"{source.path}: {' '.join(lines[:2])}"
+            raise request_error(
+                source.key, expected, got, f"{remedy}: {source.key}: {{path: ..., name: ...}}"
+            ) from None
+        reason = lines[0]
         raise request_error(
             source.key,
             f"a local file, a built-in data set ({', '.join(builtin.NAMES)}), or a hub id (owner/name)",

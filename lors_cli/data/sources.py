@@ -1,12 +1,11 @@
-"""Rows of a data set: a hub id, a local file, or the built-in text. Local and built-in ones need no network.
+"""Rows of a data set: a hub id, local files, or the built-in text. Local and built-in ones need no network.
 
-.jsonl .jsonl.gz .json .json.gz .parquet     rows with named fields
-.txt .txt.gz                                 one row, {"text": the whole file}
+.jsonl .json .parquet .arrow     rows with named fields
+.txt                             one row, {"text": the whole file}
 
-A glob (data/*.jsonl.gz) or a folder stands for all such files there, its shards, in the order of their names.
+A glob (data/*.jsonl.gz) or a folder stands for such files there, its shards, in the order of their names: see `local`.
 """
 
-import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli.artifacts import digest
-from lors_cli.data import builtin, hub
-from lors_cli.data.readers import READERS, Row, suffix
+from lors_cli.data import builtin, hub, local, readers
+from lors_cli.data.readers import Row
 from lors_cli.errors import nearest, request_error
 
 
@@ -29,32 +28,24 @@ class Source(hub.Address):
     @property
     def is_hub(self) -> bool:
         """Whether the path can only be a hub id."""
-        path = Path(self.path).expanduser()
-        return not (self.path in builtin.NAMES or self._is_sharded or path.exists() or suffix(path) in READERS)
+        return not (self.path in builtin.NAMES or local.is_local(self.path))
 
     @property
-    def _is_sharded(self) -> bool:
+    def _is_one(self) -> bool:
+        """Whether the path is that of a single file, or stands for no files."""
         path = Path(self.path).expanduser()
-        is_glob = glob.has_magic(self.path) and not path.exists()
-        return self.path not in builtin.NAMES and (is_glob or path.is_dir())
+        return self.path in builtin.NAMES or self.is_hub or not (path.is_dir() or local.is_glob(self.path))
 
     def shards(self) -> list["Source"]:
         """The sources, of one file each, of a glob or a folder, without the limit on all of them; else just this one.
 
         Raises:
-            RequestError: a glob or a folder without a file that can be read.
+            RequestError: there are none, they cannot be read, or it cannot be told which are of the split.
 
         """
-        if not self._is_sharded:
+        if self._is_one:
             return [self]
-        path = os.path.expanduser(self.path)
-        pattern = os.path.join(glob.escape(path), "*") if os.path.isdir(path) else path
-        files = sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
-        shards = [replace(self, path=name, limit=None) for name in files if suffix(Path(name)) in READERS]
-        if not shards:
-            expected = f"files ending in {', '.join(READERS)}"
-            raise request_error(self.key, expected, f"none in {self.path}", "correct the path, or convert the files")
-        return shards
+        return [replace(self, path=str(file), limit=None, split=None, name=None) for file in local.files(self)]
 
     def rows(self, skip: int = 0) -> Iterator[Row]:
         """The rows in order, at most `limit`, without the first `skip`, which are not parsed where that can be helped.
@@ -63,7 +54,17 @@ class Source(hub.Address):
             RequestError: the source is missing or unreadable, or yields no row at all.
 
         """
-        rows = islice(self.read(skip), None if self.limit is None else max(self.limit - skip, 0))
+        return (row for _, _, row in self.located(skip))
+
+    def located(self, skip: int = 0) -> Iterator[tuple["Source", int, Row]]:
+        """The rows, each with the shard that it is from and its number there, for messages; else as `rows`."""
+        every: Iterator[tuple[Source, int, Row]]
+        if self._is_one:
+            every = ((self, number, row) for number, row in enumerate(self.read(skip), skip + 1))
+        else:
+            numbered = ((shard, *pair) for shard in self.shards() for pair in enumerate(shard.read(), 1))
+            every = islice(numbered, skip, None)
+        rows = islice(every, None if self.limit is None else max(self.limit - skip, 0))
         first = next(rows, None)
         if first is None:
             if skip:
@@ -79,44 +80,36 @@ class Source(hub.Address):
             RequestError: a row has no such field, or it holds no text.
 
         """
-        for number, row in enumerate(self.rows(), 1):
-            yield self.text(row, number)
+        for shard, number, row in self.located():
+            yield shard.text(row, number)
 
     def text(self, row: Row, number: int) -> str:
         """The text of a row, which `number` names in messages; errors as in `texts`."""
         field = self.field or "text"
         text = row.get(field)
-        if not isinstance(text, str):
-            got = f"the fields {sorted(row)}" if text is None else f"{text!r:.60}"
-            raise request_error(
-                f"{self.key}.field",
-                f"the field {field!r} with text in every row",
-                f"{self.path}, row {number}: {got}",
-                f"set {self.key}: {{path: ..., field: NAME}}",
-            )
-        return text
+        if isinstance(text, str):
+            return text
+        where = f"{self.path}, row {number}"
+        expected = f"the field {field!r} with text in every row"
+        if field in row:
+            raise request_error(f"{self.key}.field", expected, f"{where}: {text!r:.60}", "repair or remove that row")
+        others = [name for name, value in row.items() if isinstance(value, str)]
+        remedy = f"set {self.key}: {{path: ..., field: {others[0] if len(others) == 1 else 'NAME'}}}"
+        raise request_error(f"{self.key}.field", expected, f"{where}: the fields {sorted(row)}", remedy)
 
     def identity(self) -> dict[str, Any]:
         """What determines the rows: the digest of local files or of the built-in text, or the hub id and revision."""
         facts = {k: v for k, v in vars(self).items() if v is not None and k not in ("key", "path")}
         if self.path in builtin.NAMES:
             return {**facts, "path": self.path, "digest": digest.of_value(list(builtin.texts(self.split)))}
-        if self._is_sharded:
-            files = [Path(shard.path) for shard in self.shards()]
+        if not self._is_one:
+            files = local.files(self)
             root = os.path.commonpath([file.parent for file in files])  # elsewhere, the same files are the same rows
             named = {os.path.relpath(file, root): digest.of_file(file) for file in files}
             return {**facts, "shards": len(files), "digest": digest.of_value(named)}
         if (file := Path(self.path).expanduser()).is_file():
             return {**facts, "digest": digest.of_file(file)}
         return {**facts, "path": self.path}
-
-    def _refuse_hub_options(self) -> None:
-        """A local file is all "train", as the hub's library has it, and has no other options of hub data sets."""
-        given = {"split": self.split, "name": self.name, "revision": self.revision, "data_files": self.data_files}
-        for option, value in given.items():
-            if value and (option, value) != ("split", "train"):
-                got = f"{value!r} for {self.path}"
-                raise request_error(f"{self.key}.{option}", f"no {option} for a local file", got, f"remove {option}")
 
     def read(self, skip: int = 0) -> Iterator[Row]:
         """The rows after the first `skip`, perhaps none, whatever the limit.
@@ -126,6 +119,7 @@ class Source(hub.Address):
 
         """
         if self.path in builtin.NAMES:
+            local.refuse(self, "name", "revision", "data_files")
             if self.split not in (None, *builtin.SPLITS):
                 raise request_error(
                     f"{self.key}.split",
@@ -134,15 +128,8 @@ class Source(hub.Address):
                     nearest(str(self.split), builtin.SPLITS),
                 )
             return islice(({"text": text} for text in builtin.texts(self.split)), skip, None)
-        path = Path(self.path).expanduser()
-        if self._is_sharded:
-            return islice(chain.from_iterable(shard.read() for shard in self.shards()), skip, None)
-        if reader := READERS.get(suffix(path)):
-            self._refuse_hub_options()
-            if not path.is_file():
-                raise request_error(self.key, "an existing file", f"{path}, which does not exist", "correct the path")
-            return reader(path, self.key, skip)
-        if path.exists():
-            expected = f"a file ending in {', '.join(READERS)}, a folder of them, a hub id or a built-in name"
-            raise request_error(self.key, expected, str(path), "convert or rename the file")
-        return islice(hub.rows(self), skip, None)
+        if self.is_hub:
+            return islice(hub.rows(self), skip, None)
+        if self._is_one:
+            return readers.rows(local.files(self)[0], self.key, skip)
+        return islice(chain.from_iterable(shard.read() for shard in self.shards()), skip, None)
