@@ -13,7 +13,8 @@ from itertools import chain, islice
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.data import chat, formats, windows
+from lors_cli.data import chat, formats, turns, windows
+from lors_cli.data.fields import Fields, Place
 from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 
@@ -90,18 +91,20 @@ def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _messages(source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    for number, row in enumerate(source.rows(), 1):
-        yield chat.conversation(row, number, source, tokenizer)["input_ids"]
+    for shard, number, row in source.located():
+        place = Place(shard, number, can_ignore=False)
+        text = chat.opened(turns.conversation(Fields(row, place)), place, tokenizer).whole
+        yield tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _token_ids(source: Source, vocabulary: int) -> Iterator[list[int]]:
-    for number, row in enumerate(source.rows(), 1):
+    for shard, number, row in source.located():
         ids = next((row[field] for field in (source.field, *formats.TOKEN_FIELDS) if field and field in row), None)
         if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
             raise request_error(
                 source.key,
                 f"a list of token ids from 0 to {vocabulary - 1} in every row",
-                f"{source.path}, row {number}: {ids!r:.60}",
+                f"{shard.path}, row {number}: {ids!r:.60}",
                 "use ids of this model's tokenizer",
             )
         yield ids

@@ -1,88 +1,64 @@
-"""Rows of messages, rendered by the tokenizer's own template."""
+"""Conversations, rendered by the tokenizer's own template, with the ranges of characters that are learnt.
 
-import logging
+What is learnt of an answer is what the model would have to generate: everything after the template's prompt for that
+answer. Where a template renders an earlier answer otherwise once turns follow, as those do that leave old reasoning
+out, that answer is learnt in an example of its own, which ends with it.
+"""
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.data.example import Example, encode, row_error
-from lors_cli.data.readers import Row
-from lors_cli.data.sources import Source
+from lors_cli.data import rendered
+from lors_cli.data.example import Ends, Span, Text
+from lors_cli.data.fields import Place
+from lors_cli.data.template import Template
+from lors_cli.data.turns import Conversation
 from lors_cli.errors import request_error
 
-log = logging.getLogger(__name__)
 
-# ShareGPT names of the roles
-ROLES = {"human": "user", "gpt": "assistant"}
+def texts(conversation: Conversation, place: Place, tokenizer: PreTrainedTokenizerBase, ends: Ends) -> list[Text]:
+    """The texts of a conversation, each with the ranges that are learnt; together they learn each answer once.
 
-
-def read_messages(row: Row, number: int, source: Source) -> list[dict[str, str]]:
-    """The turns of a row, each with a role and a content.
-
-    Raises:
-        RequestError: there are none, or none of the assistant.
-
-    """
-    turns = row.get("messages", row.get("conversations"))
-    wanted = "messages, a list of {role, content} with at least one of role assistant"
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise row_error(source, number, wanted, f"fields {sorted(row)}")
-    messages = []
-    for turn in turns:
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise row_error(source, number, wanted, f"{turn!r:.80}")
-        messages.append({"role": ROLES.get(role, role), "content": content})
-    if not any(message["role"] == "assistant" for message in messages):
-        raise row_error(source, number, wanted, f"roles {[message['role'] for message in messages]}")
-    return messages
-
-
-def conversation(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """A row of messages by the tokenizer's template, with labels on the assistant's turns; `number` names the row.
+    Args:
+        conversation: the turns.
+        place: of the row, for messages.
+        tokenizer: with a template.
+        ends: which tokens end an answer.
 
     Raises:
-        RequestError: the row or the template does not fit.
+        RequestError: the template does not accept the row, leaves a part out, or does not say where answers begin.
 
     """
-    turns = read_messages(row, number, source)
+    template = opened(conversation, place, tokenizer)
+    made: list[Text] = []
+    marks = tuple(filter(None, map(tokenizer.decode, ends.all(tokenizer))))
+    text, spans = template.whole, list[Span]()
+    for index in reversed([index for index, learnt in enumerate(conversation.learnt) if learnt]):
+        until = template.until(index)
+        turn = until.removesuffix(tokenizer.eos_token or "")
+        if turn.rstrip().endswith(marks) and text.startswith(turn):
+            until = turn  # some put one more token at the end of the whole text, where the turn has ended already
+        if not text.startswith(until):
+            if spans:
+                made.append(Text(text, spans[::-1]))
+            text, spans = until, []
+        spans.append((template.start(index), len(until)))
+    return [*made, Text(text, spans[::-1])][::-1]
+
+
+def opened(conversation: Conversation, place: Place, tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The conversation in the tokenizer's template, which has rendered all of it.
+
+    Raises:
+        RequestError: there is no template, or it does not accept the row or leaves a part of it out.
+
+    """
     if not tokenizer.chat_template:
         raise request_error(
-            source.key,
+            place.source.key,
             "a tokenizer with a chat template for chat rows",
             "a tokenizer without one",
-            "use the chat model's tokenizer, or rows of another format",
+            "use the chat model's tokenizer, or rows with prompt and completion, which need no template",
         )
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-        spans = [
-            _span(turns, index, text, tokenizer)
-            for index, message in enumerate(turns)
-            if message["role"] == "assistant"
-        ]
-    except (TemplateError, ValueError, IndexError) as error:
-        raise row_error(source, number, "messages that the chat template accepts", str(error)) from None
-    learnt = [span for span in spans if span]
-    if not learnt:
-        raise row_error(source, number, "a chat template that renders turns one after another", "one that does not")
-    example = encode(text, learnt, tokenizer, special=False)
-    if len(learnt) < len(spans):
-        log.warning(
-            "%s, row %d: the chat template shortens earlier turns; %d of %d answers are not learnt",
-            source.path,
-            number,
-            len(spans) - len(learnt),
-            len(spans),
-        )
-    return example
-
-
-def _span(
-    turns: list[dict[str, str]], index: int, text: str, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, int] | None:
-    """The range of characters of the assistant's turn `index` in `text`, with its end mark, or None."""
-    before = ""
-    if index:
-        before = str(tokenizer.apply_chat_template(turns[:index], tokenize=False, add_generation_prompt=True))
-    after = str(tokenizer.apply_chat_template(turns[: index + 1], tokenize=False))
-    return (len(before), len(after)) if text.startswith(before) and text.startswith(after) else None
+    template = Template(conversation, place, tokenizer)
+    rendered.check(template)
+    return template

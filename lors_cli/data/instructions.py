@@ -1,34 +1,42 @@
 """Training examples: token ids, and labels that are -100 where the model is not to learn.
 
-alpaca    {instruction, input?, output}      the answer is learnt, with the end token; the prompt is not
-chat      {messages: [{role, content}]}      the assistant's turns are learnt, by the tokenizer's own template
-text      {text}                             every token; rows joined and cut into windows, or packed one by one
+alpaca        {instruction, input?, output}      the answer is learnt, with the end token; the prompt is not
+chat          {messages: [{role, content}]}      the assistant's turns are learnt, by the tokenizer's own template
+completion    {prompt, completion}               the completion is learnt, with the end token
+text          {text}                             every token; rows joined and cut into windows, or packed one by one
+
+No field of a row is lost without a word: it is used, it is metadata, which is named, or the row is refused.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lors_cli.data import chat, formats
+from lors_cli.data import chat, formats, prompts, turns
 from lors_cli.data.cursor import open_cursor
-from lors_cli.data.example import IGNORED, Example, encode, row_error
+from lors_cli.data.example import IGNORED, Ends, Example, Text, encode
+from lors_cli.data.fields import Fields, Place
 from lors_cli.data.packing import pack
 from lors_cli.data.readers import Row
 from lors_cli.data.sources import Source
 from lors_cli.data.windows import concatenated
 from lors_cli.errors import RequestError, request_error
 
-# The prompts of Stanford Alpaca (Taori et al. 2023), which the papers train with.
-ALPACA_WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
-ALPACA_WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:\n"
-)
+COUNTS = ("dropped", "truncated", "tokens", "empty", "eos_appended", "eos_missing")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rows are read: how answers end, and the names of fields that are left out.
+
+    `unused` gathers the names of columns that were found and not used.
+    """
+
+    ends: Ends = field(default_factory=Ends)
+    ignore: tuple[str, ...] = ()
+    unused: set[str] = field(default_factory=set, compare=False)
 
 
 def examples(
@@ -39,6 +47,7 @@ def examples(
     *,
     packing: bool = False,
     overlong: str = "truncate",
+    rules: Rules | None = None,
 ) -> tuple[list[Example], dict[str, Any]]:
     """All training examples of at most `length` tokens, and facts: the format and what was counted.
 
@@ -52,24 +61,27 @@ def examples(
         packing: put several rows into one example.
         overlong: what becomes of rows of more than `length` tokens: "truncate" or "refuse". Rows of text are joined
             and have no length; packed ones lose nothing by it, for their rest is an example of its own.
+        rules: how rows are read.
 
     Raises:
         RequestError: a row lacks a field or is refused, or no example is left.
 
     """
-    kind = kind or formats.of_training(next(source.rows()), source)
+    kind, rules = kind or formats.of_training(next(source.rows()), source), rules or Rules()
     if kind == "text" and not packing:
-        windows = concatenated(source, tokenizer, length, None).tolist()
+        texts = (text_of(row, number, shard, rules) for shard, number, row in open_cursor(source, streaming=False))
+        windows = concatenated(source, tokenizer, length, None, texts=texts).tolist()
         joined = [{"input_ids": ids, "labels": ids} for ids in windows]
-        return joined, {"format": kind, "examples": len(joined), "tokens": len(joined) * length}
-    encoder = Encoder(tokenizer, length, kind, packing=packing, overlong=overlong)
+        facts = {"format": kind, "examples": len(joined), "tokens": len(joined) * length}
+        return joined, facts | {"unused": sorted(rules.unused)}
+    encoder = Encoder(tokenizer, length, kind, packing=packing, overlong=overlong, rules=rules)
     for shard, number, row in open_cursor(source, streaming=False):
         encoder.add(row, number, shard)
     encoded = encoder.examples()
     if not encoded:
-        raise none_left(source, kind, length, encoder.rows)
-    counts = {name: getattr(encoder, name) for name in ("dropped", "truncated", "tokens")}
-    facts = {"format": kind, "examples": len(encoded), **counts}
+        raise none_left(source, kind, length, encoder.rows, learnt=encoder.learnt)
+    counts = {name: getattr(encoder, name) for name in COUNTS}
+    facts = {"format": kind, "examples": len(encoded), **counts, "unused": sorted(rules.unused)}
     if packing:
         facts |= {"documents": encoder.documents, "padding": round(1 - encoder.tokens / (len(encoded) * length), 4)}
     return encoded, facts
@@ -79,47 +91,76 @@ class Encoder:
     """Rows, of a whole data set or of a part, into examples of at most `length` tokens; arguments as of `examples`.
 
     Attributes:
+        kept: what is learnt of them, before it is packed.
         rows: how many came.
         dropped: how many of them give nothing to learn.
+        learnt: whether a row has something to learn, at any length.
         truncated: how many of them lost tokens.
+        empty: how many of them teach only to end, because their answers are empty.
+        eos_appended: to how many texts the end token was appended.
+        eos_missing: how many texts do not end in a token that ends generation.
         documents: how many rows, or pieces of rows, are learnt.
         tokens: how many tokens the documents have.
 
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, length: int, kind: str, *, packing: bool, overlong: str
+        self, tokenizer: PreTrainedTokenizerBase, length: int, kind: str, *, packing: bool, overlong: str, rules: Rules
     ) -> None:
         self._tokenizer, self._length, self._packing, self._overlong = tokenizer, length, packing, overlong
-        self._encode = {"alpaca": _alpaca, "chat": chat.conversation, "text": _document}[kind]
-        self._splits = kind == "text"
-        self._kept: list[Example] = []
+        self._kind, self._rules = kind, rules
+        self.kept: list[Example] = []
         self._too_long: list[tuple[str, str]] = []  # the source's key, and which row has how many tokens
         self.rows = self.dropped = self.truncated = self.tokens = 0
+        self.empty = self.eos_appended = self.eos_missing = 0
+        self.learnt = False
 
     @property
     def documents(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def add(self, row: Row, number: int, source: Source) -> None:
         """Encode a row; `number` and `source` name it in messages.
 
         Raises:
-            RequestError: the row lacks a field.
+            RequestError: the row lacks a field, or has one that would be lost.
 
         """
-        whole, length = self._encode(row, number, source, self._tokenizer), self._length
-        size = len(whole["input_ids"])
+        splits, length = self._kind == "text", self._length
+        encoded = [self._document(row, number, source)] if splits else list(self._encoded(row, number, source))
+        size = max(len(whole["input_ids"]) for whole in encoded)
         if size > length and self._overlong == "refuse":
             self._too_long.append((source.key, f"{source.path}, row {number}: {size} tokens"))
-        starts = range(0, size, length) if self._splits else [0]
-        pieces = [{key: ids[start : start + length] for key, ids in whole.items()} for start in starts]
-        kept = [piece for piece in pieces if any(label != IGNORED for label in piece["labels"][1:])]
+        kept = []
+        for whole in encoded:
+            starts = range(0, len(whole["input_ids"]), length) if splits else [0]
+            pieces = [{key: ids[start : start + length] for key, ids in whole.items()} for start in starts]
+            kept += [piece for piece in pieces if any(label != IGNORED for label in piece["labels"][1:])]
+        self.learnt = self.learnt or any(label != IGNORED for whole in encoded for label in whole["labels"])
         self.rows += 1
         self.dropped += not kept
-        self.truncated += size > length and not self._splits
+        self.truncated += size > length and not splits
         self.tokens += sum(len(piece["input_ids"]) for piece in kept)
-        self._kept += kept
+        self.kept += kept
+
+    def _encoded(self, row: Row, number: int, source: Source) -> Iterator[Example]:
+        empty = True
+        for text in texts(row, number, source, self._tokenizer, self._kind, self._rules):
+            example, end = encode(text, self._tokenizer, self._rules.ends)
+            self.eos_appended += end == "appended"
+            self.eos_missing += end == "missing"
+            learnt = {label for label in example["labels"] if label != IGNORED}
+            empty = empty and bool(learnt) and learnt <= self._rules.ends.all(self._tokenizer)
+            yield example
+        self.empty += empty
+
+    def _document(self, row: Row, number: int, source: Source) -> Example:
+        """A row of text with the tokenizer's own start and end; nothing for a row without text: it is no document."""
+        text, end = text_of(row, number, source, self._rules), self._tokenizer.eos_token_id
+        ids: list[int] = list(self._tokenizer(text, verbose=False)["input_ids"]) if text else []
+        if ids and end is not None and ids[-1] != end and self._rules.ends.append is not False:
+            ids.append(end)
+        return {"input_ids": ids, "labels": ids}
 
     def examples(self) -> list[Example]:
         """The examples of all rows so far, packed if that was asked for.
@@ -136,7 +177,7 @@ class Encoder:
                 f"{first} (and {more} more rows)" if more else first,
                 f"raise {section(key)}.sequence_length, or set {section(key)}.overlong: truncate",
             )
-        return pack(self._kept, self._length) if self._packing else self._kept
+        return pack(self.kept, self._length) if self._packing else self.kept
 
 
 def section(key: str) -> str:
@@ -144,31 +185,36 @@ def section(key: str) -> str:
     return key.partition(".")[0]
 
 
-def none_left(source: Source, kind: str, length: int, rows: int) -> RequestError:
-    """The error of a data set whose `rows` give no example of at most `length` tokens."""
+def none_left(source: Source, kind: str, length: int, rows: int, *, learnt: bool = True) -> RequestError:
+    """The error of a data set whose `rows` give no example of at most `length` tokens, or, not `learnt`, of any."""
     if kind == "text":
         expected, remedy = "at least one row with text", "name another data set"
+    elif not learnt:
+        expected, remedy = "at least one answer to learn", "give the answers that are to be learnt a weight of 1"
     else:
         expected = f"at least one row whose answer begins within {length} tokens"
         remedy = f"raise {section(source.key)}.sequence_length"
     return request_error(source.key, expected, f"{source.path}: none of {rows} rows", remedy)
 
 
-def check(source: Source, kind: str | None, *, streaming: bool = False) -> None:
+def check(source: Source, kind: str | None, *, streaming: bool = False, ignore: tuple[str, ...] = ()) -> None:
     """Read the first row and check its fields: what can be said without a tokenizer; `streaming` downloads no more.
 
     Raises:
-        RequestError: the source cannot be read, is empty, or lacks a field.
+        RequestError: the source cannot be read, is empty, lacks a field, or has one that would be lost.
 
     """
     row = first_row(source, streaming=streaming)
-    kind = kind or formats.of_training(row, source)
+    kind, rules = kind or formats.of_training(row, source), Rules(ignore=ignore)
+    if source.field and kind in ("alpaca", "completion"):
+        remedy = f"remove field, or set {source.key}.format: text"
+        raise request_error(
+            f"{source.key}.field", f"no field with format: {kind}, whose names are fixed", source.field, remedy
+        )
     if kind == "text":
-        source.text(row, 1)
-    elif kind == "alpaca":
-        _fields(row, 1, source)
+        text_of(row, 1, source, rules)
     else:
-        chat.read_messages(row, 1, source)
+        _read(row, 1, source, kind, rules, end="")
 
 
 def first_row(source: Source, *, streaming: bool) -> Row:
@@ -184,30 +230,41 @@ def first_row(source: Source, *, streaming: bool) -> Row:
     return next(source.rows())
 
 
-def _document(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """A row of text with the tokenizer's own start and end; nothing for a row without text, which is not a document."""
-    text = source.text(row, number)
-    ids: list[int] = list(tokenizer(text, verbose=False)["input_ids"]) if text else []
-    if ids and tokenizer.eos_token_id is not None and ids[-1] != tokenizer.eos_token_id:
-        ids.append(tokenizer.eos_token_id)
-    return {"input_ids": ids, "labels": ids}
+def texts(
+    row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase, kind: str, rules: Rules
+) -> list[Text]:
+    """The texts of a row of any format but text, with what is learnt of them.
+
+    Raises:
+        RequestError: the row lacks a field, has one that would be lost, or does not fit the chat template.
+
+    """
+    end = "" if rules.ends.append is False else tokenizer.eos_token or ""
+    read = _read(row, number, source, kind, rules, end)
+    return [read] if isinstance(read, Text) else chat.texts(read, Place(source, number), tokenizer, rules.ends)
 
 
-def _alpaca(row: Row, number: int, source: Source, tokenizer: PreTrainedTokenizerBase) -> Example:
-    fields = _fields(row, number, source)
-    prompt = (ALPACA_WITH_INPUT if fields["input"] else ALPACA_WITHOUT_INPUT).format(**fields)
-    text = prompt + fields["output"]
-    example = encode(text, [(len(prompt), len(text))], tokenizer, special=True)
-    if tokenizer.eos_token_id is not None and example["input_ids"][-1:] != [tokenizer.eos_token_id]:
-        for ids in example.values():
-            ids.append(tokenizer.eos_token_id)
-    return example
+def _read(row: Row, number: int, source: Source, kind: str, rules: Rules, end: str) -> Text | turns.Conversation:
+    """What a row says, with all of its columns accounted for."""
+    fields = Fields(row, Place(source, number), rules.ignore)
+    read: Text | turns.Conversation
+    if kind == "chat":
+        read = turns.conversation(fields, rules.ignore)
+        said = [turn["content"] for turn in read.turns]
+    else:
+        read, said = prompts.alpaca(fields, end) if kind == "alpaca" else prompts.completion(fields), []
+    rules.unused.update(fields.check_rest([*fields.taken, *said]))
+    return read
 
 
-def _fields(row: Row, number: int, source: Source) -> dict[str, str]:
-    fields = {name: row.get(name) for name in ("instruction", "input", "output")}
-    fields["input"] = fields["input"] or ""
-    for name, value in fields.items():
-        if not isinstance(value, str):
-            raise row_error(source, number, f"the field {name!r} with text", f"fields {sorted(row)}")
-    return {name: str(value) for name, value in fields.items()}
+def text_of(row: Row, number: int, source: Source, rules: Rules) -> str:
+    """The text of a row of text, with all of its columns accounted for.
+
+    Raises:
+        RequestError: the row has no text, or a field that would be lost.
+
+    """
+    text, fields = source.text(row, number), Fields(row, Place(source, number), rules.ignore)
+    fields.take(source.field or "text")
+    rules.unused.update(fields.check_rest([text], only_text=True))
+    return text

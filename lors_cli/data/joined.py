@@ -3,6 +3,7 @@
 from transformers import PreTrainedTokenizerBase
 
 from lors_cli.data.example import Example
+from lors_cli.data.instructions import Rules, text_of
 from lors_cli.data.readers import Row
 from lors_cli.data.sources import Source
 from lors_cli.data.windows import SEPARATOR
@@ -20,6 +21,7 @@ class Joiner:
         length: tokens per window.
         carried: tokens over from the chunk before, which come first.
         first: whether no chunk came before, so that no blank line does either.
+        rules: how rows are read.
 
     Attributes:
         carried: tokens over from this chunk, once it is cut.
@@ -28,10 +30,12 @@ class Joiner:
 
     """
 
-    dropped = truncated = 0
+    dropped = truncated = empty = eos_appended = eos_missing = 0  # windows do not end with a row
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, carried: list[int], *, first: bool) -> None:
-        self._tokenizer, self._length, self.carried = tokenizer, length, carried
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, length: int, carried: list[int], *, first: bool, rules: Rules
+    ) -> None:
+        self._tokenizer, self._length, self.carried, self._rules = tokenizer, length, carried, rules
         self._texts = [] if first else [""]
         self.rows = self.tokens = self._characters = 0
 
@@ -43,10 +47,10 @@ class Joiner:
         """Take a row; `number` and `source` name it in messages.
 
         Raises:
-            RequestError: the row lacks the field.
+            RequestError: the row lacks the field, or has one that would be lost.
 
         """
-        text = source.text(row, number)
+        text = text_of(row, number, source, self._rules)
         self._texts.append(text)
         self._characters += len(text) + len(SEPARATOR)
         self.rows += 1

@@ -15,6 +15,7 @@ from lors_cli.artifacts import digest
 from lors_cli.data import formats, instructions
 from lors_cli.data.cursor import Located, Place, open_cursor
 from lors_cli.data.example import Example
+from lors_cli.data.instructions import Rules
 from lors_cli.data.joined import Joiner
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError, request_error
@@ -25,7 +26,7 @@ CHUNK_ROWS = 4096
 # States are asked for samples that were used, which is later than they were given out: at most so many samples.
 BEHIND = 16_384
 
-COUNTS = ("rows", "dropped", "truncated", "documents", "tokens")
+COUNTS = ("rows", "documents", *instructions.COUNTS)
 
 
 def _shuffled(count: int, *seeds: int) -> list[int]:
@@ -95,6 +96,7 @@ class Streamed:
         packing: put several rows of a chunk into one sample.
         overlong: as of `instructions.examples`; refused when a chunk comes that has such a row.
         repeat: start again where the rows end.
+        rules: how rows are read.
 
     Raises:
         RequestError: the source cannot be read, or its rows have no known format.
@@ -112,10 +114,12 @@ class Streamed:
         packing: bool = False,
         overlong: str = "truncate",
         repeat: bool = False,
+        rules: Rules | None = None,
     ) -> None:
         self._source, self._tokenizer, self._length, self._seed = source, tokenizer, length, seed
         self._kind = kind or formats.of_training(instructions.first_row(source, streaming=True), source)
         self._packing, self._overlong, self._repeat = packing, overlong, repeat
+        self._rules = rules or Rules()
         self._starts = deque([Start()])
         self._counts: dict[str, int] = {}
 
@@ -144,7 +148,8 @@ class Streamed:
 
     def facts(self) -> dict[str, Any]:
         """The format, and the counts of what the chunks so far, in all passes, had."""
-        return {"format": self._kind, **{name: self._counts.get(name, 0) for name in COUNTS}}
+        counts = {name: self._counts.get(name, 0) for name in COUNTS}
+        return {"format": self._kind, **counts, "unused": sorted(self._rules.unused)}
 
     def _samples(self, starts: deque[Start], position: int) -> Iterator[Example]:
         for start, samples, following in self._chunks(starts[-1]):
@@ -193,9 +198,14 @@ class Streamed:
 
     def _encoder(self, start: Start) -> Joiner | instructions.Encoder:
         if self._kind == "text" and not self._packing:
-            return Joiner(self._tokenizer, self._length, start.carried, first=start.chunk == 0)
+            return Joiner(self._tokenizer, self._length, start.carried, first=start.chunk == 0, rules=self._rules)
         return instructions.Encoder(
-            self._tokenizer, self._length, self._kind, packing=self._packing, overlong=self._overlong
+            self._tokenizer,
+            self._length,
+            self._kind,
+            packing=self._packing,
+            overlong=self._overlong,
+            rules=self._rules,
         )
 
     def _nothing(self, end: Start) -> RequestError:

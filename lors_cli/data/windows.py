@@ -21,7 +21,13 @@ UNSETTLED_TOKENS = 8
 
 
 def concatenated(
-    source: Source, tokenizer: PreTrainedTokenizerBase, length: int, count: int | None, *, at_most: bool = False
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    count: int | None,
+    *,
+    at_most: bool = False,
+    texts: Iterator[str] | None = None,
 ) -> Tensor:
     """The rows joined by a blank line, tokenised without special tokens, cut into windows from the start.
 
@@ -31,12 +37,13 @@ def concatenated(
         length: tokens per window.
         count: how many windows are wanted; None takes all that fit. Of a long source only the start is read.
         at_most: whether fewer than `count` will do.
+        texts: those of the source, where they are not simply its field of text.
 
     Raises:
         RequestError: the text is too short for `count` windows, or for one.
 
     """
-    texts = source.texts()
+    texts = source.texts() if texts is None else texts
     text, ended = next(texts), False
     needed = length * count if count else None
     while True:
@@ -57,10 +64,18 @@ def cut(ids: list[int], source: Source, length: int, count: int | None, *, at_mo
             source.key,
             f"text for {least} windows of {length} tokens ({least * length} tokens)",
             f"{source.path} with {len(ids)} tokens",
-            "ask for fewer samples or a shorter sequence_length, or name a longer text",
+            _less(source.key.rpartition(".")[0], len(ids), length, least),
         )
     whole = min(whole, count or whole)
     return torch.tensor(ids[: whole * length], dtype=torch.long).view(whole, length)
+
+
+def _less(section: str, tokens: int, length: int, least: int) -> str:
+    """What to write so that so many tokens are enough."""
+    if tokens >= length:
+        return f"set {section}.samples: {tokens // length}, or name a longer text"
+    shorter = f"set {section}.sequence_length: {tokens // least}, or " if tokens // least >= 2 else ""
+    return f"{shorter}name a longer text"
 
 
 def _extend(text: str, texts: Iterator[str], wanted: int | None) -> tuple[str, bool]:
@@ -92,7 +107,7 @@ def random_windows(documents: list[Document], source: Source, length: int, count
         RequestError: no document is long enough.
 
     """
-    candidates = list(range(len(documents)))
+    candidates, section = list(range(len(documents))), source.key.rpartition(".")[0]
     tokenised: dict[int, list[int]] = {}
     generator = random.Random(seed)
     windows: list[list[int]] = []
@@ -102,7 +117,7 @@ def random_windows(documents: list[Document], source: Source, length: int, count
                 source.key,
                 f"a document of more than {length} tokens",
                 f"{source.path}, whose {len(documents)} documents are all shorter",
-                "use sampling: concat, which joins documents, or a shorter sequence_length",
+                f"set {section}.sampling: concat, which joins documents, or a shorter {section}.sequence_length",
             )
         place = generator.randrange(len(candidates))
         chosen = candidates[place]

@@ -9,14 +9,23 @@ from transformers import PreTrainedTokenizerBase
 
 from lors_cli.config.schema import Config
 from lors_cli.config.train import Train, TrainingDataset
-from lors_cli.data import formats, instructions
-from lors_cli.data.example import Example
+from lors_cli.data import formats, instructions, preview
+from lors_cli.data.example import Ends, Example
+from lors_cli.data.instructions import Rules
 from lors_cli.data.samples import Held, Streamed
 from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 from lors_cli.models import load
 from lors_cli.training.batches import Samples
 
+# Counts of a data set that a person should hear of.
+NOTES = {
+    "truncated": "rows are longer than sequence_length and are cut",
+    "dropped": "rows have nothing to learn within sequence_length and are left out",
+    "empty": "rows have empty answers, which teach only to end",
+    "eos_appended": "answers end with an appended end token (append_eos)",
+    "eos_missing": "answers end without a token that ends generation: the model does not learn to stop after them",
+}
 EPOCHS = 3  # where a config gives no length
 
 
@@ -29,6 +38,7 @@ class Data:
         held_out: those for a held-out loss.
         facts: what reading has found, by the data sets' keys in the section.
         padding: the token to pad with.
+        shown: the first rows as they will be learnt.
 
     """
 
@@ -36,6 +46,7 @@ class Data:
     held_out: list[Example]
     facts: dict[str, Any]
     padding: int
+    shown: list[str]
 
 
 def recorded(data: Data) -> dict[str, Any]:
@@ -67,7 +78,8 @@ def check(section: Train) -> None:
 
     """
     for name, dataset in _datasets(section).items():
-        instructions.check(_source(section, name), dataset.format, streaming=dataset.streaming)
+        ignore = tuple(section.ignore_fields)
+        instructions.check(_source(section, name), dataset.format, streaming=dataset.streaming, ignore=ignore)
 
 
 def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
@@ -84,6 +96,8 @@ def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
     """
     tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
     padding = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
+    rules = {name: _rules(section, tokenizer, directory) for name in _datasets(section)}
+    shown = _shown(section, tokenizer, rules["dataset"])
     facts: dict[str, Any] = {}
 
     def examples(name: str) -> list[Example]:
@@ -94,16 +108,17 @@ def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
             _datasets(section)[name].format,
             packing=section.packing,
             overlong=section.overlong,
+            rules=rules[name],
         )
         return read
 
     held_out = examples("eval_dataset") if section.eval_dataset else []
     if section.dataset.streaming:
-        stream, steps = _stream(config, section, tokenizer)
-        return Data(stream, held_out, facts, int(padding)), steps
+        stream, steps = _stream(config, section, tokenizer, rules["dataset"])
+        return Data(stream, held_out, facts, int(padding), shown), steps
     held = examples("dataset")
     samples = Held(held, config.seed)
-    return Data(samples, held_out, facts, int(padding)), _steps(section, samples, held)
+    return Data(samples, held_out, facts, int(padding), shown), _steps(section, samples, held)
 
 
 def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
@@ -129,7 +144,7 @@ def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
     return taken // section.samples_per_step
 
 
-def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase) -> tuple[Streamed, int]:
+def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> tuple[Streamed, int]:
     """A stream and its steps; a step has full samples, so tokens tell how many."""
     source = _source(section, "dataset")
     kind = section.dataset.format or formats.of_training(instructions.first_row(source, streaming=True), source)
@@ -149,11 +164,52 @@ def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase) 
         packing=section.packing,
         overlong=section.overlong,
         repeat=section.repeat,
+        rules=rules,
     )
     per_step = section.samples_per_step * section.sequence_length
     return stream, section.max_steps or math.ceil((section.max_tokens or 0) / per_step)
 
 
+def _rules(section: Train, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Rules:
+    """How rows are read.
+
+    Raises:
+        RequestError: an end token is to be appended that the tokenizer does not have.
+
+    """
+    if section.append_eos is True and tokenizer.eos_token_id is None:
+        got = "a tokenizer without an end token"
+        remedy = f"set eos_token in {directory / 'tokenizer_config.json'}, or remove append_eos"
+        raise request_error(f"{section.key}.append_eos", "a tokenizer with an end token (eos_token)", got, remedy)
+    return Rules(Ends(section.append_eos, load.stop_tokens(directory)), tuple(section.ignore_fields))
+
+
+def _shown(section: Train, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> list[str]:
+    dataset = section.dataset
+    first = preview.first_examples(
+        _source(section, "dataset"),
+        tokenizer,
+        section.sequence_length,
+        dataset.format,
+        packing=section.packing,
+        rules=rules,
+        streaming=dataset.streaming,
+    )
+    return [preview.line(example, tokenizer) for example in first]
+
+
 def summary(data: Data) -> str:
     """What there is to train on, in a few words."""
     return f"{len(data.train)} samples" if isinstance(data.train, Held) else "a stream of samples"
+
+
+def findings(data: Data) -> list[str]:
+    """What a person should know of the rows: the first ones as they will be learnt, and what is not learnt."""
+    lines = [f"learnt ⟦between these marks⟧, row {number}: {line}" for number, line in enumerate(data.shown, 1)]
+    for name, facts in ({"dataset": data.train.facts(), **data.facts}).items():
+        if unused := facts.get("unused"):
+            lines.append(f"{name}: columns that are not used: {', '.join(unused)}")
+        for fact, meaning in NOTES.items():
+            if facts.get(fact):
+                lines.append(f"{name}: {facts[fact]} {meaning}")
+    return lines

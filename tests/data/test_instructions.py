@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from lors_cli.data import chat
 from lors_cli.data.example import IGNORED
-from lors_cli.data.instructions import check, examples
+from lors_cli.data.instructions import Rules, check, examples
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
 from tests.conftest import CHAT_TEMPLATE
@@ -73,14 +72,30 @@ def test_rows_whose_answer_is_cut_off_are_dropped(jsonl: Jsonl, tokenizer: PreTr
         ({"instruction": "a", "input": ""}, "alpaca", "'output'"),
         ({"instruction": "a", "output": 3}, None, "'output' with text"),
         ({"messages": [{"role": "user", "content": "a"}]}, None, "role assistant"),
-        ({"messages": "a"}, None, "a list of"),
-        ({"messages": [{"role": "user"}]}, None, "a list of"),
+        ({"messages": "a"}, None, "a list, or its JSON"),
+        ({"messages": [{"role": "user"}]}, None, r"messages\[0\].content: neither"),
         ({"txt": "a"}, "text", "the field 'text'"),
     ],
 )
 def test_rows_without_the_needed_fields(jsonl: Jsonl, row: dict[str, Any], kind: str | None, expected: str) -> None:
     with pytest.raises(RequestError, match=expected):
         check(Source(path=str(jsonl([row])), key="train.dataset"), kind)
+
+
+def test_the_field_that_holds_the_text_or_the_turns(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    path = str(jsonl([{"talk": turns, "title": "A talk", "output": "x"}]))
+    source = Source(path=path, key="train.dataset", field="talk")
+    with pytest.raises(RequestError, match="row 1, field output: 'x'"):
+        check(source, None)
+    check(source, None, ignore=("output",))
+    encoded, _ = examples(source, tokenizer, 100, None, rules=Rules(ignore=("output",)))
+    assert learnt(encoded[0], tokenizer) == "Yes?<|end|>"
+    named = Source(path=str(jsonl(ALPACA)), key="train.dataset", field="output")
+    with pytest.raises(RequestError, match=r"train.dataset.field\n.*no field with format: alpaca"):
+        check(named, "alpaca")
+    with pytest.raises(RequestError, match="fields instruction, input"):  # by `field` the rows are text
+        check(named, None)
 
 
 def test_a_bad_row_far_down_is_found(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -97,19 +112,19 @@ def test_a_chat_that_the_template_refuses_names_its_row(jsonl: Jsonl, tokenizer:
     assert learnt(read(rows, jsonl, tokenizer)[0][0], tokenizer).endswith("Yes?<|end|>")
 
 
-def test_turns_that_a_template_shortens_are_not_learnt_and_said(
-    jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+def test_an_answer_that_a_template_shortens_later_is_learnt_in_an_example_of_its_own(
+    jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    warned: list[str] = []
-    monkeypatch.setattr(chat.log, "warning", lambda message, *args: warned.append(message % args))
     forgetful = copy.deepcopy(tokenizer)
-    shortened = "{{ m['content'] if loop.last else m['content'][:2] }}"
+    shortened = "{{ m['content'] if loop.last or m['role'] == 'user' else m['content'][:2] }}"
     forgetful.chat_template = CHAT_TEMPLATE.replace("{{ m['content'] }}", shortened)
     turns = [("user", "Hi"), ("assistant", "First answer"), ("user", "Go"), ("assistant", "Second answer")]
-    encoded, _ = read([{"messages": [{"role": r, "content": c} for r, c in turns]}], jsonl, forgetful)
-    assert "First" not in learnt(encoded[0], forgetful)
-    assert len(warned) == 1
-    assert "1 of 2 answers are not learnt" in warned[0]
+    encoded, facts = read([{"messages": [{"role": r, "content": c} for r, c in turns]}], jsonl, forgetful)
+    assert [learnt(example, forgetful) for example in encoded] == ["First answer<|end|>", "Second answer<|end|>"]
+    first = "<|user|>Hi<|end|><|assistant|>First answer<|end|>"
+    second = "<|user|>Hi<|end|><|assistant|>Fi<|end|><|user|>Go<|end|><|assistant|>Second answer<|end|>"
+    assert [forgetful.decode(example["input_ids"]) for example in encoded] == [first, second]
+    assert (facts["examples"], facts["truncated"], facts["dropped"]) == (2, 0, 0)
 
 
 def test_packing_joins_rows_and_counts_them(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast) -> None:
