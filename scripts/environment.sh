@@ -2,7 +2,7 @@
 #
 #   source scripts/environment.sh [EXTRA]      EXTRA: an extra of pyproject.toml, such as dev
 #
-# PYTHON chooses the interpreter (3.10 or later; 3.11 is what the pinned versions were tested with).
+# PYTHON chooses the interpreter (3.11 or later; 3.11 is what the pinned versions were tested with).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,7 +11,7 @@ wanted="$(cat pyproject.toml constraints.txt | cksum) $extra"
 stamp=".venv/installed${extra:+-$extra}"
 
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10) and "lors needs Python 3.10 or later")'
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lors needs Python 3.11 or later")'
     .venv/bin/python -m pip --version >/dev/null 2>&1 || "${PYTHON:-python3}" -m venv --clear .venv
     torch=(torch)
     if ! command -v nvidia-smi >/dev/null; then

@@ -6,44 +6,74 @@ applied without the mask they would be another model.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lors_cli import adapters
-from lors_cli.artifacts import files, tensors
+from lors_cli.artifacts import files, peft_options, tensors
+from lors_cli.artifacts.file_writer import FileWriter
 from lors_cli.artifacts.publish import written_aside
 from lors_cli.errors import LorsError, request_error
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+NAMED = "base_model_name_or_path"  # what the config calls the model
+MADE_ON = "made_on"  # where the weights file keeps the digests of the model's tensors: PEFT reads it without a word
+PICKLED = "adapter_model.bin"
 
 
 @dataclass
 class AdapterFile:
-    """The content of an adapter directory; `modules` maps a linear's name to its tensors."""
+    """The content of an adapter directory.
+
+    Attributes:
+        method: a key of `METHODS`.
+        rank: of the update.
+        alpha: the update is scaled by alpha / rank.
+        modules: the tensors by the names of their linears.
+        made_on: the digests of the tensors of its model, as `lors_cli.models.identity` has them; empty if not recorded.
+        config: all of adapter_config.json; empty before it is written.
+        scaling: the rank and alpha of linears for which they are not `rank` and `alpha`.
+        written: when its files were, in seconds since 1970.
+
+    """
 
     method: str
     rank: int
     alpha: float
     modules: dict[str, dict[str, Tensor]]
+    made_on: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    scaling: dict[str, tuple[int, float]] = field(default_factory=dict)
+    written: float = 0.0
+
+    def of(self, linear: str) -> tuple[int, float]:
+        """The rank and the alpha of the update of a linear."""
+        return self.scaling.get(linear, (self.rank, self.alpha))
 
     @property
-    def scale(self) -> float:
-        """What the update is multiplied by."""
-        return self.alpha / self.rank
+    def model(self) -> str | None:
+        """What the config calls the model that it was made on."""
+        return self.config.get(NAMED) or None
+
+    def lacks(self, name: str) -> bool:
+        """Whether the config says that the linear `name` is adapted, and the file has nothing for it."""
+        return name not in self.modules and peft_options.targets(self.config, name)
 
 
 def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) -> None:
-    """Write `content` into `directory`; `base` is the model that it was trained for."""
-    write_tensors(content.modules, directory / WEIGHTS)
+    """Write `content` into `directory`; `base` is the model that it was trained for, a directory or a hub id."""
+    place = Path(base).expanduser()
+    write_tensors(content.modules, directory / WEIGHTS, made_on=content.made_on)
     config = {
         "peft_type": adapters.METHODS[content.method].peft_type,
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        NAMED: str(place.absolute()) if base and place.exists() else base,
         "r": content.rank,
         "lora_alpha": content.alpha,
         "lora_dropout": dropout,
@@ -73,36 +103,89 @@ def save_whole(directory: Path, content: AdapterFile, *, base: str, dropout: flo
         save(aside, content, base=base, dropout=dropout)
 
 
-def write_tensors(modules: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-    """Write the tensors of adapters, by module and name, under PEFT's names."""
+def write_tensors(
+    modules: Mapping[str, Mapping[str, Tensor]], path: Path, *, made_on: Mapping[str, Any] | None = None
+) -> None:
+    """Write the tensors of adapters, by module and name, under PEFT's names, with the digests of their model."""
     flat = {
         f"{PREFIX}{module}.{name}.weight": tensor.detach().cpu()
         for module, named in modules.items()
         for name, tensor in named.items()
     }
-    tensors.write(flat, path)
+    metadata = {"format": "pt", **({MADE_ON: json.dumps(made_on)} if made_on else {})}
+    writer = FileWriter(path, flat, metadata=metadata)  # the library would write metadata in any order
+    for name, tensor in flat.items():
+        writer.write(name, tensor)
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of an adapter file, by module and name."""
+    """The tensors of an adapter file, by module and name.
+
+    Raises:
+        LorsError: the file is damaged.
+        ValueError: one does not have a name that `write_tensors` gives.
+
+    """
     modules: dict[str, dict[str, Tensor]] = {}
     with tensors.open_shard(path) as file:
         for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-            module, name = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
+            module, _, name = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+            if not module or key != f"{PREFIX}{module}.{name}.weight":
+                raise ValueError(key)
             modules.setdefault(module, {})[name] = file.get_tensor(key)
     return modules
 
 
-def load(directory: Path, key: str) -> AdapterFile:
+def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
     """Read an adapter directory, made by lors or (LoRA) by PEFT; `key` is the config's path to it.
 
+    Tensors in 16 bits become float32, in which every method computes its update. With `uniform` all linears have to
+    have the same rank and alpha.
+
     Raises:
-        RequestError: there is none, or it is of a kind that lors cannot merge.
+        RequestError: there is none, or it is of a kind that lors cannot merge, or holds tensors that it cannot use.
         LorsError: a file is damaged.
 
     """
-    config = read_config(directory, key)
-    return AdapterFile(**config, modules=read_tensors(directory / WEIGHTS))
+    config, path = read_config(directory, key), directory / WEIGHTS
+    names = adapters.METHODS[config["method"]].adapter.parameter_names
+    wanted, remedy = f"tensors {' and '.join(names)} of linears, floats and finite", "copy or train the adapter again"
+    try:
+        modules = read_tensors(path)
+    except ValueError as error:
+        remedy = f"save it with PEFT's save_embedding_layers=False, or {peft_options.MERGE_WITH_PEFT}"
+        raise request_error(key, wanted, f"a tensor {error}", remedy, path) from None
+    if not modules:
+        raise request_error(key, wanted, "none", remedy, path)
+    content, rank, alpha = _content(directory), config["rank"], config["alpha"]
+    scaling = {module: peft_options.scaling(content, key, directory / CONFIG, module) for module in modules}
+    scaling = {module: own for module, own in scaling.items() if own != (rank, alpha)}
+    if uniform and scaling:
+        module, (other, own) = min(scaling.items())
+        got = f"rank {other} and alpha {own:g} for {module}, rank {rank} and alpha {alpha:g} in general"
+        expected = "one rank and alpha for all linears, which `lors merge` alone does not need"
+        raise request_error(key, expected, got, "merge it and name the merged model", directory / CONFIG)
+    for module, named in modules.items():
+        if missing := set(names) - named.keys():
+            raise request_error(key, wanted, f"no {min(missing)} of {module}", remedy, path)
+        for name, tensor in named.items():
+            if name not in names:
+                without = "save it with PEFT's save_embedding_layers=False, or train it without this tensor"
+                raise request_error(key, wanted, f"a tensor {module}.{name}", without, path)
+            if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+                got = f"{module}.{name} of {tensors.dtype_name(tensor.dtype)}"
+                raise request_error(key, wanted, got, "save it in float32", path)
+            if not bool(tensor.isfinite().all()):
+                raise request_error(key, wanted, f"NaN or infinity in {module}.{name}", remedy, path)
+            named[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    with tensors.open_shard(path) as file:
+        metadata = file.metadata() or {}
+    try:
+        made_on = {name: [*digests] for name, digests in json.loads(metadata.get(MADE_ON, "{}")).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LorsError(f"{path}: its {MADE_ON} is damaged: {error}; copy or train the adapter again") from None
+    written = max(file.stat().st_mtime for file in (path, directory / CONFIG))
+    return AdapterFile(**config, modules=modules, made_on=made_on, config=content, scaling=scaling, written=written)
 
 
 def read_config(directory: Path, key: str) -> dict[str, Any]:
@@ -116,24 +199,38 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
     wanted = f"an adapter directory ({CONFIG} and {WEIGHTS})"
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
-            raise request_error(key, wanted, f"{directory}, which has no {name}", "run `lors train` first")
-    try:
-        config = json.loads((directory / CONFIG).read_text())
-    except ValueError as error:
-        raise LorsError(f"{directory / CONFIG} is damaged: {error}") from None
+            raise request_error(key, wanted, f"{directory}, which has no {name}", _where_it_is(directory))
+    config = _content(directory)
     by_type = {row.peft_type: name for name, row in adapters.METHODS.items()}
     kind = config.get("peft_type")
     if kind not in by_type:
-        raise request_error(key, f"an adapter of type {', '.join(by_type)}", repr(kind), "train it with lors")
-    for option in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
-        if config.get(option):
-            raise request_error(
-                key, f"a LoRA adapter without {option}", repr(config[option]), "train it without", directory
-            )
-    return {"method": by_type[kind], "rank": config["r"], "alpha": config["lora_alpha"]}
+        remedy = f"train it with lors, or, if it is of a kind that can be merged, {peft_options.MERGE_WITH_PEFT}"
+        raise request_error(key, f"an adapter of type {', '.join(by_type)}", repr(kind), remedy, directory / CONFIG)
+    peft_options.check(config, key, directory / CONFIG)
+    rank, alpha = peft_options.scaling(config, key, directory / CONFIG)
+    return {"method": by_type[kind], "rank": rank, "alpha": alpha}
+
+
+def _content(directory: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((directory / CONFIG).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+    except ValueError as error:
+        raise LorsError(f"{directory / CONFIG} is damaged: {error}") from None
+    return content
+
+
+def _where_it_is(directory: Path) -> str:
+    """What to do about a directory that is not one of an adapter."""
+    if (directory / PICKLED).is_file():
+        save = f'PeftModel.from_pretrained(model, "{directory}").save_pretrained(...)'
+        return f"lors opens no pickles such as {PICKLED}: write it as safetensors with PEFT, {save}, and name that"
+    inside = sorted(path.parent for path in directory.glob(f"*/{CONFIG}"))
+    return f"name the adapter in it: {inside[0]}" if inside else "run `lors train` first"
 
 
 def read_dropout(directory: Path) -> float:
     """The dropout that an adapter was trained with; `directory` is one that `read_config` takes."""
-    dropout: float = json.loads((directory / CONFIG).read_text()).get("lora_dropout") or 0.0
+    dropout: float = _content(directory).get("lora_dropout") or 0.0
     return dropout

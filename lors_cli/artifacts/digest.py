@@ -7,8 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# What a model or adapter is made of: weights, configs, tokenizer, templates. Anything else (a README) may change.
-CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+from lors_cli.artifacts import model_files
+
+# What a model or adapter is made of: weights, configs, tokenizer, templates, code. Anything else (a README) may change.
+CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.py", "merges.txt", "vocab.txt")
 
 
 def of_file(path: Path) -> str:
@@ -32,7 +34,7 @@ def _hash_stream(file: Any) -> str:
 
 def of_directory(directory: Path) -> str:
     """The digest of the model or adapter in `directory`: of the names and contents of the files in `CONTENT`."""
-    return of_files({path.name: path for path in directory.glob("*")})
+    return of_files(model_files.files(directory))
 
 
 def of_files(files: dict[str, Path]) -> str:

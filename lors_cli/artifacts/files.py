@@ -16,9 +16,10 @@ def write_json(path: Path, value: Any) -> None:
 
     Raises:
         LorsError: the write failed.
+        ValueError: a number is not finite, which JSON does not have.
 
     """
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +25,15 @@ def scratch(partial: Path) -> Path:
 
 
 def publish(partial: Path, final: Path) -> None:
-    """Give the finished `partial` its final name. What `final` held before is removed only after the swap."""
+    """Give the finished `partial` its final name. What `final` held before is removed only after the swap.
+
+    All in it gets the mode that the umask gives, whatever the libraries that wrote it make of it.
+    """
     scratched = partial / "work"
+    folder, file = _modes(partial)
     for path in [*partial.rglob("*"), partial]:
         if path != scratched and scratched not in path.parents:
+            _set_mode(path, folder if path.is_dir() else file)
             flush(path)
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
@@ -51,6 +58,28 @@ def written_aside(final: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def use_default_mode(file: Path) -> None:
+    """Give a file that a library wrote for its owner alone the mode that the umask gives."""
+    _set_mode(file, _modes(file.parent)[1])
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:  # where they are all the same, they may not be changed
+        path.chmod(mode)
+
+
+def _modes(beside: Path) -> tuple[int, int]:
+    """The modes of a new folder and of a new file in the folder `beside`."""
+    folder = Path(tempfile.mkdtemp(dir=beside, prefix=".mode-"))
+    try:
+        (folder / "folder").mkdir()
+        (folder / "file").touch()
+        modes = [stat.S_IMODE((folder / name).stat().st_mode) for name in ("folder", "file")]
+        return modes[0], modes[1]
+    finally:
+        shutil.rmtree(folder)
 
 
 def flush(path: Path) -> None:

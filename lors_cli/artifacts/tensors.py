@@ -1,7 +1,5 @@
 """Tensors of a model directory, read one at a time from its safetensors files; shards written with the same layout."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lors_cli.artifacts import files
-from lors_cli.errors import LorsError
+from lors_cli.artifacts import files, publish
+from lors_cli.artifacts.model_files import FilesError, weight_files
 
 PACKED_SUFFIX = ".packed.safetensors"  # only `lors unpack` reads such files
-INDEX = "model.safetensors.index.json"
-# Files that hold weights or describe their split; everything else of a model directory is copied as it is.
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 
 
 # The names of dtypes in a safetensors header.
@@ -39,39 +34,17 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def shards(directory: Path) -> list[Path]:
-    """The safetensors files of `directory`, each checked to be whole.
+    """The files of the model in `directory`, as `model_files.weight_files` has them, each checked to be whole.
 
     Raises:
         LorsError: there is none, one that the index names is missing, or one is truncated or damaged.
 
     """
-    names = {path.name for path in directory.glob("*.safetensors")}
-    index = directory / INDEX
-    if index.is_file():
-        try:
-            content = json.loads(index.read_text(), object_pairs_hook=_each_name_once)
-            names = {str(Path(name)) for name in content["weight_map"].values()}
-            if any(Path(name).name != name for name in names):
-                raise ValueError("it names files in other directories")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise LorsError(f"{index} is damaged: {error}; copy it again from its source") from None
-    if not names:
-        raise LorsError(f"{directory} has no *.safetensors file")
-    paths = [directory / name for name in sorted(names)]
+    paths = weight_files(directory)
     for path in paths:
-        if not path.is_file():
-            raise LorsError(f"{path} is named by {INDEX} but missing; copy it again from its source")
         with open_shard(path):
             pass
     return paths
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)} twice")
-    return entries
 
 
 def open_shard(path: Path) -> Any:
@@ -79,9 +52,8 @@ def open_shard(path: Path) -> Any:
     try:
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        raise LorsError(
-            f"{path} is truncated or damaged ({path.stat().st_size} bytes): {error}; copy it again from its source"
-        ) from None
+        reason = f"is truncated or damaged ({path.stat().st_size} bytes): {error}"
+        raise FilesError(path, reason, "copy it again from its source") from None
 
 
 def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
@@ -109,12 +81,12 @@ class TensorFiles:
             with open_shard(file) as shard:
                 for name in shard.keys():  # noqa: SIM118 - safe_open is not a mapping
                     if name in self.layout:
-                        raise LorsError(f"{path}: the tensor {name} is in both {self._file[name].name} and {file.name}")
+                        reason = f"has the tensor {name} in both {self._file[name].name} and {file.name}"
+                        raise FilesError(path, reason, "keep the files of one save only")
                     part = shard.get_slice(name)
                     if part.get_dtype() not in DTYPES:
-                        raise LorsError(
-                            f"{file}: the tensor {name} has the dtype {part.get_dtype()}, which lors cannot read"
-                        )
+                        reason = f"has the tensor {name} in {part.get_dtype()}, which stands for other numbers"
+                        raise FilesError(file, reason, "use the model before quantisation")
                     self.layout[name] = tuple(part.get_shape()), DTYPES[part.get_dtype()]
                     self._file[name] = file
 
@@ -134,16 +106,9 @@ def write(tensors: dict[str, Tensor], path: Path) -> None:
     """
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+        publish.use_default_mode(path)  # the library writes for the owner alone
     except (safetensors.SafetensorError, OSError) as error:
         raise files.write_failed(path, error) from None
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy what is neither weights nor a description of another model: tokenizer, templates, licence, configs."""
-    for path in sorted(source.iterdir()):
-        own = path.name.endswith(WEIGHT_SUFFIXES) or path.name.startswith((".", "README")) or path.name == "lors.json"
-        if path.is_file() and not own and not (target / path.name).exists():
-            shutil.copyfile(path, target / path.name)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -9,7 +9,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -18,12 +17,16 @@ from transformers import (
 )
 
 from lors_cli import processes
-from lors_cli.artifacts import tensors
+from lors_cli.artifacts import model_files, tensors
 from lors_cli.errors import LorsError, request_error
-from lors_cli.models import structure
+from lors_cli.models import configs, sentencepiece_model, structure
+from lors_cli.models.linears import NO_REMEDY
+from lors_cli.models.weights import FLOATS, keep_wider, open_weights
 
 log = logging.getLogger(__name__)
 
+REMEDY = "correct config.json; code from a hub repository runs only with trust_remote_code: true"
+TOKENIZER_FILES = ("tokenizer", "tokenizer_config", "special_tokens_map", "added_tokens", "vocab")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,32 +38,34 @@ def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = 
 
     """
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        config = configs.of(directory, trust_remote_code=trust_remote_code)
         stored_as = DTYPES.get(dtype) or config.get_text_config().dtype or _stored_dtype(directory)
+        if stored_as not in FLOATS:
+            raise ValueError(f"dtype {tensors.dtype_name(stored_as)}, which is none of {', '.join(DTYPES)}")
         with init_empty_weights(include_buffers=False):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=stored_as, trust_remote_code=trust_remote_code
             )
         model.tie_weights()
+        keep_wider(model, stored_as)
         if smaller := structure.read(directory):
             structure.shrink(model, smaller)
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        raise request_error(
-            "model",
-            "a causal language model that transformers can build",
-            str(error).strip().splitlines()[0],
-            "check config.json; code from a hub repository runs only with trust_remote_code: true",
-            file=directory / "config.json",
-        ) from None
-    if getattr(config, "quantization_config", None):
-        got = f"quantization_config in {directory / 'config.json'}"
-        raise request_error("model", "a model whose weights are plain floats", got, "use the model before quantisation")
+    except LorsError:
+        raise
+    except Exception as error:  # whatever a wrong value in the config leads to
+        got, remedy = " ".join(str(error).strip().partition("\n\n")[0].split()) or type(error).__name__, REMEDY
+        if "for this kind of AutoModel" in got:
+            got, remedy = f"{type(config).__name__}, which AutoModelForCausalLM does not load", NO_REMEDY
+        elif "'torch' has no attribute" in got:
+            got, remedy = f"a dtype that PyTorch does not have: {got}", f"set dtype to one of {', '.join(DTYPES)}"
+        expected = "a causal language model that transformers can build"
+        raise request_error("model", expected, got, remedy, file=directory / "config.json") from None
     return model.eval()
 
 
 def _stored_dtype(directory: Path) -> torch.dtype:
     """The dtype of the first floating tensor in the files of `directory`, float32 where they are not there yet."""
-    if not any(directory.glob("*.safetensors")):
+    if not model_files.has_weights(directory):
         return torch.float32
     dtypes = (dtype for _, dtype in tensors.TensorFiles(directory).layout.values() if dtype.is_floating_point)
     return next(dtypes, torch.float32)
@@ -77,30 +82,6 @@ def layout(model: PreTrainedModel) -> dict[str, Tensor]:
     return tensors_by_name
 
 
-def open_weights(directory: Path, model: PreTrainedModel, key: str) -> tensors.TensorFiles:
-    """The weights of `model` in `directory`, with every name and shape checked.
-
-    Raises:
-        RequestError: a file is missing or damaged, or a tensor is missing, stands in two files or has another shape.
-
-    """
-    wanted, remedy = "safetensors files that hold every tensor of the model once", "copy the model again"
-    try:
-        checkpoint = tensors.TensorFiles(directory)
-    except LorsError as error:
-        raise request_error(key, wanted, error, remedy, file=directory) from None
-    for name, tensor in layout(model).items():
-        if name not in checkpoint.layout:
-            got = f"no tensor {name} among {len(checkpoint.layout)}"
-            remedy = "copy the model again; if its tensors are named otherwise, save it once with save_pretrained"
-            raise request_error(key, wanted, got, remedy, file=directory)
-        shape, dtype = checkpoint.layout[name]
-        if shape != tuple(tensor.shape) or not dtype.is_floating_point:
-            got = f"{name} of shape {shape} and dtype {tensors.dtype_name(dtype)}"
-            raise request_error(key, f"{name} of shape {tuple(tensor.shape)}", got, remedy, file=directory)
-    return checkpoint
-
-
 def load_model(
     directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
@@ -113,15 +94,17 @@ def load_model(
         trust_remote_code: whether code that the directory brings may run.
 
     Raises:
-        LorsError: a weight file is damaged, or a tensor is missing or has another shape.
+        RequestError: it is not a model that transformers can build; or as in `open_weights`.
+        LorsError: transformers found its tensors to be others than the model's.
 
     """
-    tensors.shards(directory)
     if structure.read(directory):
         return _load_smaller(directory, dtype, device, trust_remote_code=trust_remote_code)
+    open_weights(directory, skeleton(directory, dtype, trust_remote_code=trust_remote_code), "model", converts=True)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             directory,
+            config=configs.of(directory, trust_remote_code=trust_remote_code),
             dtype=DTYPES.get(dtype, "auto"),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -130,10 +113,11 @@ def load_model(
     except (RuntimeError, OSError, ValueError) as error:
         raise LorsError(f"{directory} could not be loaded: {error}") from error
     # transformers fills what it does not find with random numbers and goes on
-    wrong = [*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])]
+    wrong = [*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"]), *info["unexpected_keys"]]
     if wrong:
         raise LorsError(
-            f"{directory} lacks {len(wrong)} tensors or has them in another shape, among them {sorted(wrong)[0]}"
+            f"{directory} lacks {len(wrong)} tensors, or has them in another shape or too many, among them"
+            f" {sorted(wrong)[0]}"
         )
     model.eval()
     loaded: PreTrainedModel = model.to(device)
@@ -157,11 +141,13 @@ def _load_smaller(directory: Path, dtype: str, device: torch.device, *, trust_re
     return loaded
 
 
-def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of `directory`.
+def load_tokenizer(
+    directory: Path, model: PreTrainedModel | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of `directory`, checked to have no token that the (skeleton) `model`, if given, cannot embed.
 
     Raises:
-        RequestError: it has none.
+        RequestError: it has none, or tokens beyond the rows of the embedding.
 
     """
     try:
@@ -169,22 +155,79 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
             directory, trust_remote_code=trust_remote_code
         )
     except (ValueError, OSError, KeyError, ImportError, TypeError, AttributeError) as error:
+        if sentencepiece_model.is_alone(directory) and not sentencepiece_model.is_readable():
+            got = f"{directory}, whose tokenizer.model needs the library protobuf, which is not installed"
+            raise request_error("model", "a tokenizer that can be read", got, "pip install protobuf") from None
         raise request_error(
             "model",
             "a directory with a tokenizer (tokenizer.json, or tokenizer.model)",
             f"{directory}: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
             "copy the tokenizer files of the original model into it",
         ) from None
+    if sentencepiece_model.is_alone(directory) and sentencepiece_model.difference(directory, tokenizer):
+        got = f"{directory}, where transformers reads tokenizer.model otherwise than SentencePiece does"
+        remedy = "copy tokenizer_config.json, or tokenizer.json, of the original model into it"
+        raise request_error("model", "a tokenizer that is read as it was made", got, remedy)
+    if model is not None:
+        _check_tokens(tokenizer, model, directory)
     # One text of a whole corpus is tokenised at once, and cut into windows afterwards: its length deserves no warning.
     tokenizer.model_max_length = int(1e30)
     return tokenizer
 
 
-def copy_config(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Copy config.json with the dtype in which the weights are now stored."""
-    content = json.loads((source / "config.json").read_text())
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, directory: Path) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    # A text model may keep the tokenizer of a family that also sees: Gemma 3 1B has no row for its image token.
+    named = tokenizer.special_tokens_map.items()
+    of_others = {text for name, text in named if name not in PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
+    beyond = {i: text for text, i in tokenizer.get_vocab().items() if i >= rows and text not in of_others}
+    # Nor does a token of no file count: transformers' classes add their family's own to a tokenizer without it.
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    beyond = {i: text for i, text in beyond.items() if text in used or _is_in_files(text, directory)}
+    if beyond:
+        first = min(beyond)
+        more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise request_error(
+            "model",
+            f"a tokenizer whose tokens all have one of the {rows} rows of the embedding",
+            f"the token {beyond[first]!r} with the number {first}{more}",
+            f"model.resize_token_embeddings({max(beyond) + 1}) in transformers and model.save_pretrained(...), or take"
+            " the tokens out of the tokenizer",
+            file=directory,
+        )
+
+
+def _is_in_files(token: str, directory: Path) -> bool:
+    forms = {token.encode(), json.dumps(token)[1:-1].encode(), json.dumps(token, ensure_ascii=False)[1:-1].encode()}
+    files = (path.read_bytes() for path in directory.glob("*") if path.stem in TOKENIZER_FILES)
+    return any(form in content for content in files for form in forms)
+
+
+def stop_tokens(directory: Path) -> frozenset[int]:
+    """The tokens that end generation, as generation_config.json in `directory` says, else config.json.
+
+    Raises:
+        RequestError: the file is not JSON.
+
+    """
+    tokens: Any = None
+    for file in (directory / "generation_config.json", directory / "config.json"):
+        if tokens is None and file.is_file():
+            try:
+                tokens = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            except ValueError as error:
+                raise request_error("model", "JSON", f"{file}: {error}", "copy the file from the model again") from None
+    listed = tokens if isinstance(tokens, list) else [tokens]
+    return frozenset(token for token in listed if isinstance(token, int) and token >= 0)
+
+
+def copy_config(source: Path, target: Path, model: PreTrainedModel) -> None:
+    """Copy config.json with the form in which the weights of the (skeleton) `model` are now stored."""
+    content = model_files.as_stored(json.loads((source / "config.json").read_text()))
     content.pop("torch_dtype", None)  # the older name
-    content["dtype"] = tensors.dtype_name(dtype)
+    content["dtype"] = tensors.dtype_name(model.dtype)
+    if getattr(model, "lors_untied", False):
+        content["tie_word_embeddings"] = False
     (target / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -236,9 +279,15 @@ def check_dtype(name: str, device: torch.device, key: str) -> None:
         raise request_error(key, "a dtype that the device computes in", got, f"set {key} to float32")
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """How many positions a (skeleton) model was made for; None if its config does not say so."""
+    most: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most
+
+
 def warn_of_length(model: PreTrainedModel, length: int, key: str) -> None:
     """Say so where windows are longer than what the (skeleton) model was made for."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = positions(model)
     if most and length > most:
         log.warning("%s is %d, longer than the model's %d positions: expect poor results", key, length, most)
 

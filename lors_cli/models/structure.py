@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lors_cli.artifacts import tensors
+from lors_cli.artifacts import model_files, tensors
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models.linears import find_blocks
 
@@ -110,7 +110,7 @@ def write_weights(original: Path, directory: Path, structure: Structure, dtype: 
         total += sum(tensor.nbytes for tensor in content.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (directory / tensors.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (directory / model_files.INDEX).write_text(json.dumps(index, indent=2) + "\n")
     structure.write(directory)
 
 

@@ -48,7 +48,7 @@ def test_plain_peft_refuses_the_masked_adapters(trained: Callable[[str], Path], 
 
 def test_names_and_shapes_are_pefts(trained: Callable[[str], Path]) -> None:
     content = adapter_file.load(trained("lors") / "adapter", "k")
-    assert (content.method, content.rank, content.scale) == ("lors", 4, 4.0)
+    assert (content.method, content.rank, content.alpha) == ("lors", 4, 16.0)
     assert len(content.modules) == 14
     tensors = content.modules["model.layers.1.mlp.down_proj"]
     assert {name: tuple(t.shape) for name, t in tensors.items()} == {"lora_A": (4, 64), "lora_B": (32, 4)}
@@ -59,7 +59,12 @@ def test_what_cannot_be_merged_is_refused(trained: Callable[[str], Path], tmp_pa
     adapter = trained("lora") / "adapter"
     path = adapter / adapter_file.CONFIG
     config = json.loads(path.read_text())
-    for change in ({"peft_type": "LOHA"}, {"use_dora": True}, {"rank_pattern": {"x": 2}}):
+    for change in (
+        {"peft_type": "LOHA"},
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2}},
+        {"rank_pattern": {"(": 2}},
+    ):
         path.write_text(json.dumps({**config, **change}))
         with pytest.raises(RequestError, match="expected"):
             adapter_file.load(adapter, "k")

@@ -1,9 +1,15 @@
 import os
+import shutil
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts import adapter_file, digest, publish
+from lors_cli.artifacts.adapter_file import AdapterFile
 
 
 def test_publishing_swaps_the_whole_directory(tmp_path: Path) -> None:
@@ -40,3 +46,30 @@ def test_digest_depends_on_content_alone(tmp_path: Path) -> None:
     assert digest.of_directory(tmp_path / "a") == digest.of_directory(tmp_path / "b")
     (tmp_path / "b" / "model.safetensors").write_bytes(b"x")
     assert digest.of_directory(tmp_path / "a") != digest.of_directory(tmp_path / "b")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_what_is_published_has_the_modes_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    final = tmp_path / "final"
+    before = os.umask(umask)
+    try:
+        with publish.written_aside(final) as partial:
+            save_file({"a": torch.zeros(2)}, partial / "a.safetensors")  # for its owner alone
+            shutil.copytree(tempfile.mkdtemp(dir=tmp_path), partial / "copied")
+            (partial / "run.sh").touch(0o755)
+        adapter = AdapterFile("lora", 1, 1.0, {"l": {"lora_A": torch.zeros(1, 2), "lora_B": torch.zeros(2, 1)}})
+        adapter_file.save_whole(tmp_path / "adapter", adapter, base=str(final), dropout=0.0)
+    finally:
+        os.umask(before)
+    published = [path for top in (final, tmp_path / "adapter") for path in (top, *top.rglob("*"))]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in published}
+    assert len(modes) == 7
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o666 & ~umask}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o777 & ~umask}
+
+
+def test_the_group_of_a_shared_folder_stays(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2770)
+    with publish.written_aside(tmp_path / "final") as partial:
+        (partial / "sub").mkdir()
+    assert all(path.stat().st_mode & stat.S_ISGID for path in (tmp_path / "final", tmp_path / "final" / "sub"))

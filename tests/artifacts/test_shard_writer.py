@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from lors_cli.artifacts import tensors
+from lors_cli.artifacts import model_files, tensors
 from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.errors import LorsError
-from lors_cli.models import load
+from lors_cli.models import load, weights
 
 ONE = 5 * 10**9
 SEVERAL = 12_000
@@ -73,7 +73,7 @@ def test_the_files_are_those_of_a_whole_save(
 def test_from_the_skeleton_of_a_directory(tmp_path: Path) -> None:
     expected = saved(model(tied=True, dtype=torch.bfloat16), tmp_path / "whole", SEVERAL)
     skeleton = load.skeleton(tmp_path / "whole")
-    source = load.open_weights(tmp_path / "whole", skeleton, "model")
+    source = weights.open_weights(tmp_path / "whole", skeleton, "model")
     (tmp_path / "parts").mkdir()
     writer = ShardWriter(tmp_path / "parts", load.layout(skeleton), SEVERAL)
     for name in load.layout(skeleton):
@@ -174,7 +174,7 @@ def test_flush_finds_the_files_of_a_prefix(tmp_path: Path, monkeypatch: pytest.M
     given = model()
     directory = tmp_path / "parts"
     written(given, directory, SEVERAL)
-    weight_map: dict[str, str] = json.loads((directory / tensors.INDEX).read_text())["weight_map"]
+    weight_map: dict[str, str] = json.loads((directory / model_files.INDEX).read_text())["weight_map"]
     places = {name: (directory / file).stat().st_ino for name, file in weight_map.items()}
     flushed: list[int] = []
     monkeypatch.setattr("os.fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))

@@ -1,17 +1,15 @@
 """Reading a directory of safetensors files that is whole, and every way in which it may not be."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from lors_cli.artifacts.tensors import INDEX, TensorFiles, read, shards
-from lors_cli.errors import LorsError, RequestError
-from lors_cli.models import load
+from lors_cli.artifacts.model_files import INDEX
+from lors_cli.artifacts.tensors import TensorFiles, read, shards
+from lors_cli.errors import LorsError
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 PARTS = {
@@ -45,32 +43,29 @@ def test_one_file_is_a_checkpoint_too(directory: Path) -> None:
     assert torch.equal(files.tensor("c"), ALL["c"])
 
 
-def test_without_an_index_all_files_count_and_with_one_only_those_it_names(directory: Path) -> None:
+def test_only_the_files_that_the_index_names_count(directory: Path) -> None:
     save_file({"a": torch.zeros(1)}, directory / "other.safetensors")
     assert TensorFiles(directory).layout["a"][0] == (2, 3)
     assert shards(directory) == [directory / FIRST, directory / SECOND]
-    (directory / INDEX).unlink()
-    with pytest.raises(LorsError, match=rf"the tensor a is in both {FIRST} and other\.safetensors"):
-        TensorFiles(directory)
 
 
 def test_an_index_that_names_a_tensor_twice(directory: Path) -> None:
     text = (directory / INDEX).read_text()
     for again in (f'"a": "{FIRST}"', f'"a": "{SECOND}"'):  # even where both say the same
         (directory / INDEX).write_text(text.replace('"c":', f'{again}, "c":'))
-        with pytest.raises(LorsError, match=rf"{INDEX} is damaged: it names a twice"):
+        with pytest.raises(LorsError, match=rf"damaged {INDEX}: it names a twice"):
             TensorFiles(directory)
 
 
 def test_a_tensor_in_two_shards(directory: Path) -> None:
     save_file({**PARTS[SECOND], "a": ALL["a"].clone()}, directory / SECOND)
-    with pytest.raises(LorsError, match=f"the tensor a is in both {FIRST} and {SECOND}"):
+    with pytest.raises(LorsError, match=f"the tensor a in both {FIRST} and {SECOND}"):
         TensorFiles(directory)
 
 
 def test_a_missing_shard(directory: Path) -> None:
     (directory / SECOND).unlink()
-    with pytest.raises(LorsError, match=rf"{SECOND} is named by {INDEX} but missing"):
+    with pytest.raises(LorsError, match=rf"lacks {SECOND}, which {INDEX} names"):
         TensorFiles(directory)
 
 
@@ -108,57 +103,8 @@ def test_a_directory_without_weights(tmp_path: Path) -> None:
             TensorFiles(path)
 
 
-def change(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
-    (file,) = path.glob("*.safetensors")
-    content = load_file(file)
-    edit(content)
-    save_file(content, file, metadata={"format": "pt"})
-
-
-NORM = "model.layers.1.input_layernorm.weight"
-
-
-@pytest.mark.parametrize(
-    ("edit", "match"),
-    [
-        (lambda content: content.pop(NORM), rf"no tensor {NORM} among 19"),
-        (lambda content: content.update({NORM: torch.ones(31)}), rf"{NORM} of shape \(31,\)"),
-        (lambda content: content.update({NORM: torch.ones(1, 32)}), rf"{NORM} of shape \(1, 32\)"),
-        (lambda content: content.update({NORM: torch.ones(32, dtype=torch.int8)}), rf"{NORM} .* dtype int8"),
-    ],
-)
-def test_a_model_whose_files_hold_something_else(
-    make_model: Callable[..., Path], tmp_path: Path, edit: Callable[[dict[str, Tensor]], object], match: str
-) -> None:
-    path = make_model(tmp_path / "model")
-    change(path, edit)
-    with pytest.raises(RequestError, match=match) as caught:
-        load.open_weights(path, load.skeleton(path), "prune.input")
-    assert caught.value.problems[0].key == "prune.input"
-
-
-def test_a_tensor_more_than_the_model_has_does_no_harm(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    path = make_model(tmp_path / "model")
-    change(path, lambda content: content.update({"rotary.inv_freq": torch.ones(4)}))
-    assert "rotary.inv_freq" in load.open_weights(path, load.skeleton(path), "model").layout
-
-
-def test_a_damaged_model_is_a_wrong_request(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    path = make_model(tmp_path / "model", shard="20KB")
-    skeleton = load.skeleton(path)
-    first = min(path.glob("*.safetensors"))
-    whole = first.read_bytes()
-    for text in (whole[:-1], None):
-        first.unlink()
-        if text:
-            first.write_bytes(text)
-        with pytest.raises(RequestError, match=first.name) as caught:
-            load.open_weights(path, skeleton, "model")
-        assert caught.value.problems[0].file == str(path)
-
-
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.float8_e8m0fnu])
 def test_a_dtype_that_no_model_here_has_is_no_crash(tmp_path: Path, dtype: torch.dtype) -> None:
-    save_file({"scales": torch.ones(4).to(dtype)}, tmp_path / "a.safetensors")
+    save_file({"scales": torch.ones(4).to(dtype)}, tmp_path / "model.safetensors")
     with pytest.raises(LorsError, match="scales"):
         TensorFiles(tmp_path)

@@ -25,6 +25,11 @@ def test_what_is_no_model(tmp_path: Path, make: Callable[[Path], object], expect
         source.resolve(str(make(tmp_path)))
 
 
+def test_a_file_in_the_place_of_its_directory(dense: Path) -> None:
+    with pytest.raises(RequestError, match="name the directory that it is in"):
+        source.resolve(str(dense / "model.safetensors"))
+
+
 def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

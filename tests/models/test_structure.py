@@ -130,7 +130,7 @@ def test_the_counts_of_the_papers_models_from_their_configs(
 @pytest.mark.parametrize(
     ("prune", "expected"),
     [
-        ({**RANDOM, "ratio": 1.0}, "less than 1"),
+        ({**RANDOM, "ratio": 1.0}, "below 1"),
         ({**RANDOM, "keep_first": 2}, "some blocks between"),
         ({"method": "structured_random"}, "ratio: the fraction"),
         ({**RANDOM, "sparsity": "2:4"}, "no sparsity"),

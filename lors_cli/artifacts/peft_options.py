@@ -1,0 +1,96 @@
+"""Which options of PEFT's adapter configs are understood: what was proved against PEFT's own merge, and nothing else.
+
+An option is understood if it is off (null, false, empty), if it cannot change what the saved tensors mean, or if its
+value is in `VERIFIED`. Any other one is refused by name, also one that a later PEFT will bring.
+"""
+
+import math
+import re
+from typing import Any
+
+from lors_cli.errors import request_error
+
+# They say where the adapter comes from or what it was trained with; which linears it has is said by its tensors.
+DESCRIPTIVE = {
+    *("peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("eva_config", "megatron_core", "qalora_group_size"),  # parts of an option that is off, or has been carried out
+    *("rank_pattern", "alpha_pattern"),  # see `scaling`
+}
+COPY = "copy the adapter again"
+MERGE_WITH_PEFT = "merge it with PEFT (merge_and_unload, which keeps no zeros) and name that model"
+# Values that PEFT merges as W + scale B A; tests/artifacts/test_peft_options.py compares each.
+VERIFIED: dict[str, tuple[Any, ...]] = {
+    "task_type": ("CAUSAL_LM",),
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva", "mica"),  # the others change the model's own weights
+    "use_rslora": (True,),
+}
+
+
+def check(config: dict[str, Any], key: str, file: object) -> None:
+    """Refuse a config with an option that is not understood; `key` is the config's path to the adapter.
+
+    Raises:
+        RequestError: it has one.
+
+    """
+    for option, value in config.items():
+        off = value is None or value is False or value in ({}, [], "")
+        if off or option in DESCRIPTIVE or value in VERIFIED.get(option, ()):
+            continue
+        known = " or ".join(map(repr, VERIFIED.get(option, ()))) or "left out"
+        without = "train it without"
+        if option == "init_lora_weights":  # PEFT's conversion keeps the model as it was before training
+            without = (
+                "save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA adapter"
+            )
+        raise request_error(f"{key}: {option}", known, repr(value), f"{without}, or {MERGE_WITH_PEFT}", file)
+
+
+def scaling(config: dict[str, Any], key: str, file: object, linear: str = "") -> tuple[int, float]:
+    """The rank, and the alpha for which the update is scaled by alpha / rank; of one linear if it is named.
+
+    The first pattern that matches the end of its name decides, as in PEFT's `get_pattern_key`.
+
+    Raises:
+        RequestError: they are not numbers, the rank is not positive, or a pattern is not one.
+
+    """
+    numbers: dict[str, Any] = {}
+    for option, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        by_pattern: Any = config.get(patterns) or {}
+        try:
+            own = next((v for p, v in by_pattern.items() if re.match(rf"(.*\.)?({p})$", linear)), config.get(option))
+        except (re.error, AttributeError) as error:
+            raise request_error(f"{key}: {patterns}", "regular expressions", str(error), COPY, file) from None
+        numbers[option] = own
+    rank, alpha = numbers["r"], numbers["lora_alpha"]
+    whole = isinstance(rank, int) and not isinstance(rank, bool) and rank > 0
+    if not whole or isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        got = f"r {rank!r} and lora_alpha {alpha!r}" + (f" of {linear}" if linear else "")
+        raise request_error(key, "a positive r and a finite lora_alpha", got, COPY, file)
+    return rank, alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+
+
+def targets(config: dict[str, Any], name: str) -> bool:
+    """Whether PEFT would have adapted the linear `name`, by the rules of its `check_target_module_exists`."""
+
+    def matched(patterns: Any) -> bool:
+        if isinstance(patterns, str):
+            return re.fullmatch(patterns, name) is not None
+        return any(name == pattern or name.endswith(f".{pattern}") for pattern in patterns or ())
+
+    wanted: Any = config.get("target_modules")
+    layers = config.get("layers_to_transform")
+    if not matched(wanted) or matched(config.get("exclude_modules")):
+        return False
+    if layers is None or layers == [] or isinstance(wanted, str) or name in wanted:
+        return True
+    patterns = config.get("layers_pattern") or "[^.]*"
+    number = next(filter(None, (re.match(rf".*\.{pattern}\.(\d+)\.", name) for pattern in _each(patterns))), None)
+    return number is not None and int(number[1]) in _each(layers)
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
