@@ -98,7 +98,9 @@ class Adapter(nn.Module):
         if self.adapter_checkpointing == "reentrant":
             # such checkpoints give gradients only where an argument needs one; the first block's x does not
             anchor = torch.empty(0, device=x.device, requires_grad=True)
-            y: Tensor = checkpoint(lambda x, _: function(x), x, anchor, use_reentrant=True)  # type: ignore[assignment]
+            y: Tensor = checkpoint(  # type: ignore[assignment]
+                lambda x, _: own(function(x), x.shape[:-1]), x, anchor, use_reentrant=True
+            )
         else:
             y = checkpoint(function, x, use_reentrant=False)  # type: ignore[assignment]
         return y
@@ -122,6 +124,15 @@ class LowRankAdapter(Adapter):
         if rank > min(out_features, in_features):
             raise ValueError(f"a rank of at most {min(out_features, in_features)}, the smaller side of the matrix")
         return {"lora_A": (rank, in_features), "lora_B": (out_features, rank)}
+
+
+def own(product: Tensor, rows: torch.Size) -> Tensor:
+    """A fresh `product` as (*rows, columns) that is not a view: views out of custom backwards refuse in-place changes.
+
+    Models such as Falcon add to the outputs of their linears in place.
+    """
+    result: Tensor = torch.ops.aten._unsafe_view(product, [*rows, product.shape[-1]])
+    return result
 
 
 def low_rank_sum(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Which adapters fit which linears: the ranks that a method can have, and the shapes that its tensors must have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -28,16 +28,22 @@ def ranks(kind: type[Adapter], sizes: Iterable[Size]) -> str:
 
 
 def misfits(
-    kind: type[Adapter], rank: int, tensors: Mapping[str, Mapping[str, Tensor]], sizes: Mapping[str, Size]
+    kind: type[Adapter],
+    rank: Callable[[str], int],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    sizes: Mapping[str, Size],
 ) -> list[str]:
-    """Which of the `tensors`, by module and name, do not fit the linears of these `sizes`, in words."""
+    """Which of the `tensors`, by module and name, do not fit the linears of these `sizes`, in words.
+
+    `rank` gives the one of each linear.
+    """
     problems = []
     for name, named in tensors.items():
         if name not in sizes:
             problems.append(f"there is no linear {name}")
             continue
         got = {key: tuple(tensor.shape) for key, tensor in named.items()}
-        wanted: Any = misfit(kind, rank, sizes[name]) or kind.shapes(*sizes[name], rank)
+        wanted: Any = misfit(kind, rank(name), sizes[name]) or kind.shapes(*sizes[name], rank(name))
         if got != wanted:
             problems.append(f"{name} {sizes[name]} needs {wanted}, got {got}")
     return problems

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from lors_cli.adapters import effective_cache
-from lors_cli.adapters.base import LowRankAdapter
+from lors_cli.adapters.base import LowRankAdapter, own
 from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.sparsity.packed import Stored
@@ -113,7 +113,7 @@ def _linear(x: Tensor, bias: Tensor | None, *operands: Any) -> Tensor:
     effective = Operands(*operands).effective(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     if not _in_blocks(x):
-        return F.linear(x, effective.whole(), bias)
+        return own(F.linear(x, effective.whole(), bias), x.shape[:-1])
     rows, columns = effective.shape
     flat = x.reshape(-1, columns)
     y = x.new_empty(len(flat), rows)
@@ -121,7 +121,7 @@ def _linear(x: Tensor, bias: Tensor | None, *operands: Any) -> Tensor:
         torch.mm(flat, part.T, out=y[:, first:end])
     if bias is not None:
         y += bias
-    return y.view(*x.shape[:-1], rows)
+    return own(y, x.shape[:-1])
 
 
 @_operator("linear_input_grad", "Tensor grad_y")
@@ -129,13 +129,13 @@ def _linear_input_grad(grad_y: Tensor, *operands: Any) -> Tensor:
     """The gradient of X, dY W' (..., C)."""
     effective = Operands(*operands).effective(grad_y.dtype)
     if not _in_blocks(grad_y):
-        return grad_y @ effective.whole(last=True)
+        return own(grad_y @ effective.whole(last=True), grad_y.shape[:-1])
     rows, columns = effective.shape
     flat = grad_y.reshape(-1, rows)
     grad_x = grad_y.new_empty(len(flat), columns)
     for first, end, part in effective.blocks(last=True):
         torch.addmm(grad_x, flat[:, first:end], part, beta=float(first > 0), out=grad_x)
-    return grad_x.view(*grad_y.shape[:-1], columns)
+    return own(grad_x, grad_y.shape[:-1])
 
 
 def _in_blocks(x: Tensor) -> bool:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lors_cli.artifacts.tensors import TensorFiles
 from lors_cli.errors import LorsError
 from lors_cli.models.linears import find_blocks
+from lors_cli.models.weights import Weights
 from lors_cli.sparsity import mask
 
 
@@ -21,7 +21,7 @@ class Blocks:
     """
 
     def __init__(
-        self, skeleton: PreTrainedModel, checkpoint: TensorFiles, dtype: torch.dtype, device: torch.device
+        self, skeleton: PreTrainedModel, checkpoint: Weights, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.model = skeleton
         self.prefix, self._list = find_blocks(skeleton)
@@ -61,7 +61,9 @@ class Blocks:
 
     def _placed(self, index: int, content: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move what was read to the device and give up the caller's copy."""
-        placed = {name: content.pop(name).to(self._device, self.dtype) for name in list(content)}
+        placed = {}
+        for name, planned in self._list[index].state_dict().items():
+            placed[name] = content.pop(name).to(self._device, planned.dtype)
         for name, tensor in placed.items():
             if not mask.finite(tensor):
                 full = f"{self.prefix}.{index}.{name}"
@@ -97,9 +99,11 @@ class Blocks:
             for name, parameter in list(module.named_parameters(recurse=False)):
                 value = self._checkpoint.tensor(f"{names[id(module)]}.{name}".lstrip("."))
                 # on the CPU and as stored it stays memory-mapped: only the rows of the tokens at hand are read
-                module._parameters[name] = nn.Parameter(value.to(self._device, self.dtype), requires_grad=False)
+                module._parameters[name] = nn.Parameter(value.to(self._device, parameter.dtype), requires_grad=False)
                 emptied.append((module, name, parameter))
             for name, buffer in module.named_buffers(recurse=False):
+                if name not in module._non_persistent_buffers_set:  # the file has it, as it was trained
+                    buffer = self._checkpoint.tensor(f"{names[id(module)]}.{name}".lstrip(".")).to(buffer.dtype)
                 module._buffers[name] = buffer.to(self._device)
         try:
             yield

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import processes
-from lors_cli.artifacts import publish, tensors
+from lors_cli.artifacts import publish
 from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
+from lors_cli.models.weights import Weights
 from lors_cli.sequential import fold, linear_by_linear, prune_linears
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input
@@ -32,7 +33,7 @@ class Pruning:
     """Prunes the model of `skeleton` and `checkpoint` by a recipe, on the calibration `tokens`, (windows, length)."""
 
     skeleton: PreTrainedModel
-    checkpoint: tensors.TensorFiles
+    checkpoint: Weights
     recipe: Recipe
     tokens: Tensor | None
     device: torch.device
@@ -51,7 +52,8 @@ class Pruning:
         self.blocks = Blocks(self.skeleton, self.checkpoint, dtype, self.device)
         record = Record(scratch)
         going_on = bool(record.done("prune"))
-        self.writer = ShardWriter(partial, layout, going_on=going_on) if processes.rank() == 0 else None
+        names = self.checkpoint.written
+        self.writer = ShardWriter(partial, layout, written=names, going_on=going_on) if processes.rank() == 0 else None
         self.loop = self._loop(scratch, dtype, record)
         try:
             if self.writer:  # first, because what is wrong with them should not come out last

@@ -21,26 +21,20 @@ PROBE_TOKENS = 128  # the reconstruction error of a linear is measured on so man
 
 @dataclass(eq=False)
 class Input:
-    """An input that some linears share: their names, its statistics by kind, and itself in the last window."""
+    """An input that some linears share: their names, its statistics by kind, and a few tokens of the last window."""
 
     linears: list[str]
     statistics: dict[str, Any]
-    last: Tensor
+    probe: Tensor
 
     @property
     def tokens(self) -> int:
         """How many tokens the statistics have seen, over all processes."""
         return next((int(statistic.tokens) for statistic in self.statistics.values()), 0)
 
-    @property
-    def probe(self) -> Tensor:
-        """A few of the last window's tokens, (tokens, C)."""
-        flat = self.last.flatten(0, -2)
-        return flat[:: max(len(flat) // PROBE_TOKENS, 1)][:PROBE_TOKENS]
-
     def permute(self, index: Tensor) -> None:
         """Reorder the features as ``x[..., index]`` does."""
-        self.last = self.last[..., index]
+        self.probe = self.probe[..., index]
         for statistic in self.statistics.values():
             statistic.permute(index)
 
@@ -50,7 +44,9 @@ class Input:
 
     def add(self, x: Tensor) -> None:
         """Take in the input of one window, (1, length, C)."""
-        self.last = x
+        flat = x.flatten(0, -2)
+        # a copy, since the block may change its own tensors in place
+        self.probe = flat[:: max(len(flat) // PROBE_TOKENS, 1)][:PROBE_TOKENS].clone()
         for statistic in self.statistics.values():
             statistic.add(x)
 
@@ -101,7 +97,8 @@ class _Watch:
         self.inputs: list[Input] = []
         self._kinds, self._whole = kinds, whole
         self._input_of: dict[str, Input] = {}
-        self._now: dict[int, Tensor] = {}  # this window's tensors, by the place of their input in the list
+        # this window's tensors and their versions, which move when one is changed in place, by their input's place
+        self._now: dict[int, tuple[Tensor, int]] = {}
         self._calls, self._last_calls = 0, 0
 
     def start(self) -> None:
@@ -126,9 +123,9 @@ class _Watch:
         shared = self._input_of.get(name) or self._meet(name, x)
         place = self.inputs.index(shared)
         if shared.linears[0] == name:
-            self._now[place] = x
+            self._now[place] = x, x._version
             shared.add(x)
-        elif self._now.get(place) is not x:
+        elif not self._is(place, x):
             raise LorsError(
                 f"{name} shares its input with {shared.linears[0]} in some windows only, which is not supported"
             )
@@ -137,10 +134,15 @@ class _Watch:
 
     def _meet(self, name: str, x: Tensor) -> Input:
         """The input that `name` gets in the first window: that of an earlier linear, or a new one."""
-        place = next((place for place, tensor in self._now.items() if tensor is x), None)
+        place = next((place for place in self._now if self._is(place, x)), None)
         if place is None:
-            self.inputs.append(Input([], {kind: STATISTICS[kind]() for kind in self._kinds}, x))
+            self.inputs.append(Input([], {kind: STATISTICS[kind]() for kind in self._kinds}, x[:0]))
             place = len(self.inputs) - 1
         self.inputs[place].linears.append(name)
         self._input_of[name] = self.inputs[place]
         return self.inputs[place]
+
+    def _is(self, place: int, x: Tensor) -> bool:
+        """Whether `x` is what the first linear of an input got in this window, unchanged since."""
+        tensor, version = self._now.get(place, (None, 0))
+        return tensor is x and version == x._version

@@ -60,9 +60,10 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     layout = load.layout(model)
     size = layout[f"{prefix}.0.{next(iter(blocks[0].state_dict()))}"].dtype.itemsize
     block = max(sum(p.numel() for p in one.parameters()) for one in blocks) * size
-    widths = _input_widths(linears.block_linears(blocks[0]))
+    fullest = max(map(linears.block_linears, blocks), key=lambda one: sum(_input_widths(one)))
+    widths = _input_widths(fullest)
     wide = max(widths)
-    largest = _most_together(linears.block_linears(blocks[0]))
+    largest = _most_together(fullest)
     hessians = "hessian" in recipe.statistics
     statistics = 4 * sum(w * w if hessians else w for w in widths) if recipe.statistics else 0
     # H, and of its factorisation two at a time; the weight in float32 with its errors and scores

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lors_cli import processes
 from lors_cli.errors import LorsError
 from lors_cli.sequential.gather import Input
-from lors_cli.sequential.recipe import Recipe, mask_name
+from lors_cli.sequential.recipe import Recipe
 from lors_cli.sparsity import mask
 
 Facts = dict[str, dict[str, Any]]
@@ -89,7 +89,7 @@ def _pruned(full: str, dense: Tensor, statistic: Any, shared: Input, recipe: Rec
     """`dense` pruned and repaired to the target of the linear `full`."""
     method, repair, pattern = recipe.method, recipe.repair, recipe.targets[full]
     if recipe.masks:
-        statistic = recipe.masks.tensor(mask_name(recipe.masks, full)).to(dense.device)
+        statistic = recipe.masks.tensor(full).to(dense.device)
     pruned = method.prune(dense, statistic, pattern, recipe.options(method))
     if repair:
         gathered = shared.statistics[str(repair.statistic)].value()

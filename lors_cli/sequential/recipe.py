@@ -4,13 +4,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from lors_cli.artifacts.tensors import TensorFiles
 from lors_cli.config.prune import Prune
 from lors_cli.errors import request_error
 from lors_cli.models.linears import select
 from lors_cli.options import Options
 from lors_cli.pruning import METHODS, PROFILES, REPAIRS, PermuteOptions
 from lors_cli.pruning.rows import Method, Profile, Repair, Row
+from lors_cli.sequential.masks import Masks
 from lors_cli.sparsity.pattern import Pattern
 
 
@@ -31,7 +31,7 @@ class Recipe:
     targets: dict[str, Pattern | None]
     sizes: dict[str, int]
     follows_profile: set[str] = field(default_factory=set)
-    masks: TensorFiles | None = None
+    masks: Masks | None = None
 
     @property
     def method(self) -> Method:
@@ -83,7 +83,7 @@ class Recipe:
         return replace(self, targets={**self.targets, **spread})
 
 
-def build(section: Prune, linears: dict[str, nn.Linear], masks: TensorFiles | None) -> Recipe:
+def build(section: Prune, linears: dict[str, nn.Linear], masks: Masks | None) -> Recipe:
     """The recipe of a config for the `linears` of a (skeleton) model.
 
     Raises:
@@ -126,19 +126,13 @@ def build(section: Prune, linears: dict[str, nn.Linear], masks: TensorFiles | No
     return Recipe(section, targets, sizes, follows, masks)
 
 
-def _check_masks(masks: TensorFiles, wanted: dict[str, nn.Linear]) -> None:
+def _check_masks(masks: Masks, wanted: dict[str, nn.Linear]) -> None:
     for name, linear in wanted.items():
-        shape = tuple(linear.weight.shape)
-        got = masks.layout.get(mask_name(masks, name))
-        if got is None or got[0] != shape:
+        shape, got = tuple(linear.weight.shape), masks.shape(name)
+        if got != shape:
             raise request_error(
                 "prune.mask",
                 f"a tensor {name}.weight of shape {shape} for every linear that is not skipped",
-                f"{masks.path} with " + (f"shape {got[0]} for it" if got else f"{len(masks.layout)} others"),
+                f"{masks.path} with " + (f"shape {got} for it" if got else f"{masks.count} others"),
                 "name a mask made for this model, or skip that linear with prune.overrides",
             )
-
-
-def mask_name(masks: TensorFiles, linear: str) -> str:
-    """What the mask of `linear` is called: like its weight, or like the linear itself."""
-    return linear if linear in masks.layout else f"{linear}.weight"

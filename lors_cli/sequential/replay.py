@@ -6,11 +6,13 @@ model, so only one block has to be in memory.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lors_cli.errors import LorsError
 from lors_cli.models.linears import find_blocks
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -29,9 +31,25 @@ class Calls:
     def run(self, block: nn.Module, index: int, window: int, states: Tensor) -> Tensor:
         """The output states of `block` (the `index`-th) on the `states` of `window`."""
         args, kwargs = self.arguments[window][index]
-        output = block(states, *args, **kwargs)
-        result: Tensor = output[0] if isinstance(output, tuple) else output
+        versions = [(tensor, tensor._version) for tensor in _tensors((args, kwargs))]
+        result = states_of(block(states, *args, **kwargs))
+        if any(tensor._version != version for tensor, version in versions):
+            raise LorsError("the block changes what it is called with, so it cannot be run a second time")
         return result
+
+
+def states_of(output: Any) -> Tensor:
+    """The states in what a block returns: a tensor, or the first of a tuple."""
+    states: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return states
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
 
 
 @torch.no_grad()
@@ -50,6 +68,7 @@ def capture(model: nn.Module, windows: Mapping[int, Tensor], put: Callable[[int,
     calls = Calls()
     before: list[Arguments] | None = None
     with _recorders(model) as recorders:
+        _find_form(model, recorders, next(iter(windows.values())))
         for window, ids in windows.items():
             with suppress(_CapturedError):
                 model(input_ids=ids, use_cache=False)
@@ -60,13 +79,37 @@ def capture(model: nn.Module, windows: Mapping[int, Tensor], put: Callable[[int,
     return calls
 
 
+def _find_form(model: nn.Module, recorders: list["_Recorder"], ids: Tensor) -> None:
+    """Let the recorders return what the model expects of a block: the states, or a tuple that begins with them."""
+    failed: Exception | None = None
+    forms: list[Callable[[Tensor], Any]] = [lambda states: states]
+    forms += [partial(_with_nothing, count=count) for count in range(3)]
+    for form in forms:
+        for recorder in recorders:
+            recorder.form = form
+            recorder.__dict__.pop("states", None)
+        try:
+            with suppress(_CapturedError):
+                model(input_ids=ids, use_cache=False)
+            if all(recorder.states.shape == recorders[0].states.shape for recorder in recorders):
+                return
+        except Exception as error:  # the code of any model; the first form is the usual one, so its error tells most
+            failed = failed or error
+    raise failed or LorsError("the blocks do not return states of one shape")
+
+
+def _with_nothing(states: Tensor, count: int) -> tuple[Any, ...]:
+    return (states, *[None] * count)
+
+
 class _Recorder(nn.Module):
-    """Stands in for a block: keeps its arguments and returns the states as they came."""
+    """Stands in for a block: keeps its arguments and returns the states as they came, in the `form` of the model."""
 
     def __init__(self, block: nn.Module, *, last: bool) -> None:
         super().__init__()
         self.__dict__["block"] = block  # not a submodule: only asked for attributes such as its attention type
         self.last = last
+        self.form: Callable[[Tensor], Any]
         self.states: Tensor
         self.arguments: Arguments
 
@@ -76,11 +119,11 @@ class _Recorder(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["block"], name)
 
-    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Any:
         self.states, self.arguments = states, (args, kwargs)
         if self.last:
             raise _CapturedError
-        return states
+        return self.form(states)
 
 
 @contextmanager

@@ -42,9 +42,9 @@ class States:
                 self._held = {window: self._from_file(window) for window in self.windows}
 
     def __getitem__(self, window: int) -> Tensor:
-        """The states of `window`, on the compute device."""
+        """The states of `window` on the compute device, a copy that a block may change in place."""
         held = self._held.get(window)
-        return (self._from_file(window) if held is None else held).to(self._device)
+        return self._from_file(window).to(self._device) if held is None else held.to(self._device, copy=True)
 
     def put(self, window: int, states: Tensor) -> None:
         """Keep the states of `window` for the next block.

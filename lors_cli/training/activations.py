@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.config.train import Train
 from lors_cli.models import load, structure
-from lors_cli.models.linears import find_blocks
+from lors_cli.models.linears import decoder, find_blocks
 
 log = logging.getLogger(__name__)
 
@@ -57,5 +57,5 @@ def _saved_by_forward(model: Any, size: tuple[int, int]) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.get_decoder()(input_ids=torch.zeros(size, dtype=torch.long), use_cache=False)
+        decoder(model)(input_ids=torch.zeros(size, dtype=torch.long), use_cache=False)
     return sum(storage.nbytes() for storage in saved.values())

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lors_cli.data.example import IGNORED
+from lors_cli.models.linears import decoder
 from lors_cli.training.chunked import Head, Sums, Teacher, chunked_loss, in_full
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class LanguageModelLoss(nn.Module):
         """Compute the loss from the states at `positions`; only these need logits."""
 
         def states(model: Any) -> Tensor:
-            hidden: Tensor = model.get_decoder()(**inputs).last_hidden_state
+            hidden: Tensor = decoder(model)(**inputs).last_hidden_state
             return hidden.flatten(0, 1).index_select(0, positions)
 
         teacher = None
@@ -187,7 +188,7 @@ def plain_head(model: Any) -> bool:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     seen: list[Tensor] = []
     with _evaluating(model):  # no dropout: it would differ between the passes, and take numbers from the generator
-        states = model.get_decoder()(**inputs).last_hidden_state
+        states = decoder(model)(**inputs).last_hidden_state
         magnified = states * (PROBED_LOGIT / _head(model).logits(states).abs().max()).to(states.dtype)
 
         def magnify(module: nn.Module, args: Any, output: Any) -> Any:
@@ -195,7 +196,7 @@ def plain_head(model: Any) -> bool:
             output.last_hidden_state = magnified
             return output
 
-        hook = model.get_decoder().register_forward_hook(magnify)
+        hook = decoder(model).register_forward_hook(magnify)
         try:
             logits = model(**inputs).logits
         finally:

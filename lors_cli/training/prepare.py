@@ -13,7 +13,7 @@ from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, targets
-from lors_cli.training import reading
+from lors_cli.training import documents, reading, rehearsal
 from lors_cli.training.batches import Batching
 from lors_cli.training.memory_estimate import Needs
 from lors_cli.training.reading import Data
@@ -34,6 +34,7 @@ class Training:
         data: to train on and to evaluate with.
         batching: how the samples are taken.
         needs: bytes, estimated.
+        packing_tried: whether it is known that packed documents do not see each other, or nothing is packed.
 
     """
 
@@ -46,6 +47,7 @@ class Training:
     data: Data
     batching: Batching
     needs: Needs
+    packing_tried: bool = True
 
     def plan(self) -> list[str]:
         """What a dry run says about it."""
@@ -57,11 +59,27 @@ class Training:
             f"{way}, {rank}at most {len(self.names)} linears, {self.needs.trained:,} trainable parameters",
             f"{reading.summary(self.data)}, {self.batching.per_step} a step{shared}, {self.batching.steps} steps",
             *self.needs.lines(section),
+            *reading.findings(self.data),
         ]
 
 
+def check(config: Config, section: Train) -> None:
+    """Check of a training what needs no model.
+
+    Raises:
+        RequestError: data cannot be read, or a device or a library is not there.
+
+    """
+    reading.check(section)
+    _device(config)
+    for logger in section.report_to:
+        if importlib.util.find_spec(logger) is None:
+            remedy = f"pip install '{logger}', or leave it out"
+            raise request_error(f"{section.key}.report_to", "loggers that are installed", logger, remedy)
+
+
 def prepare(config: Config, section: Train, skeleton: Any, tokenizer: Path, teacher: Any = None) -> Training:
-    """Check a training against the shapes of its model, the data and this machine.
+    """Check a training that passed `check` against the shapes of its model, the data and this machine.
 
     Args:
         config: of the run.
@@ -74,19 +92,18 @@ def prepare(config: Config, section: Train, skeleton: Any, tokenizer: Path, teac
         RequestError: it cannot be carried out.
 
     """
-    reading.check(section)
     device = _device(config)
-    for logger in section.report_to:
-        if importlib.util.find_spec(logger) is None:
-            remedy = f"pip install '{logger}', or leave it out"
-            raise request_error(f"{section.key}.report_to", "loggers that are installed", logger, remedy)
     load.warn_of_length(skeleton, section.sequence_length, f"{section.key}.sequence_length")
+    tried = documents.check(skeleton, section.key) if section.packing else True
     names, dtype, sharded = _targets(skeleton, section), _dtype(config, section, skeleton), is_sharded(section)
+    if section.target_modules:  # otherwise those that were pruned, which their weights tell
+        rehearsal.check(skeleton, section, names)
     needs = Needs.of(skeleton, section, names, dtype, device, teacher=teacher, sharded=sharded)
     needs.check(section, dtype, device)
+    load.load_tokenizer(tokenizer, skeleton, trust_remote_code=config.trust_remote_code)  # fits the model
     data, steps = reading.read(config, section, tokenizer)
     batching = Batching.of(section, steps)
-    return Training(config, section, names, dtype, device, sharded, data, batching, needs)
+    return Training(config, section, names, dtype, device, sharded, data, batching, needs, tried)
 
 
 def _device(config: Config) -> torch.device:

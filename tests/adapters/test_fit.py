@@ -28,7 +28,7 @@ def test_tensors_that_do_not_fit_are_named_with_what_was_wanted() -> None:
         for name, (rows, columns) in {"good": (4, 6), "wide": (4, 7), "unknown": (4, 6), "tiny": (4, 6)}.items()
     }
     sizes = {"good": (4, 6), "wide": (4, 6), "tiny": (1, 6)}
-    wide, unknown, tiny = fit.misfits(METHODS["lora"].adapter, 2, tensors, sizes)
+    wide, unknown, tiny = fit.misfits(METHODS["lora"].adapter, lambda _: 2, tensors, sizes)
     assert wide.startswith("wide (4, 6) needs {'lora_A': (2, 6), 'lora_B': (4, 2)}, got {'lora_A': (2, 7)")
     assert unknown == "there is no linear unknown"
     assert tiny.startswith("tiny (1, 6) needs a rank of at most 1")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lors_cli.models import load
+from lors_cli.models import load, weights
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.loop import BlockLoop
 from lors_cli.sequential.record import Record
@@ -23,6 +23,6 @@ GROUPS = [
 def make_loop(directory: Path, windows: dict[int, Tensor], scratch: Path) -> BlockLoop:
     """A loop over the pico model in `directory`."""
     skeleton, cpu = load.skeleton(directory), torch.device("cpu")
-    blocks = Blocks(skeleton, load.open_weights(directory, skeleton, "model"), torch.float32, cpu)
+    blocks = Blocks(skeleton, weights.open_weights(directory, skeleton, "model"), torch.float32, cpu)
     states = States(scratch, list(windows), (windows[0].shape[1], 32), torch.float32, cpu)
     return BlockLoop(blocks, windows, states, "host", Record(scratch))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lors_cli.errors import LorsError, RequestError
-from lors_cli.models import linears, load
+from lors_cli.models import linears, load, weights
 from lors_cli.sequential import replay
 from lors_cli.sequential.blocks import Blocks
 from tests.sequential.test_replay import ARCHITECTURES, COMMON
@@ -38,7 +38,7 @@ def save(path: Path, name: str, dtype: torch.dtype = torch.float32, shard: str =
 
 def stream(path: Path, dtype: torch.dtype = torch.float32) -> Blocks:
     skeleton = load.skeleton(path, str(dtype).removeprefix("torch."))
-    return Blocks(skeleton, load.open_weights(path, skeleton, "model"), dtype, CPU)
+    return Blocks(skeleton, weights.open_weights(path, skeleton, "model"), dtype, CPU)
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def test_streamed_states_are_those_of_the_whole_model(
 @pytest.mark.parametrize("name", ["llama-tied", "llama-untied", "opt"])
 def test_only_what_is_at_work_has_values(name: str, tmp_path: Path) -> None:
     blocks = stream(save(tmp_path, name))
-    model, stored = blocks.model, load.open_weights(tmp_path, blocks.model, "model")
+    model, stored = blocks.model, weights.open_weights(tmp_path, blocks.model, "model")
 
     def real() -> set[str]:
         return {key for key, parameter in model.named_parameters() if not parameter.is_meta}
@@ -139,7 +139,7 @@ class Watched(Blocks):
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     path = save(tmp_path, "llama-tied")
     skeleton = load.skeleton(path, "float32")
-    made = Watched(skeleton, load.open_weights(path, skeleton, "model"), torch.float32, CPU)
+    made = Watched(skeleton, weights.open_weights(path, skeleton, "model"), torch.float32, CPU)
     return made.watch(monkeypatch)
 
 
@@ -213,7 +213,7 @@ def test_a_mixture_of_experts_is_refused(name: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **COMMON, **TINY_EXPERTS[name]))
     with pytest.raises(RequestError, match=r"a mixture of 4 experts") as caught:
-        linears.refuse_experts(model, "prune.input")
+        linears.check_prunable(model, "prune.input")
     assert caught.value.problems[0].key == "prune.input"
 
 
@@ -222,7 +222,7 @@ def test_a_dense_model_is_not_refused(name: str) -> None:
     settings = {"model_type": name, **COMMON, **MODELS[name]}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
-    linears.refuse_experts(model, "model")
+    linears.check_prunable(model, "model")
 
 
 def test_experts_that_no_config_counts_are_seen_by_their_shape() -> None:
@@ -230,4 +230,4 @@ def test_experts_that_no_config_counts_are_seen_by_their_shape() -> None:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **COMMON))
         model.model.layers[1].mlp.experts = nn.Parameter(torch.zeros(4, 32, 48))
     with pytest.raises(RequestError, match=r"3-D weights \(1\.mlp\.experts\)"):
-        linears.refuse_experts(model, "model")
+        linears.check_prunable(model, "model")

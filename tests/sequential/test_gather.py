@@ -101,7 +101,7 @@ def test_the_statistics_are_those_of_the_inputs(block: nn.Module, run: Run) -> N
             torch.testing.assert_close(moments.sum, x.sum(0) / WINDOWS, **near)
             variance = torch.stack([window.var(0, correction=0) for window in seen[name]]).mean(0)
             torch.testing.assert_close(moments.variance, variance, **near)
-            assert torch.equal(shared.last[0].double(), seen[name][-1])
+            assert torch.equal(shared.probe.double(), seen[name][-1])
 
 
 def test_a_pass_ends_at_the_last_linear(block: nn.Module, run: Run) -> None:
@@ -180,10 +180,40 @@ def test_a_linear_that_no_window_reaches_is_in_no_input() -> None:
     assert [shared.linears for shared in gather_ways("a", "a")] == [["a"]]
 
 
+class InPlace(nn.Module):
+    """Two linears that get one tensor, which changes in between, as does the output of the first and what comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y += x
+        x.mul_(3)
+        z: Tensor = self.b(x)
+        x.zero_()
+        return z.add_(y)
+
+
+def test_a_tensor_that_changes_in_place_is_another_input() -> None:
+    block = InPlace()
+    x = torch.randn(3, 1, 5, 4)
+    inputs = gather(linears.block_linears(block), ["input_norm"], range(3), lambda w: block(x[w].clone()))
+    assert [shared.linears for shared in inputs] == [["a"], ["b"]]
+    norm = x.flatten(0, 2).norm(dim=0)
+    torch.testing.assert_close(inputs[0].statistics["input_norm"].value(), norm)
+    torch.testing.assert_close(inputs[1].statistics["input_norm"].value(), 3 * norm)
+    assert torch.equal(inputs[0].probe, x[-1, 0])
+    assert torch.equal(inputs[1].probe, 3 * x[-1, 0])
+
+
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 255, 300, 1000])
 def test_the_probe_is_some_of_the_last_tokens(length: int) -> None:
     last = torch.arange(length)[None, :, None].expand(1, length, 3).float()
-    probe = Input(["a"], {}, last).probe
+    shared = Input(["a"], {}, last)
+    shared.add(last)
+    probe = shared.probe
     assert probe.shape == (min(length, PROBE_TOKENS), 3)
     chosen = probe[:, 0].long().tolist()
     assert chosen == sorted(set(chosen))

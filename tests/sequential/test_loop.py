@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from lors_cli.errors import LorsError
-from lors_cli.models import linears, load
+from lors_cli.models import linears, load, weights
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.loop import BlockLoop
 from lors_cli.sequential.record import Record
@@ -79,7 +79,7 @@ def test_states_that_are_not_finite_name_the_block(dense: Path, tmp_path: Path) 
 
 def test_without_windows_the_blocks_are_only_visited(dense: Path, tmp_path: Path) -> None:
     skeleton = load.skeleton(dense)
-    blocks = Blocks(skeleton, load.open_weights(dense, skeleton, "model"), torch.float32, torch.device("cpu"))
+    blocks = Blocks(skeleton, weights.open_weights(dense, skeleton, "model"), torch.float32, torch.device("cpu"))
     visited: list[int] = []
     BlockLoop(blocks, {}, None, "host", Record(tmp_path)).run("phase", lambda index, _: visited.append(index), 1)
     assert visited == [0, 1]

@@ -1,0 +1,83 @@
+"""Whether a training's adapters go into a model, tried out on a tiny model of the same code before it is loaded."""
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from lors_cli.adapters.replace import replace_linears
+from lors_cli.config.train import Train
+from lors_cli.errors import request_error
+from lors_cli.models import linears, tiny
+
+log = logging.getLogger(__name__)
+
+
+def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> None:
+    """Refuse linears that an adapter cannot stand in for.
+
+    Args:
+        skeleton: the model, whose weights are not read.
+        section: how it will be trained.
+        names: of the linears that are adapted.
+
+    Raises:
+        RequestError: the model does more with a linear than call it, or does not call it at all.
+
+    """
+    model = tiny.tiny(skeleton)
+    if model is None or not _runs(model):
+        return
+    key = f"{section.key}.target_modules"
+    linears.check_forward(model, key)
+    places = dict.fromkeys(map(_place, names))
+    problem = _problem(model, section, places)
+    if problem is None:
+        return
+    bad = {place: found for place in places if (found := _problem(tiny.tiny(skeleton), section, [place]))}
+    rest = [place for place in places if place not in bad]
+    detail = "; ".join(f"{place} ({found})" for place, found in bad.items()) or problem
+    raise request_error(
+        key,
+        "linears that the model calls, and whose inputs and outputs an adapter may keep",
+        f"{type(skeleton).__name__} with an adapter on {detail}",
+        f"leave them out: {key}: [{', '.join(rest)}]" if rest and bad else linears.NO_REMEDY,
+    )
+
+
+def _runs(model: PreTrainedModel) -> bool:
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.train()(input_ids=tiny.tokens(model, 1), use_cache=False)
+    except Exception as error:  # the code of any model, with sizes that it was not made for
+        log.debug("%s in tiny form cannot be run: %s", type(model).__name__, error)
+        return False
+    return True
+
+
+def _problem(model: Any, section: Train, places: Collection[str]) -> str | None:
+    """What goes wrong in a training step with adapters at these places of the blocks; they are attached to `model`."""
+    every = linears.all_linears(model, asked=places)
+    chosen = [full for full in every if _place(full) in places]
+    attached = replace_linears(model, chosen, section.adapter, rank=1, alpha=1)
+    called: set[str] = set()
+    for full, adapter in attached.items():
+        place = _place(full)
+        adapter.register_forward_pre_hook(lambda *_, place=place: called.add(place))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            loss = model.train()(input_ids=tiny.tokens(model, 1), use_cache=False).logits.sum()
+            if idle := sorted({_place(full) for full in attached} - called):
+                return f"it does not call {', '.join(idle)}"
+            loss.backward()
+    except Exception as error:  # the code of any model
+        return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return None
+
+
+def _place(full: str) -> str:
+    """The name of a linear in its block; of one outside the blocks the whole."""
+    block = linears.by_block([full])
+    return full.removeprefix(f"{next(iter(block))}.")
