@@ -9,6 +9,7 @@
 A wrong request is a ValueError here, not the RequestError of the command line.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -21,14 +22,13 @@ from transformers import PreTrainedModel
 
 from lors_cli import adapters
 from lors_cli.adapters import fit
-from lors_cli.adapters.attached import Settings, find, unwrapped, whole
+from lors_cli.adapters.attached import Settings, find, round_anew, unwrapped, whole
 from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient
-from lors_cli.adapters.lors import LoRS
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.artifacts import adapter_file
 from lors_cli.errors import RequestError, nearest
-from lors_cli.models import linears, targets
+from lors_cli.models import identity, linears, targets
 from lors_cli.models.load import load_model
 from lors_cli.sparsity import mask
 
@@ -116,7 +116,7 @@ def attach(
     if stochastic:
         for adapter in attached.values():
             cast(Tensor, adapter.rounding_seed).random_(2**31)
-        model.register_forward_pre_hook(_round_anew)
+        model.register_forward_pre_hook(round_anew)
     return model
 
 
@@ -170,7 +170,8 @@ def start_from_gradient(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
 def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
     """Write the adapters into `directory` as ``lors train`` does, whole or not at all.
 
-    With several processes the first one writes. Where parameters are sharded (FSDP2), all of them must call it.
+    The digests of the model as it is now go with them: they are refused with any other model or mask. With several
+    processes the first one writes. Where parameters are sharded (FSDP2), all of them must call it.
 
     Args:
         model: with adapters; it may be wrapped (DDP, accelerate, torch.compile).
@@ -185,11 +186,13 @@ def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
     modules = {name: {key: whole(tensor) for key, tensor in a.tensors().items()} for name, a in attached.items()}
     kind = adapters.METHODS[settings.method].adapter
     sizes = {name: adapter.shape for name, adapter in attached.items()}
-    if wrong := fit.misfits(kind, settings.rank, modules, sizes):  # FSDP1 and ZeRO-3 leave pieces
+    if wrong := fit.misfits(kind, lambda _: settings.rank, modules, sizes):  # FSDP1 and ZeRO-3 leave pieces
         raise ValueError(f"adapters with all of their numbers; gather the parameters first: {wrong[0]}")
+    tensors = identity.in_memory(model)  # of sharded ones each process has a part
     if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        deque(tensors, maxlen=0)
         return
-    content = adapter_file.AdapterFile(settings.method, settings.rank, settings.alpha, modules)
+    content = adapter_file.AdapterFile(settings.method, settings.rank, settings.alpha, modules, identity.of(tensors))
     with _as_value_error():
         adapter_file.save_whole(Path(directory), content, base=core.config._name_or_path, dropout=settings.dropout)
 
@@ -201,11 +204,15 @@ def load_adapter(model: Model, directory: str | PathLike[str]) -> Model:
         the same model.
 
     Raises:
-        ValueError: the directory holds no adapter, or one that does not fit the model or the adapters it has, or the
-            model is sharded.
+        ValueError: the directory holds no adapter, or one of another model or of other adapters, or `model` is sharded.
         LorsError: a file is damaged.
 
     """
+    return place_adapter(model, directory, check=True)
+
+
+def place_adapter(model: Model, directory: str | PathLike[str], *, check: bool = False) -> Model:
+    """The same; without `check` for a caller who knows that the adapter was made on `model`."""
     path, core = Path(directory), unwrapped(model)
     settings = Settings.of(core)
     if settings is None:
@@ -223,12 +230,16 @@ def load_adapter(model: Model, directory: str | PathLike[str]) -> Model:
         sizes = {name: adapter.shape for name, adapter in find(model)[2].items()}
     else:
         sizes = linears.shapes(core, asked=content.modules)
-    wrong = fit.misfits(adapters.METHODS[method].adapter, rank, content.modules, sizes)
-    if settings:
-        wrong += [f"it has nothing for {name}" for name in sizes if name not in content.modules]
+    wrong = fit.misfits(adapters.METHODS[method].adapter, lambda _: rank, content.modules, sizes)
+    own = sizes if settings else [name for name in sizes if content.lacks(name)]
+    wrong += [f"it has nothing for {name}" for name in own if name not in content.modules]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise ValueError(f"{path} does not fit this {type(core).__name__}: {'; '.join(wrong[:4])}{more}")
+    with _as_value_error():
+        why = identity.why_other_in_memory(content, model) if check else None
+    if why:
+        raise ValueError(f"{path} was made on another model: this one {why}; load the model that it was made on")
     if settings is None:
         names = list(content.modules)
         attach(model, method=method, rank=rank, alpha=alpha, target_modules=names, dropout=dropout)
@@ -278,17 +289,6 @@ def _check_plain(model: Any) -> None:
         raise ValueError(f"a plain transformers model, not wrapped yet, got {type(model).__name__}")
     if getattr(model.config, "quantization_config", None):
         raise ValueError("a model whose weights are plain floats, got a quantised one")
-
-
-def _round_anew(model: nn.Module, args: tuple[Any, ...]) -> None:
-    """A forward pre-hook: another stochastic rounding in each forward of a training.
-
-    The seeds are replaced, not changed: a backward that is still to come has saved the old ones.
-    """
-    if model.training:
-        for adapter in model.modules():
-            if isinstance(adapter, LoRS) and adapter.rounding_seed is not None:
-                adapter.rounding_seed = adapter.rounding_seed + 1
 
 
 @contextmanager

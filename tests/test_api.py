@@ -23,6 +23,7 @@ from lors_cli.adapters.lors import LoRS
 from lors_cli.api import attach, load, load_adapter, save_adapter, start_from_gradient
 from lors_cli.artifacts import adapter_file, files
 from lors_cli.errors import LorsError
+from lors_cli.models import identity
 from tests.stages.test_prune import weights
 
 FILES = (adapter_file.CONFIG, adapter_file.WEIGHTS)
@@ -106,7 +107,9 @@ def test_the_file_is_that_of_lors_train(model: Any, pruned: Path, tmp_path: Path
     save_adapter(model, tmp_path / "a")
     modules: Any = {n: m.tensors() for n, m in model.named_modules() if isinstance(m, Adapter)}
     (tmp_path / "b").mkdir()
-    expected = adapter_file.AdapterFile("spp", 4, 10 / 3, modules)
+    plain = AutoModelForCausalLM.from_pretrained(pruned)
+    made_on = identity.of((name, tensor) for name, tensor in plain.named_parameters())  # of tied ones the first
+    expected = adapter_file.AdapterFile("spp", 4, 10 / 3, modules, made_on)
     adapter_file.save(tmp_path / "b", expected, base=str(pruned), dropout=0.25)
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -5,6 +5,7 @@ docs/add-a-method.md shows how to add one.
 
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from lors_cli.options import Options, option
@@ -90,6 +91,24 @@ class Formulation:
         module, _, name = self.implementation.partition(":")
         adapter: type[Adapter] = getattr(import_module(module), name)
         return adapter
+
+    def mistake(self) -> str | None:
+        """What is wrong with the row; None if nothing is. The class is imported."""
+        try:
+            adapter = self.adapter
+        except (ImportError, AttributeError) as error:
+            return f"{self.implementation}, which cannot be imported: {error}"
+        if tuple(adapter.bases) != self.bases:
+            return f"bases {self.bases}, where {self.class_name} has {adapter.bases}"
+        taken: set[str] = set()
+        for kind in adapter.__mro__:  # a class may pass on what it does not take itself
+            if "__init__" in vars(kind):
+                parameters = signature(vars(kind)["__init__"]).parameters
+                taken |= parameters.keys()
+                if not any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values()):
+                    break
+        idle = [name for name in self.options.model_construct().arguments() if name not in taken]
+        return f"the option {idle[0]}, which {self.class_name} does not take" if idle else None
 
 
 @dataclass(frozen=True)

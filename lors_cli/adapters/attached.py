@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.lors import LoRS
 
 _SETTINGS = "lors_settings"  # where a model with adapters keeps them
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # what torch.compile and checkpointing add to modules' names
@@ -50,11 +51,26 @@ def find(model: nn.Module) -> tuple[Any, Settings, dict[str, Adapter]]:
     if settings is None:
         raise ValueError("a model with adapters, got one without: call lors_cli.api.attach first")
     attached = {name: module for name, module in core.named_modules() if isinstance(module, Adapter)}
-    plain = {".".join(part for part in name.split(".") if part not in _WRAPPERS): attached[name] for name in attached}
-    return core, settings, plain
+    return core, settings, {plain_name(name): adapter for name, adapter in attached.items()}
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or a tensor without what wrappers have added to it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor of which this process may hold only a part (a DTensor)."""
     gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
     return (gather() if gather else tensor).detach()
+
+
+def round_anew(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """A forward pre-hook: another stochastic rounding in each forward of a training.
+
+    The seeds are replaced, not changed: a backward that is still to come has saved the old ones.
+    """
+    if model.training:
+        for adapter in model.modules():
+            if isinstance(adapter, LoRS) and adapter.rounding_seed is not None:
+                adapter.rounding_seed = adapter.rounding_seed + 1

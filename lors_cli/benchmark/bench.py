@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lors_cli import console
+from lors_cli import console, numerics
 from lors_cli.artifacts import digest, files, publish
 from lors_cli.benchmark import cells, plots, roofline
 from lors_cli.benchmark.roofline import Hardware, Setting, Shape
@@ -216,6 +216,7 @@ class Bench:
             "roofline": asdict(hardware),
             "hardware": environment.hardware(),
             "versions": environment.versions(),
+            "numerics": numerics.in_force(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
 

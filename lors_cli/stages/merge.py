@@ -5,25 +5,25 @@ nonzero in the merged one, every N:M pattern must hold, and every zero must be +
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lors_cli import console
-from lors_cli.adapters import METHODS, fit
+from lors_cli.adapters import METHODS
 from lors_cli.adapters.base import Adapter
-from lors_cli.artifacts import adapter_file, tensors
+from lors_cli.artifacts import adapter_file, model_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError, removal, request_error
 from lors_cli.models import linears, load, measure, untie
-from lors_cli.run import manifest
+from lors_cli.models.weights import Weights, open_weights
+from lors_cli.run import belongs
 from lors_cli.run.graph import Graph
-from lors_cli.run.job import Job, verified_digest
+from lors_cli.run.job import Job
 from lors_cli.run.manifest import Merged
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
@@ -32,14 +32,16 @@ from lors_cli.stages import common
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, graph: Graph) -> Job:
+def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     """Check that model and adapter belong together.
 
     Raises:
         RequestError: they do not, or merging would destroy zeros without being asked to.
 
     """
-    section, model = config.merge or Merge(), graph.input("merge", "pruned")
+    section = config.merge or Merge()
+    yield
+    model = graph.input("merge", "pruned")
     adapter, method = graph.adapter("merge")
     if graph.merges_recovered:  # into the original, which has no mask to keep
         section = section.model_copy(update={"dense": True})
@@ -47,10 +49,10 @@ def prepare(config: Config, graph: Graph) -> Job:
         section = section.model_copy(update={"dense": not section.apply_mask})
     pruned = model.path
     if adapter.maker == "train" and pruned != graph.input("train", "pruned").path:
-        raise request_error("merge.input", "the model that train adapts", pruned, "leave merge.input out")
+        raise request_error("merge.input", "the model that train adapts", pruned, removal("merge.input"))
     if not adapter.maker and not model.maker:
-        skeleton, key = load.skeleton(pruned, trust_remote_code=config.trust_remote_code), "merge.adapter"
-        _check_belongs(adapter.path, adapter_file.load(adapter.path, key), pruned, skeleton, key)
+        skeleton, key = model.skeleton(config), "merge.adapter"
+        belongs.check(adapter.path, adapter_file.load(adapter.path, key, uniform=False), pruned, skeleton, key)
     _check_zeros_kept(section, method)
     return Job(
         stage="merge",
@@ -62,27 +64,12 @@ def prepare(config: Config, graph: Graph) -> Job:
     )
 
 
-def _check_belongs(adapter: Path, content: AdapterFile, pruned: Path, skeleton: PreTrainedModel, key: str) -> None:
-    """Check that the adapter was trained for the model in `pruned`: by its recorded digest, and by its shapes."""
-    shapes = linears.shapes(skeleton, asked=content.modules)
-    expected, remedy = (
-        f"an adapter trained for {pruned}",
-        "set merge.input to the model that the adapter was trained for",
-    )
-    made = manifest.read(adapter)
-    if made and made.model_digest and made.model_digest != verified_digest(pruned):
-        raise request_error(key, expected, f"{adapter}, trained for another model (its digest differs)", remedy)
-    if problems := fit.misfits(METHODS[content.method].adapter, content.rank, content.modules, shapes):
-        raise request_error(key, expected, f"{adapter}, which does not fit: {problems[0]}", remedy)
-
-
 def _check_zeros_kept(section: Merge, method: str) -> None:
     keeps = METHODS[method].keeps_zeros
     if keeps and (section.dense or section.apply_mask):
         option = "dense" if section.dense else "apply_mask"
-        raise request_error(
-            f"merge.{option}", f"false: {method} keeps the zeros by itself", "true", f"remove merge.{option}"
-        )
+        key = f"merge.{option}"
+        raise request_error(key, f"false: {method} keeps the zeros by itself", "true", removal(key))
     if not keeps and not section.dense and not section.apply_mask:
         raise request_error(
             "merge",
@@ -103,24 +90,28 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     """
     skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
     key = "merge.adapter"
-    content = adapter_file.load(adapter, key)
-    _check_belongs(adapter, content, pruned, skeleton, key)  # again, because an earlier stage may have made them
+    content = adapter_file.load(adapter, key, uniform=False)
+    belongs.check(adapter, content, pruned, skeleton, key)  # again, because an earlier stage may have made them
     names = set(linears.shapes(skeleton))
     todo = set(content.modules)
-    untied = untie.tensors_to_copy(pruned, skeleton, todo)
+    weights = open_weights(pruned, skeleton, "merge.input", converts=True)
+    untied = untie.tensors_to_copy(weights, skeleton, todo)
     shards = tensors.shards(pruned)
     with console.progress("merge: shard", len(shards)) as advance:
         for shard in shards:
-            tensors.write(dict(_merged_tensors(shard, content, section, names, todo, untied)), partial / shard.name)
+            merged = _merged_tensors(shard, content, section, names, todo, weights, untied)
+            tensors.write(dict(merged), partial / shard.name)
             advance(shard.name)
     if todo:
         raise LorsError(f"{pruned} has no tensor for {len(todo)} adapted linears, among them {min(todo)}.weight")
-    if (pruned / tensors.INDEX).is_file():
-        (partial / tensors.INDEX).write_bytes((pruned / tensors.INDEX).read_bytes())
-    tensors.copy_companions(pruned, partial)
+    if shards != [pruned / model_files.SINGLE]:
+        (partial / model_files.INDEX).write_bytes((pruned / model_files.INDEX).read_bytes())
+    if getattr(skeleton, "lors_untied", False):
+        load.copy_config(pruned, partial, skeleton)
+    model_files.copy_companions(pruned, partial)
     if untied is not None:
         untie.record(partial, untied)
-    facts = _prove(pruned, partial, names, expect_kept=not section.dense)
+    facts = _prove(pruned, partial, names, weights, expect_kept=not section.dense)
     return Merged(method=content.method, rank=content.rank, alpha=content.alpha, **facts)
 
 
@@ -131,6 +122,7 @@ def _merged_tensors(
     section: Merge,
     names: set[str],
     todo: set[str],
+    weights: Weights,
     untied: dict[str, str] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one shard after merging; modules that were merged are taken off `todo`."""
@@ -138,7 +130,7 @@ def _merged_tensors(
         stored_names = list(file.keys())
         copies = [(copy, stored) for stored, copy in (untied or {}).items() if stored in stored_names]
         for key, stored in [*zip(stored_names, stored_names, strict=True), *copies]:
-            tensor, module = file.get_tensor(stored), key.removesuffix(".weight")
+            tensor, module = file.get_tensor(stored), weights.by_file.get(key, key).removesuffix(".weight")
             if module in content.modules:
                 merged = _bind(content, module, tensor).effective_weight(tensor)
                 if not mask.finite(merged):
@@ -151,15 +143,16 @@ def _merged_tensors(
 def _bind(content: AdapterFile, module: str, weight: Tensor) -> Adapter:
     """The adapter module of `module` with its tensors from the file; its linear is a shape only."""
     rows, columns = weight.shape
+    rank, alpha = content.of(module)
     with torch.device("meta"):
         linear = nn.Linear(columns, rows, bias=False)
-        adapter = METHODS[content.method].adapter(linear, rank=content.rank, alpha=content.alpha)
+        adapter = METHODS[content.method].adapter(linear, rank=rank, alpha=alpha)
     for name, tensor in content.modules[module].items():
         setattr(adapter, name, nn.Parameter(tensor))
     return adapter
 
 
-def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) -> dict[str, Any]:
+def _prove(pruned: Path, merged: Path, names: set[str], weights: Weights, *, expect_kept: bool) -> dict[str, Any]:
     """Compare the two directories' files, module by module.
 
     Raises:
@@ -170,7 +163,7 @@ def _prove(pruned: Path, merged: Path, names: set[str], *, expect_kept: bool) ->
     for shard in tensors.shards(pruned):
         with tensors.open_shard(shard) as before, tensors.open_shard(merged / shard.name) as after:
             for key in before.keys():  # noqa: SIM118 - safe_open is not a mapping
-                module = key.removesuffix(".weight")
+                module = weights.by_file.get(key, key).removesuffix(".weight")
                 if module in names:
                     modules[module] = _compare(before.get_tensor(key), after.get_tensor(key))
     if names - modules.keys():

@@ -7,6 +7,7 @@ the adapter is taken as it is: its product also updates the weights that the sma
 """
 
 import logging
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 from lors_cli.artifacts import adapter_file
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
-from lors_cli.models import linears, load, source, structure
+from lors_cli.models import identity, linears, load, source, structure
 from lors_cli.models.structure import Structure
-from lors_cli.run import manifest
+from lors_cli.run import belongs, manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.manifest import Recovered
@@ -26,7 +27,7 @@ from lors_cli.stages import common
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, graph: Graph) -> Job:
+def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     """Check that adapter, pruned model and original belong together, as far as they are there.
 
     Raises:
@@ -34,12 +35,16 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     common.section(config, "recover", config.recover)
+    yield
     original, pruned = (graph.input("recover", name).path for name in ("model", "pruned"))
     key = "recover.adapter"
     adapter, method = graph.adapter("recover")
     if method != "lora":
         remedy = "train with method: lora; what the other methods learn belongs to the zeros of the pruned model"
         raise request_error(key, "a lora adapter", method, remedy)
+    if not adapter.maker and not graph.input("recover", "pruned").maker:
+        skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
+        belongs.check(adapter.path, adapter_file.load(adapter.path, key), pruned, skeleton, key)
     job = Job(
         stage="recover",
         inputs={"model": original, "pruned": pruned, "adapter": adapter.path},
@@ -55,15 +60,14 @@ def _recover(
     config: Config, original: Path, pruned: Path, adapter: Path, digests: dict[str, str], partial: Path
 ) -> Recovered:
     content = adapter_file.load(adapter, "recover.adapter")
-    trained = manifest.read(adapter)
-    if trained and trained.inputs.get("pruned", digests["pruned"]) != digests["pruned"]:
-        raise _other("recover.adapter", f"an adapter trained for {pruned}", f"{adapter}, trained for another model")
+    trust = config.trust_remote_code
+    belongs.check(adapter, content, pruned, load.skeleton(pruned, trust_remote_code=trust), "recover.adapter")
     smaller = structure.read(pruned)
     made = manifest.read(pruned)
     made_from = smaller.original if smaller else made and made.original_digest
     if made_from and made_from != digests["model"]:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
-    skeleton = load.skeleton(original, trust_remote_code=config.trust_remote_code)
+    skeleton = load.skeleton(original, trust_remote_code=trust)
     shapes = linears.shapes(skeleton, asked=content.modules)
     if smaller:
         content.modules = {
@@ -75,6 +79,7 @@ def _recover(
             raise _other(
                 "recover.adapter", f"an adapter that fits {original}", f"{adapter}, which does not fit {module}"
             )
+    content.made_on = identity.of(identity.in_files(original, skeleton, "model"))
     base = config.model if config.model != source.BUILT_IN else str(original)
     adapter_file.save(partial, content, base=base, dropout=adapter_file.read_dropout(adapter))
     count = sum(tensor.numel() for named in content.modules.values() for tensor in named.values())

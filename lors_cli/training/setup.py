@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from lors_cli import processes
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.replace import replace_linears
-from lors_cli.models import load
+from lors_cli.models import identity, load
+from lors_cli.models.identity import Digests
 from lors_cli.models.linears import all_linears, head
 from lors_cli.training.loss import LanguageModelLoss
 from lors_cli.training.prepare import Training
@@ -18,10 +20,13 @@ from lors_cli.training.sharding import shard
 
 def model_and_adapters(
     training: Training, directory: Path, teacher: Path | None, names: list[str]
-) -> tuple[LanguageModelLoss, dict[str, Adapter]]:
-    """The loss of the model in `directory` with adapters around the linears `names`, which are returned by these names.
+) -> tuple[LanguageModelLoss, dict[str, Adapter], dict[str, Digests]]:
+    """The loss of the model in `directory` with adapters around the linears `names`.
 
-    It is on the device, or sharded over the processes.
+    Returns:
+        the loss, on the device or sharded over the processes; the adapters by these names; and, in the process that
+        will write them, the digests of the model that they are made on.
+
     """
     section, device = training.section, training.device
 
@@ -33,6 +38,7 @@ def model_and_adapters(
 
     # on the host until the adapters are in: a packed base must not pass through the device as a dense one
     model = read(directory)
+    made_on = identity.of(identity.in_memory(model)) if processes.rank() == 0 else {}
     set_seed(training.config.seed)
     attached = replace_linears(
         model,
@@ -65,4 +71,4 @@ def model_and_adapters(
         if teaching:
             teaching["teacher"].to(device)
         loss.resolve()
-    return loss, attached
+    return loss, attached, made_on

@@ -14,8 +14,9 @@ from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
 from lors_cli.errors import DivergedError, LorsError
 from lors_cli.models import load, measure, memory, structure, targets
+from lors_cli.models.identity import Digests
 from lors_cli.stopping import gracefully
-from lors_cli.training import checkpoint, reading, setup, start
+from lors_cli.training import checkpoint, documents, reading, rehearsal, setup, start
 from lors_cli.training.arguments import arguments
 from lors_cli.training.batches import Batches, in_parts
 from lors_cli.training.checkpoint import Checkpoints
@@ -54,7 +55,13 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     names = _linears(training, directory)
     for name, facts in data.facts.items():
         log.info("%s.%s: %s", section.key, name, ", ".join(f"{fact} {value}" for fact, value in facts.items()))
-    model, attached = setup.model_and_adapters(training, directory, teacher, names)
+    for line in reading.findings(data):
+        log.info("%s: %s", section.key, line)
+    skeleton = load.skeleton(directory, trust_remote_code=training.config.trust_remote_code)
+    rehearsal.check(skeleton, section, names)
+    model, attached, made_on = setup.model_and_adapters(training, directory, teacher, names)
+    if not training.packing_tried:
+        documents.refuse_leaks(model.model, section.key, type(model.model).__name__)
     checkpoints = Checkpoints(scratch(partial) / checkpoint.CHECKPOINTS, attached, section)
     resume = processes.agree(checkpoint.last(checkpoints.directory))
     if resume:
@@ -62,7 +69,7 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     else:
         _start(training, model, attached)
     facts = _run(training, model, attached, checkpoints, resume, partial)
-    _write(training, attached, directory, partial)
+    _write(training, attached, made_on, directory, partial)
     memories = memory.peak() / 1e9, training.needs.total / 1e9
     log.info("%s: peak memory %.2f GB, estimated %.2f", section.key, *memories)
     return {
@@ -131,6 +138,7 @@ def _run(
             held_out=own_share(held_out),
             cache=cache,
             checkpoints=checkpoints,
+            device=training.device,
             sharded=training.sharded,
             model=model,
             args=arguments(
@@ -163,11 +171,14 @@ def _run(
         "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
         "tokens_per_second": round(batches.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
         "processes": processes.count(),
+        "trainer": trainer.in_force,
         **cache.facts(),
     }
 
 
-def _write(training: Training, attached: dict[str, Adapter], directory: Path, partial: Path) -> None:
+def _write(
+    training: Training, attached: dict[str, Adapter], made_on: dict[str, Digests], directory: Path, partial: Path
+) -> None:
     """Write the adapter's files, of several processes the first."""
     section = training.section
     modules: dict[str, dict[str, Tensor]] = {name: dict(adapter.tensors()) for name, adapter in attached.items()}
@@ -176,5 +187,5 @@ def _write(training: Training, attached: dict[str, Adapter], directory: Path, pa
             f"the trained adapter is not finite; use a lower {section.key}.learning_rate. Nothing was published"
         )
     if processes.rank() == 0:
-        content = AdapterFile(section.method, section.rank, section.alpha, modules)
+        content = AdapterFile(section.method, section.rank, section.alpha, modules, made_on)
         adapter_file.save(partial, content, base=str(directory), dropout=section.option("dropout") or 0.0)

@@ -13,9 +13,13 @@ from transformers import PrinterCallback, Trainer
 
 from lors_cli import processes
 from lors_cli.adapters.base import Adapter
+from lors_cli.errors import request_error
 from lors_cli.training.batches import Batches
 from lors_cli.training.checkpoint import Checkpoints, load_adapters
 from lors_cli.training.effective_cache import TrainingCache
+
+# Of accelerate's state: each would train in a way of its own.
+PLUGINS = ("deepspeed_plugin", "fsdp_plugin", "megatron_lm_plugin", "torch_tp_plugin", "parallelism_config")
 
 
 class AdapterTrainer(Trainer):  # type: ignore[misc]
@@ -27,12 +31,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         held_out: micro-batches of this process for a held-out loss; every process has as many.
         cache: is told of micro-batches and steps.
         checkpoints: writes and reads them.
+        device: where this process computes, as the config says.
         sharded: whether FSDP2 holds the frozen weights; the adapters' gradients are then added up here.
         options: of Trainer; `model` gives a loss and takes num_items_in_batch.
 
     Attributes:
         step_inputs: the micro-batches of the step at hand.
         finite: whether all of its losses were finite so far, on the device.
+        in_force: what accelerate does, for the manifest and the log.
+
+    Raises:
+        RequestError: accelerate would train otherwise than the request says.
 
     """
 
@@ -44,6 +53,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         held_out: list[dict[str, Tensor]],
         cache: TrainingCache,
         checkpoints: Checkpoints,
+        device: torch.device,
         sharded: bool,
         **options: Any,
     ) -> None:
@@ -54,9 +64,42 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.step_inputs: list[dict[str, Tensor]] = []
         self.finite: Tensor | None = None
         self.tokens_before = 0
+        self.in_force = self._check_accelerator(device)
         self.remove_callback(PrinterCallback)
         if sharded:  # the model is distributed already; accelerate would wrap it again, in DDP
             self.accelerator.prepare_model = bind(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def _check_accelerator(self, device: torch.device) -> dict[str, Any]:
+        """What accelerate does, once its state is made; the environment may say more than its variables."""
+        state = self.accelerator.state
+        plugins = [name for name in PLUGINS if getattr(state, name, None) is not None]
+        found = {
+            "mixed_precision": str(state.mixed_precision),
+            "distributed_type": state.distributed_type.value,
+            "dynamo_backend": state.dynamo_plugin.backend.value,
+            "plugins": plugins,
+            "gradient_accumulation_steps": self.accelerator.gradient_accumulation_steps,  # Trainer does it by itself
+            "processes": state.num_processes,
+            "gpus_per_process": max(self.args.n_gpu, 1),
+            "device": self.args.device.type,
+        }
+        wanted: dict[str, tuple[Any, ...]] = {
+            "mixed_precision": ("no",),
+            "distributed_type": ("NO", "MULTI_CPU", "MULTI_GPU", "MPS"),
+            "dynamo_backend": ("NO",),
+            "plugins": ([],),
+            "gradient_accumulation_steps": (1,),
+            "processes": (processes.count(),),
+            "gpus_per_process": (1,),
+            "device": (device.type,),
+        }
+        for name, values in wanted.items():
+            if found[name] not in values:
+                remedy = "start lors with torchrun or by itself, without a config of accelerate"
+                raise request_error(
+                    f"accelerate's {name}", " or ".join(map(str, values)), found[name], remedy, "environment"
+                )
+        return found
 
     @property
     def tokens(self) -> int:

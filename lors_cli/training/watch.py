@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lors_cli import processes
+from lors_cli import numerics, processes
 from lors_cli.errors import DivergedError
 from lors_cli.models import memory
 from lors_cli.stopping import Stop
@@ -45,16 +46,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.started, self.tokens_before = time.monotonic(), self.trainer.tokens
         if processes.rank() == 0:
             # what an interrupted run logged after its last checkpoint will be logged again
-            self.log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
+            self.log_file.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in state.log_history))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
+        """Write what was logged.
+
+        Raises:
+            DivergedError: a loss is not finite.
+
+        """
+        for key in ("loss", "eval_loss"):
+            if not math.isfinite(logs.get(key, 0.0)):  # of the held-out rows, as each step's own loss was looked at
+                raise DivergedError(f"step {state.global_step}: {key} is {logs[key]}; check the data and the model")
         line = state.log_history[-1]  # the logs with their step
         line["tokens"] = self.trainer.tokens  # checkpoints keep it, for the log of a resumed run
+        if not self.losses:  # the first line, also after a resumption, which may compute in another way
+            line["numerics"] = {**numerics.in_force(), **self.trainer.in_force}
         if processes.rank() == 0:
             with self.log_file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         self.losses |= {key: logs[key] for key in ("loss", "eval_loss") if key in logs}
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -92,6 +104,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.trainer.cache.after_update()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        state.epoch = state.global_step / state.max_steps  # Trainer would begin again after a resumption
         seconds = max(time.monotonic() - self.started, 1e-9)
         speed = (self.trainer.tokens - self.tokens_before) / seconds
         losses = "".join(f"{key} {loss:.4g}, " for key, loss in self.losses.items())

@@ -25,7 +25,8 @@ KEEPING = [name for name, row in METHODS.items() if row.keeps_zeros]
 def test_every_zero_is_kept_and_the_logits_are_the_adapted_models(
     lors: Lors, write_config: WriteConfig, tmp_path: Path, method: str, pattern: object, dtype: str
 ) -> None:
-    config = write_config(train__method=method, prune__sparsity=pattern, dtype=dtype)
+    rank = 4 if METHODS[method].has_rank else ...
+    config = write_config(train__method=method, train__rank=rank, prune__sparsity=pattern, dtype=dtype)
     for stage in ("prune", "train", "merge"):
         lors(stage, config)
     run = tmp_path / "run"
@@ -132,6 +133,6 @@ def test_a_damaged_or_edited_input_is_found(lors: Lors, write_config: WriteConfi
     assert "damaged or edited" in lors("train", config, status=1).stderr
     path.write_bytes(content[:-100])
     (tmp_path / "run/pruned/lors.json").unlink()
-    result = lors("train", config, f"train.input={path.parent}", status=1)
+    result = lors("train", config, f"train.input={path.parent}", status=2)
     assert "truncated or damaged" in result.stderr
     assert not (tmp_path / "run/adapter").exists()

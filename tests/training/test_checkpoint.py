@@ -14,7 +14,7 @@ from lors_cli.training.checkpoint import Checkpoints
 
 
 def section(**options: Any) -> Train:
-    return Train(method="lors", dataset=TrainingDataset(path="x"), **options)
+    return Train(method="lors", dataset=TrainingDataset(path="x"), eval_dataset=TrainingDataset(path="y"), **options)
 
 
 class State:
