@@ -12,10 +12,10 @@ from lm_eval.tasks import TaskManager
 from lors_cli import offline
 from lors_cli.artifacts import digest
 from lors_cli.errors import Problem, RequestError, nearest, request_error
+from lors_cli.evaluation import task_check, task_files
 from lors_cli.evaluation.presets import PRESETS, Benchmark
 
 BUILT_IN_TASKS = Path(__file__).parent / "tasks"
-LOCAL_FORMATS = ("json", "csv", "parquet", "text")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Asked:
     name: str
     objects: list[Any]
     benchmarks: dict[str, Benchmark]
+
+    def tasks(self) -> list[Any]:
+        """The tasks themselves, those of groups included."""
+        several = [one.get_all_tasks() if hasattr(one, "get_all_tasks") else [one] for one in self.objects]
+        return [task for tasks in several for task in tasks]
 
 
 @dataclass
@@ -46,7 +51,7 @@ class Benchmarks:
 def load(tasks: list[str], task_dir: str | None, data_dir: str | None, **options: Any) -> Benchmarks:
     """Build the tasks that are asked for, with their data.
 
-    The arguments are settings of the section ``eval``; `options` are its preset, shots and allow_code_execution.
+    The arguments are settings of the section ``eval``; `options` are its preset, shots, limit and allow_code_execution.
 
     Raises:
         RequestError: a directory, tasks or their data are missing, or a task is wrong; all of them are named.
@@ -65,6 +70,7 @@ class _Loader:
     data_dir: Path | None
     preset: str | None
     shots: int | None
+    limit: int | None
     allow_code_execution: bool
 
     def __post_init__(self) -> None:
@@ -77,19 +83,48 @@ class _Loader:
     def load(self, tasks: list[str]) -> Benchmarks:
         wanted = self._of_preset()
         for name in tasks:
+            if self.shots is not None and any(one.shots != self.shots for one in wanted.get(name, {}).values()):
+                got = f"{name}, which the preset {self.preset} has with its own number"
+                raise request_error("eval.shots", "tasks that the preset does not have", got, f"leave {name} out")
             wanted.setdefault(name, {})
         if wanted.keys() - self._local:
             self._manager = TaskManager(include_path=self._paths)
         problems: list[Problem] = []
         for name, benchmarks in wanted.items():
             try:
-                self._benchmarks.asked.append(Asked(name, self._build(name, benchmarks), benchmarks))
+                asked = Asked(name, self._build(name, benchmarks), benchmarks)
+                self._benchmarks.asked.append(asked)
+                problems += self._problems(asked)
             except RequestError as error:
                 problems += error.problems
         if problems:
             raise RequestError(*problems)
         self._benchmarks.manager = self._manager
         return self._benchmarks
+
+    def _problems(self, asked: Asked) -> Iterator[Problem]:
+        """What is wrong with tasks that could be built."""
+        before = {
+            task.task_name: one.name for one in self._benchmarks.asked if one is not asked for task in one.tasks()
+        }
+        for group in (one for one in asked.objects if hasattr(one, "get_all_tasks")):
+            yield from task_check.of_group(group)
+        for task in asked.tasks():
+            name = task.task_name
+            if name in before:
+                got = f"{name} in {asked.name} and in {before[name]}"
+                yield Problem(
+                    "eval.tasks", "each task once, alone, in a group or in the preset", got, "name one of them"
+                )
+            benchmark = asked.benchmarks.get(name) or asked.benchmarks.get(asked.name)
+            metrics = [m if f.name == "none" else f"{m},{f.name}" for m in task.aggregation() for f in task._filters]
+            if benchmark and benchmark.metric not in metrics:
+                wanted = (
+                    f"{benchmark.metric} among the metrics and filters of {name}, which stands for {benchmark.task}"
+                )
+                remedy = "add it to metric_list, or to filter_list, in the task's file"
+                yield Problem("eval.task_dir", wanted, ", ".join(metrics), remedy)
+            yield from task_check.of_task(task, self.limit)
 
     def _of_preset(self) -> dict[str, dict[str, Benchmark]]:
         """The preset's benchmarks, by the task or group that is to be asked for; local ones stand for lm-eval's."""
@@ -110,17 +145,22 @@ class _Loader:
                 "eval.tasks", "the name of an lm-eval task", repr(name), f"{hint}; or set eval.task_dir"
             )
         base = self._base(entry)
-        files = _data_files(name, entry.cfg or {}, base)
-        local_yaml = [entry.yaml_path] if entry.yaml_path and name in self._local else []
-        self._benchmarks.digests.update(
-            {f"{name}: {path.name}": digest.of_file(path) for path in [*local_yaml, *files]}
-        )
+        self._digest(name, entry)
+        members = (entry.cfg or {}).get("task", []) if "group" in (entry.cfg or {}) else [name]
+        members = [members] if isinstance(members, str) else members
+        for member in [m for m in members if isinstance(m, str) and m not in self._manager.task_index]:
+            hint = nearest(member, self._manager.all_tasks)
+            raise request_error("eval.tasks", f"tasks that exist in the group {name}", repr(member), hint)
+        if not members:
+            raise request_error("eval.tasks", f"at least one task in the group {name}", "none", "leave it out")
         try:
             with _working_in(base):  # where lm-eval looks for relative data files
                 loaded = self._manager.load([name])
         except Exception as error:  # data sets that are absent or gated, and faulty task files, raise many types
             raise self._explained(name, entry, error) from None
-        for task in loaded["tasks"].values():
+        for task_name, task in loaded["tasks"].items():
+            if task_name != name and (member := self._manager.task_index.get(task_name)):
+                self._digest(task_name, member)
             benchmark = benchmarks.get(task.task_name) or benchmarks.get(name)
             shots = benchmark.shots if benchmark else self.shots
             if getattr(task, "UNSAFE_CODE", False) and not self.allow_code_execution:
@@ -130,14 +170,26 @@ class _Loader:
                     "false",
                     "set it where that can do no harm, such as in a container",
                 )
+            if task.OUTPUT_TYPE == "loglikelihood_rolling":  # scores whole texts, without a prompt
+                shots = 0
             if shots is not None:
                 task.set_config(key="num_fewshot", value=shots)
         group = loaded.get("groups", {}).get(name)
         return [group] if group else list(loaded["tasks"].values())
 
+    def _digest(self, name: str, entry: Any) -> None:
+        """Remember the local files of a task or group, so that results of other ones are not taken for its own."""
+        files = task_files.data(name, entry.cfg or {}, self._base(entry))
+        if entry.yaml_path and name in self._local:
+            files = [*task_files.definition(entry.yaml_path), *files]
+        self._benchmarks.digests.update({f"{name}: {path.name}": digest.of_file(path) for path in files})
+
     def _base(self, entry: Any) -> Path:
         """What the data files of a task are relative to."""
         path = entry.yaml_path
+        if path is None:  # a tag, which has no file; those of its tasks are in one directory
+            of_tag = (one.yaml_path for one in self._manager.task_index.values() if entry.name in one.tags)
+            path = next(of_tag, None)
         if path and BUILT_IN_TASKS in path.parents:
             return BUILT_IN_TASKS
         if path and self.task_dir and self.task_dir.resolve() in path.resolve().parents:
@@ -160,22 +212,6 @@ class _Loader:
             "on a machine with a network: lors eval CONFIG --prefetch, with the same HF_HOME or a copy of it; or name"
             " local copies with eval.task_dir",
         )
-
-
-def _data_files(name: str, config: dict[str, Any], base: Path) -> list[Path]:
-    """The local data files of a task, each checked to exist."""
-    if config.get("dataset_path") not in LOCAL_FORMATS:
-        return []
-    files = (config.get("dataset_kwargs") or {}).get("data_files", [])
-    groups = list(files.values()) if isinstance(files, dict) else [files]
-    named = [f for group in groups for f in (group if isinstance(group, list) else [group])]
-    plain = [file for file in named if "://" not in file and "*" not in file]
-    for file in plain:
-        if not (base / file).is_file():
-            raise request_error(
-                "eval.data_dir", f"the data file {file} of task {name}", f"no such file in {base}", "set eval.data_dir"
-            )
-    return [base / file for file in plain]
 
 
 @contextmanager

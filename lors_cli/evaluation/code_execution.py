@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 
 from lors_cli.errors import LorsError, request_error
@@ -51,7 +52,15 @@ def allowed() -> bool:
     return _permitted
 
 
-def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_BYTES) -> bool:
+class Verdict(StrEnum):
+    """What came of a program: it ran to its end, it failed, or it was ended because its time was over."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    LATE = "late"
+
+
+def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_BYTES) -> Verdict:
     """Whether `program`, its tests included, runs to its end without an error.
 
     Args:
@@ -93,12 +102,18 @@ def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_
         try:
             if _read(reading, len(READY), START_TIMEOUT) != READY:
                 raise LorsError(f"no process for the programs under test could be started with {sys.executable}")
-            return _read(reading, len(token), CLOCK * timeout) == token.encode()
+            started = time.monotonic()
+            if _read(reading, len(token), CLOCK * timeout) == token.encode():
+                return Verdict.PASSED
+            took = time.monotonic() - started
         finally:
             with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
                 os.killpg(process.pid, signal.SIGKILL)  # before `wait`, as long as the number is surely its own
             process.wait()
             os.close(reading)
+    # the system ends what computes too long, and this what waits too long; a program that fails exits by itself
+    killed = process.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
+    return Verdict.LATE if killed and took >= timeout else Verdict.FAILED
 
 
 def _read(descriptor: int, size: int, seconds: float) -> bytes:
@@ -114,7 +129,7 @@ def _read(descriptor: int, size: int, seconds: float) -> bytes:
     return content
 
 
-def check_all(programs: list[str]) -> list[bool]:
+def check_all(programs: list[str]) -> list[Verdict]:
     """The verdicts on `programs`, as many at a time as there are CPUs; equal programs are run once.
 
     Raises:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from lors_cli import console, processes
-from lors_cli.api import load_adapter
+from lors_cli.api import place_adapter
 from lors_cli.artifacts import digest, files
 from lors_cli.artifacts.publish import scratch
+from lors_cli.errors import UnmeasurableError
 from lors_cli.evaluation import items, table
 from lors_cli.evaluation.perplexity import Text, of_losses, window_losses
 from lors_cli.models import load, measure
@@ -64,24 +65,21 @@ class Evaluation:
         Returns:
             the results of the models, for the manifest.
 
+        Raises:
+            UnmeasurableError: a number is not finite; the model, the task and the item are named.
+
         """
         for position, (name, path) in enumerate(self.request.weights.items()):
             measured = self.measured.setdefault(name, {"items": items.folder(name, position), "asked_tasks": {}})
             if measured.get("complete"):
                 log.info("eval: %s was measured before the interruption", name)
                 continue
-            trust = self.request.trust_remote_code
-            measured["sparsity"] = measure.model(path, trust_remote_code=trust)["sparsity"]
-            model = self._load(name, path) if self._is_needed(measured) else None
-            self._perplexity(name, model, measured)
-            if self.request.backend == "vllm":
-                model = None
-                gc.collect()
-                torch.cuda.empty_cache()
-            self._tasks(name, model, measured)
+            try:
+                self._measure(name, path, measured)
+            except UnmeasurableError as error:
+                raise UnmeasurableError(f"{name}: {error}") from error
             measured["complete"] = True
             self._keep()
-            del model
             gc.collect()
         models = {name: self._published(name, digests.get(name)) for name in self.request.models}
         if processes.rank() == 0:
@@ -89,6 +87,19 @@ class Evaluation:
             files.write_json(self.partial / "results.json", results)
             (self.partial / "results.md").write_text(table.render(results))
         return {"models": models}
+
+    def _measure(self, name: str, path: Path, measured: dict[str, Any]) -> None:
+        weights = measure.model(path, trust_remote_code=self.request.trust_remote_code)
+        if broken := weights["not_finite"]:
+            raise UnmeasurableError(f"{len(broken)} tensors in {path} hold NaN or infinity, among them {broken[0]}")
+        measured["sparsity"] = weights["sparsity"]
+        model = self._load(name, path) if self._is_needed(measured) else None
+        self._perplexity(name, model, measured)
+        if self.request.backend == "vllm":
+            model = None
+            gc.collect()
+            torch.cuda.empty_cache()
+        self._tasks(name, model, measured)
 
     def _left(self, measured: dict[str, Any]) -> list[Any]:
         """The benchmarks that are still to be asked."""
@@ -103,7 +114,7 @@ class Evaluation:
     def _load(self, name: str, path: Path) -> Any:
         request = self.request
         model = load.load_model(path, request.dtype, request.device, trust_remote_code=request.trust_remote_code)
-        return model if request.models[name] == path else load_adapter(model, request.models[name]).eval()
+        return model if request.models[name] == path else place_adapter(model, request.models[name]).eval()
 
     def _keep(self) -> None:
         if processes.rank() == 0:
@@ -120,6 +131,8 @@ class Evaluation:
         tokens = self.request.text.windows(load.load_tokenizer(path, trust_remote_code=trust))
         losses, length = window_losses(model, tokens), tokens.shape[1]
         measured["perplexity"] = {**of_losses(losses, length), "token_digest": digest.of_value(tokens.tolist())}
+        if (positions := load.positions(model)) and length > positions:
+            measured["perplexity"]["positions"] = positions
         log.info("eval: %s perplexity %.4f", name, measured["perplexity"]["value"])
         rows = [{"window": number, "loss": loss, "tokens": length - 1} for number, loss in enumerate(losses)]
         self._keep_items(measured, items.PERPLEXITY, rows)
@@ -129,19 +142,19 @@ class Evaluation:
         left = self._left(measured)
         if not left:
             return
-        from lors_cli.evaluation import harness  # lm-eval takes seconds to import
+        from lors_cli.evaluation import answering, harness  # lm-eval takes seconds to import
 
         request, path = self.request, self.request.weights[name]
         trust = request.trust_remote_code
         with console.third_party_output():
             if model is None:
                 size = request.batch_size
-                answering = harness.by_vllm(path, request.dtype, request.seed, size, trust_remote_code=trust)
+                language_model = answering.by_vllm(path, request.dtype, request.seed, size, trust_remote_code=trust)
             else:
                 tokenizer = load.load_tokenizer(path, trust_remote_code=trust)
-                answering = harness.in_memory(model, tokenizer, request.batch_size)
+                language_model = answering.in_memory(model, tokenizer, request.batch_size)
         manager, run_code = request.benchmarks.manager, request.allow_code_execution
-        asking = harness.Harness(manager, answering, request.limit, run_code=run_code)
+        asking = harness.Harness(manager, language_model, request.limit, run_code=run_code)
         for asked in left:
             with console.third_party_output():
                 metrics, samples = asking.run(asked)
@@ -158,7 +171,7 @@ class Evaluation:
         tasks = {task: entry for asked in measured["asked_tasks"].values() for task, entry in asked.items()}
         average = table.average(tasks)
         return {
-            "path": str(self.request.models[name]),
+            "path": str(self.request.models[name].absolute()),
             **({"digest": model_digest} if model_digest else {}),
             **{key: measured[key] for key in ("sparsity", "perplexity", "items") if key in measured},
             "tasks": tasks,

@@ -1,81 +1,27 @@
 """lm-eval's harness: a model in memory, or vLLM's, answers the tasks; metrics and items come back."""
 
+import math
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import lm_eval
 import torch
-from lm_eval.models.huggingface import HFLM
+from lm_eval.api.metrics import nanmean
 from lm_eval.tasks import TaskManager
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lors_cli import processes
-from lors_cli.errors import LorsError
+from lors_cli.errors import LorsError, UnmeasurableError
 from lors_cli.evaluation import code_execution
+from lors_cli.evaluation.answering import SharedModel, Watch
 from lors_cli.evaluation.benchmarks import Asked
 from lors_cli.evaluation.metrics import headline
+from lors_cli.evaluation.task_check import NO_METRIC, drew_themselves, may_draw_itself
 
-CPU_BATCH_SIZE = 8
-CPU_LOGITS = 2**29  # numbers, 2 GiB in float32, at once for a batch of prompts of TYPICAL_LENGTH
-TYPICAL_LENGTH = 1024
 HASH_LENGTH = 16  # hexadecimal digits, of the 64 that a hash has
 
 Item = dict[str, Any]
-
-
-class SharedModel(HFLM):  # type: ignore[misc]
-    """A model in memory that answers this process's share of the items.
-
-    lm-eval shares items out itself, but takes a model in memory for the only one.
-    """
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=64)
-        self._rank, self._world_size = processes.rank(), processes.count()
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors of all processes, one after another."""
-        return torch.stack([part.to(tensor.device) for part in processes.everyone(tensor.cpu())])
-
-    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
-        """The objects of all processes; None for those that did not ask."""
-        objects = processes.everyone(obj)
-        return objects if self.rank == dst else None
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        processes.wait()
-
-
-def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str) -> Any:
-    """A transformers model for `Harness`.
-
-    Args:
-        model: in memory, on its device.
-        tokenizer: its tokenizer.
-        batch_size: prompts at once; "auto" takes what a GPU has room for, and on a CPU what should fit.
-
-    """
-    if batch_size == "auto" and model.device.type == "cpu":
-        # lm-eval searches by running out of memory, which no CPU does in good time
-        vocabulary = model.config.get_text_config().vocab_size
-        batch_size = min(max(CPU_LOGITS // (vocabulary * TYPICAL_LENGTH), 1), CPU_BATCH_SIZE)
-    return SharedModel(model, tokenizer, batch_size)
-
-
-def by_vllm(directory: Path, dtype: str, seed: int, batch_size: int | str, *, trust_remote_code: bool) -> Any:
-    """The model in `directory`, loaded and run by vLLM, for `Harness`."""
-    from lm_eval.models.vllm_causallms import VLLM
-
-    return VLLM(
-        pretrained=str(directory),
-        dtype=dtype,
-        seed=seed,
-        batch_size=batch_size,
-        trust_remote_code=trust_remote_code,
-    )
 
 
 class Harness:
@@ -96,10 +42,12 @@ class Harness:
         """Ask the items of a task or a group; of several processes each asks its share.
 
         Returns:
-            the metrics of each task and group ("acc", "acc_stderr", "n", "shots", "version", "metric", the headline)
-            and the items of each task; both empty for all processes but the first.
+            the metrics of each task and group ("acc", "acc_stderr", "n", "total", "shots", "version", "metric", the
+            headline, and how many items were "truncated", "unfinished" or their "own_examples") and the items of each
+            task; both empty for all processes but the first.
 
         Raises:
+            UnmeasurableError: a score or a metric is not a finite number.
             LorsError: lm-eval failed, or a benchmark's task does not give its metric.
 
         """
@@ -115,27 +63,70 @@ class Harness:
                 )
         except (torch.OutOfMemoryError, LorsError):
             raise
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError, AssertionError) as error:
-            raise LorsError(f"{asked.name}: lm-eval failed: {str(error) or type(error).__name__}") from error
+        except OverflowError as error:
+            raise UnmeasurableError(
+                f"{asked.name}: a metric is larger than a float can hold ({error});"
+                " leave it out of metric_list in a copy of the task's file, as word_perplexity for texts without spaces"
+            ) from error
+        except Exception as error:  # code of tasks, which may raise whatever it likes
+            raise LorsError(f"{asked.name}: lm-eval failed: {type(error).__name__}: {error}") from error
+        own = {t.task_name: sum(processes.everyone(drew_themselves(t))) for t in asked.tasks() if may_draw_itself(t)}
+        watch = self._model.watched() if isinstance(self._model, SharedModel) else None
         if processes.rank() > 0:
             return {}, {}
         if outcome is None:
             raise LorsError(f"{asked.name}: lm-eval returned no result")
-        return _metrics(outcome, asked), {name: _items(samples) for name, samples in outcome["samples"].items()}
+        aggregations = {task.task_name: task.aggregation() for task in asked.tasks()}
+        for name, samples in outcome["samples"].items():
+            _check(name, samples, aggregations[name])
+        metrics, cut = _metrics(outcome, asked), ""
+        for name, number in own.items():
+            metrics[name]["own_examples"] = number
+        if watch:
+            _count(metrics, outcome.get("group_subtasks", {}), watch)
+            cut = f" cut for {self._model.max_length} positions"
+        truncated = watch.truncated if watch else set()
+        items = {
+            name: _items(samples, {number: cut for task, number in truncated if task == name})
+            for name, samples in outcome["samples"].items()
+        }
+        return metrics, items
+
+
+def _check(task: str, samples: list[dict[str, Any]], aggregation: dict[str, Any]) -> None:
+    """Refuse scores and metrics of items that are not finite; a metric that leaves such items out says so itself."""
+    for sample in samples:
+        values = {"the answer": sample["resps"]}
+        values |= {f"the metric {m}": sample[m] for m in sample["metrics"] if aggregation.get(m) is not nanmean}
+        for what, value in values.items():
+            if any(not math.isfinite(number) for number in _numbers(value)):
+                raise UnmeasurableError(f"{task}, item {sample['doc_id']}: {what} is not finite: {value}")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in a value, which may hold others."""
+    value = _plain(value)
+    if isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
     entries = {}
     for name, values in {**outcome.get("groups", {}), **outcome["results"]}.items():
         # lm-eval's "acc,none" is "acc"; a filter other than none stays in the name
-        entry: dict[str, Any] = {
-            key.removesuffix(",none"): v for key, v in values.items() if isinstance(v, int | float) and "," in key
-        }
+        named = {key.removesuffix(",none"): value for key, value in values.items() if "," in key}
+        named = {key: value for key, value in named.items() if not key.startswith(NO_METRIC)}
+        entry: dict[str, Any] = {key: _metric(name, key, value) for key, value in named.items()}
         for key, part in (("n", "n-samples"), ("shots", "n-shot"), ("version", "versions")):
             value = outcome.get(part, {}).get(name)
             entry[key] = value.get("effective") if isinstance(value, dict) else value
         if entry["n"] is None:  # a group
             entry["n"] = values.get("sample_len")
+        else:
+            entry["total"] = outcome["n-samples"][name]["original"]
         entry["metric"] = headline(entry)
         benchmark = asked.benchmarks.get(name)
         if benchmark and entry["metric"]:
@@ -149,26 +140,72 @@ def _metrics(outcome: dict[str, Any], asked: Asked) -> dict[str, Any]:
             continue
         for child in entries.keys() & set(children):
             entries[child]["group"] = group
+    without = [name for name, entry in entries.items() if entry["metric"] is None]
+    if without:
+        raise UnmeasurableError(
+            f"{without[0]} gives no number: its metrics are {sorted(outcome['results'][without[0]])}"
+        )
     return entries
 
 
-def _items(samples: list[dict[str, Any]]) -> list[Item]:
-    """One line for each item, by its number, with the values of all filters and what tells it from others."""
+def _metric(task: str, key: str, value: Any) -> float | None:
+    """A metric, which has to be a finite number; None for a standard error that there is not."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):  # lm-eval's "N/A" for the standard error of a single item
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    if "_stderr" in key:
+        return None
+    raise UnmeasurableError(f"{task}: the metric {key} is no finite number: {value}")
+
+
+def _count(metrics: dict[str, Any], children: dict[str, list[str]], watch: Watch) -> None:
+    """Count in the metrics of each task and group the items whose prompt or answer was cut."""
+
+    def leaves(name: str) -> set[str]:
+        return set().union(*map(leaves, children[name])) if name in children else {name}
+
+    for name, entry in metrics.items():
+        tasks = leaves(name)
+        entry["truncated"] = sum(task in tasks for task, _ in watch.truncated)
+        if tasks & watch.generating:
+            entry["unfinished"] = sum(task in tasks for task, _ in watch.unfinished)
+
+
+def _items(samples: list[dict[str, Any]], cut: dict[int, str]) -> list[Item]:
+    """One line for each item, by its number, with the values of all filters and what tells it from others.
+
+    A prompt that was cut is named otherwise, so that no model is compared with one that read all of it.
+    """
     items: dict[int, Item] = defaultdict(dict)
     for sample in samples:
-        item = items[sample["doc_id"]]
+        number = sample["doc_id"]
+        item = items[number]
         item |= {
-            "doc_id": sample["doc_id"],
+            "doc_id": number,
             "doc": sample["doc_hash"][:HASH_LENGTH],
-            "prompt": sample["prompt_hash"][:HASH_LENGTH],
+            "prompt": sample["prompt_hash"][:HASH_LENGTH] + cut.get(number, ""),
         }
         suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
-        item |= {f"{metric}{suffix}": _plain(sample[metric]) for metric in sample["metrics"]}
+        item |= {f"{metric}{suffix}": _finite(_plain(sample[metric])) for metric in sample["metrics"]}
     return [items[number] for number in sorted(items)]
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
-    if isinstance(value, list | tuple):
+    """The value in lists, texts and Python's numbers."""
+    if hasattr(value, "tolist"):  # of numpy or torch
+        value = value.tolist()
+    if isinstance(value, list | tuple | set):
         return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else float(value)
+    if isinstance(value, dict):
+        return [_plain(part) for part in value.values()]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """The value as JSON can hold it: numbers that their metric leaves out, because they are not finite, as null."""
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -31,7 +31,7 @@ def write(path: Path, items: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.BytesIO()
     with gzip.GzipFile(fileobj=text, mode="wb", mtime=0) as file:
-        file.write("".join(json.dumps(item) + "\n" for item in items).encode())
+        file.write("".join(json.dumps(item, allow_nan=False) + "\n" for item in items).encode())
     files.write_bytes(path, text.getvalue())
 
 

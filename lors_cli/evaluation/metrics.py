@@ -6,7 +6,7 @@ from typing import Any
 # Where a task has several metrics, the first of these that it has, as the papers choose.
 FIRST_CHOICE = ("acc", "exact_match,strict-match", "exact_match", "word_perplexity")
 # The keys of an entry that are not metrics.
-FACTS = {"n", "shots", "version", "metric", "benchmark", "group"}
+FACTS = {"n", "total", "shots", "version", "metric", "benchmark", "group", "truncated", "unfinished", "own_examples"}
 
 
 def headline(entry: dict[str, Any]) -> str | None:
@@ -19,6 +19,31 @@ def headline(entry: dict[str, Any]) -> str | None:
 
 def stderr_of(entry: dict[str, Any], metric: str) -> float | None:
     """The standard error of a metric, None where it is not known."""
+    error = entry.get(_stderr(metric))
+    return error if isinstance(error, float) and math.isfinite(error) else None
+
+
+def has_stderr(entry: dict[str, Any], metric: str) -> bool:
+    """Whether a metric has a standard error, be it that its items were too few to know it."""
+    return _stderr(metric) in entry
+
+
+def _stderr(metric: str) -> str:
     name, comma, kind = metric.partition(",")
-    error = entry.get(f"{name}_stderr{comma}{kind}")
-    return error if isinstance(error, float) and not math.isnan(error) else None
+    return f"{name}_stderr{comma}{kind}"
+
+
+def cuts(entry: dict[str, Any]) -> str:
+    """What makes the numbers of a task doubtful, in words; empty if nothing does, or if that is not known."""
+    words = {"truncated": "prompts were longer than the model's positions and lost their beginning"}
+    words["unfinished"] = "answers were cut at the longest length"
+    words["own_examples"] = "prompts had their own item with its answer among the examples"
+    cut = [f"{entry[key]} of {entry['n']} {text}" for key, text in words.items() if entry.get(key)]
+    late = entry.get("out_of_time")
+    return ", ".join([*cut, *([f"{late:.1%} of the programs ran out of time, and count as wrong"] if late else [])])
+
+
+def too_long(perplexity: dict[str, Any]) -> str:
+    """That the windows of a perplexity are longer than what the model was made for, in words; empty if they are not."""
+    positions = perplexity.get("positions")
+    return f"on windows that are longer than the model's {positions} positions" if positions else ""

@@ -6,6 +6,7 @@ is what the SparseGPT and Wanda papers' code measures up to the BOS that some to
 
 import math
 import statistics
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lors_cli import processes
 from lors_cli.data import windows
 from lors_cli.data.sources import Source
-from lors_cli.errors import LorsError
+from lors_cli.errors import UnmeasurableError
 
+NOT_FINITE = "the model's activations overflow; try dtype: float32, and if that is in use, the model is broken"
+LARGEST_LOSS = math.log(sys.float_info.max)  # 709.8 nats
 LOGITS_PER_FORWARD = 2**26  # numbers; in float32 and with their copies in the loss near 1 GB
 
 
@@ -44,7 +47,7 @@ def window_losses(model: PreTrainedModel, tokens: Tensor) -> list[float]:
     """The summed loss in nats of each window of token ids, (windows, length); several processes share the work.
 
     Raises:
-        LorsError: the model's loss is NaN.
+        UnmeasurableError: the model's loss is not finite.
 
     """
     length = tokens.shape[1]
@@ -58,8 +61,9 @@ def window_losses(model: PreTrainedModel, tokens: Tensor) -> list[float]:
         ours += losses.view(len(ids), -1).double().sum(1).tolist()
     shares = processes.everyone(ours)
     losses_of_all = [shares[number % len(shares)][number // len(shares)] for number in range(len(tokens))]
-    if any(map(math.isnan, losses_of_all)):
-        raise LorsError("the model's loss is NaN: its weights or activations are not finite; try dtype: float32")
+    for window, loss in enumerate(losses_of_all):
+        if not math.isfinite(loss):
+            raise UnmeasurableError(f"perplexity, window {window}: the loss is {loss}; {NOT_FINITE}")
     return losses_of_all
 
 
@@ -70,13 +74,18 @@ def of_losses(losses: list[float], length: int) -> dict[str, float | int]:
         "value", "tokens", the number of predicted ones, and of several windows "stderr": as each holds as many tokens,
         the standard error of the mean over windows, carried through the exponential to first order.
 
+    Raises:
+        UnmeasurableError: the perplexity is larger than a float can hold.
+
     """
     means = [loss / (length - 1) for loss in losses]
     mean = math.fsum(means) / len(means)
-    value = math.exp(mean) if mean < 700 else math.inf
+    if mean > LARGEST_LOSS:
+        raise UnmeasurableError(f"the mean loss is {mean:.4g} nats per token, so the perplexity is no float any more")
+    value = math.exp(mean)
     facts = {"value": value, "tokens": len(losses) * (length - 1)}
-    if len(means) > 1 and math.isfinite(value):
-        facts["stderr"] = value * statistics.stdev(means) / math.sqrt(len(means))
+    if len(means) > 1 and math.isfinite(error := value * statistics.stdev(means) / math.sqrt(len(means))):
+        facts["stderr"] = error
     return facts
 
 

@@ -3,7 +3,10 @@
 from typing import Any
 
 from lors_cli import console
-from lors_cli.evaluation.metrics import headline, stderr_of
+from lors_cli.evaluation.metrics import cuts, has_stderr, headline, stderr_of, too_long
+
+UNKNOWN = "—"
+CUT = " †"  # marks numbers with prompts or answers that were cut
 
 
 def average(entries: dict[str, dict[str, Any]]) -> float | None:
@@ -18,7 +21,8 @@ def cell(entry: dict[str, Any]) -> str:
     if metric is None or metric not in entry:
         return "-"
     error = stderr_of(entry, metric)
-    return f"{metric.partition(',')[0]} {entry[metric]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+    shown = f" ± {error:.4f}" if error is not None else f" ± {UNKNOWN}" if has_stderr(entry, metric) else ""
+    return f"{metric.partition(',')[0]} {entry[metric]:.4f}{shown}" + (CUT if cuts(entry) else "")
 
 
 def render(results: dict[str, Any]) -> str:
@@ -49,8 +53,14 @@ def render(results: dict[str, Any]) -> str:
         counts = ", ".join(_conditions(task, first["tasks"][task]) for task in tasks)
         by = f"lm-eval {results['versions'].get('lm_eval', '?')}, {settings['backend']}"
         lines.append(f"Tasks: {by}; {counts}.")
+    for name, entry in models.items():
+        if long := too_long(entry.get("perplexity", {})):
+            lines.append(f"{name}: perplexity {long}.")
+        lines += [f"{CUT.strip()} {name}: {task} {cut}." for task in tasks if (cut := cuts(entry["tasks"][task]))]
     return "\n".join(lines) + "\n"
 
 
 def _conditions(task: str, entry: dict[str, Any]) -> str:
-    return f"{task} {entry['n']} items, {entry['shots'] or 0} shots"
+    total = entry.get("total")
+    of = f"{entry['n']} of {total}" if total and total != entry["n"] else entry["n"]
+    return f"{task} {of} items, {entry['shots'] or 0} shots"

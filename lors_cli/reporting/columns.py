@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from lors_cli.evaluation.metrics import headline, stderr_of
+from lors_cli.evaluation.metrics import cuts, headline, stderr_of, too_long
 from lors_cli.reporting.runs import EVAL, Run
 
 ACCURACY, AVERAGE, PERPLEXITY, OTHER = "accuracy", "average", "perplexity", "other"
@@ -61,6 +61,12 @@ class Measure:
     task: str = ""
 
     @property
+    def entry(self) -> dict[str, Any]:
+        """What the results have of the task; nothing for perplexity."""
+        entry: dict[str, Any] = self.run.results["models"][self.model]["tasks"][self.task] if self.task else {}
+        return entry
+
+    @property
     def items(self) -> Path | None:
         """The directory of the items; None if none were kept."""
         relative = self.run.results["models"][self.model].get("items")
@@ -74,14 +80,33 @@ def of_model(run: Run, model: str) -> dict[Column, Measure]:
     for task, entry in results.get("tasks", {}).items():
         metric = headline(entry)
         value = entry.get(metric) if metric else None
-        if metric and "group" not in entry and isinstance(value, int | float) and math.isfinite(value):
+        if metric and "group" not in entry and _is_number(value):
             column = _task_column(run, model, task, entry, metric)
             measures[column] = Measure(float(value), stderr_of(entry, metric), run, model, task)
-    if perplexity := results.get("perplexity"):
+    if (perplexity := results.get("perplexity")) and _is_number(perplexity["value"]):
         column = _perplexity_column(run, model, perplexity)
         error = perplexity.get("stderr")
         measures[column] = Measure(float(perplexity["value"]), error, run, model)
     return measures
+
+
+def remarks(run: Run, model: str) -> list[str]:
+    """What has to be said of the numbers of a model: those that are none, and those with prompts or answers cut."""
+    results = run.results["models"][model]
+    perplexity, said = results.get("perplexity") or {}, []
+    if long := too_long(perplexity):
+        said.append(f"{PERPLEXITY} {long}")
+    values = {PERPLEXITY: perplexity.get("value")} if perplexity else {}
+    for task, entry in results.get("tasks", {}).items():
+        if "group" not in entry:
+            values[task] = entry.get(headline(entry) or "")
+            said += [f"{task}: {cut}" for cut in [cuts(entry)] if cut]
+    said += [f"{name} gave {value}, which is no measurement" for name, value in values.items() if not _is_number(value)]
+    return said
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _task_column(run: Run, model: str, task: str, entry: dict[str, Any], metric: str) -> Column:

@@ -98,7 +98,7 @@ def as_json(table: Table) -> str:
         "left_out": [{"path": str(one.path), "reason": one.reason, "remedy": one.remedy} for one in table.left_out],
         "versions": environment.versions(),
     }
-    return json.dumps(_finite(content), indent=2) + "\n"
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
 
 
 def _json_heading(heading: Heading, table: Table) -> dict[str, Any]:

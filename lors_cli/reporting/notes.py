@@ -93,7 +93,7 @@ def _conditions(table: Table) -> list[str]:
     notes = []
     tasks = [h for h in table.headings if h.key.kind in (ACCURACY, OTHER) and h.key.column]
     if tasks:
-        notes.append(f"Accuracies in percent. Tasks: {'; '.join(_task(heading) for heading in tasks)}.")
+        notes.append(f"Accuracies in percent. Tasks: {'; '.join(_task(heading, table) for heading in tasks)}.")
         recorded = {str((row.runs[0].results.get("versions") or {}).get("lm_eval", "?")) for row in _rows(table)}
         notes.append(f"lm-eval {' and '.join(sorted(recorded))}{', mixed' if len(recorded) > 1 else ''}.")
     for heading in table.headings:
@@ -110,11 +110,14 @@ def _conditions(table: Table) -> list[str]:
     return notes
 
 
-def _task(heading: Heading) -> str:
+def _task(heading: Heading, table: Table) -> str:
+    measures = [row.measures[column] for row in _rows(table) if (column := heading.key.column) in row.measures]
+    totals = {measure.entry.get("total") for measure in measures} - {None}
     settings = dict(heading.key.column.settings) if heading.key.column else {}
     mark = f" [{heading.mark}]" if heading.mark else ""
+    of = "".join(f" of {total}" for total in totals if str(total) != settings["items"])
     return clean(
-        f"{heading.name}{mark} {settings['metric']}, {settings['shots']} shots, {settings['items']} items,"
+        f"{heading.name}{mark} {settings['metric']}, {settings['shots']} shots, {settings['items']}{of} items,"
         f" version {settings['version']}, {settings['dtype']}"
     )
 

@@ -1,11 +1,14 @@
 """How an evaluated model was made and what that cost: as manifests tell, or where they are gone, a config."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from lors_cli.artifacts.model_files import weight_files
+from lors_cli.errors import LorsError
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
 from lors_cli.run.layout import EVALUATED, STAGES, merges_recovered
 from lors_cli.run.lineage import Lineage, Step
@@ -239,14 +242,10 @@ def _measured(origin: Origin) -> int | None:
 def _parameters(directory: Path) -> int | None:
     """The parameters of a model by the headers of its files; None if they cannot be read."""
     total = 0
-    for path in sorted(directory.glob("*.safetensors")):
-        try:
+    try:
+        for path in weight_files(directory):
             with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-                    size = 1
-                    for length in file.get_slice(name).get_shape():
-                        size *= length
-                    total += size
-        except (OSError, SafetensorError):
-            return None
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (LorsError, OSError, SafetensorError):
+        return None
     return total or None

@@ -72,7 +72,8 @@ def of_runs(runs: list[Run], manifests: Manifests) -> tuple[list[Row], list[Left
                 left.append(origin)
                 continue
             digest, measures = evaluated_digest(run, name), columns.of_model(run, name)
-            row = Row(name, digest, results["sparsity"], origin, [run], measures, notes=list(origin.notes))
+            notes = [*origin.notes, *columns.remarks(run, name)]
+            row = Row(name, digest, results["sparsity"], origin, [run], measures, notes=notes)
             if not _join(rows, row):
                 rows.append(row)
     _name_dense(rows)
@@ -97,6 +98,7 @@ def _join(rows: list[Row], row: Row) -> bool:
             continue
         other.measures |= {column: measure for column, measure in row.measures.items() if column not in common}
         other.runs += row.runs
+        other.notes += [note for note in row.notes if note not in other.notes]
         return True
     return False
 

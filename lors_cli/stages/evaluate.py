@@ -2,17 +2,21 @@
 
 import importlib.util
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from lors_cli import console, processes
+from transformers import PreTrainedModel
+
+from lors_cli import console, numerics, processes
+from lors_cli.artifacts import adapter_file
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.evaluation.evaluate import Evaluation, Request
 from lors_cli.evaluation.perplexity import Text
 from lors_cli.models import load
-from lors_cli.run import environment, manifest, request
+from lors_cli.run import belongs, environment, request
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
 from lors_cli.run.manifest import Evaluated
@@ -21,7 +25,7 @@ from lors_cli.stages import common
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, graph: Graph) -> Job:
+def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     """Check that the models, the text and the tasks are there; load no weights.
 
     Raises:
@@ -42,20 +46,28 @@ def prepare(config: Config, graph: Graph) -> Job:
     if text:
         attempt(next, text.source.texts())
     asked = attempt(benchmarks, section)
+    device = attempt(load.pick_device, config.device)
+    if problems and graph.converts:
+        raise RequestError(*problems)
+    yield
     names = sorted(section.models, key="dense".__ne__)
     read: dict[str, Input] = {name: attempt(graph.input, "eval", name) for name in names}
     if problems:
         raise RequestError(*problems)
-    device = load.pick_device(config.device)
     wholes = {name: graph.input("train", "pruned") if name == "tuned" else model for name, model in read.items()}
     models, weights = ({name: model.path for name, model in kind.items()} for kind in (read, wholes))
     skeletons = {}
     for name, model in wholes.items():
         skeletons[name] = model.skeleton(config)
-        tokenizer = load.load_tokenizer(model.like, trust_remote_code=config.trust_remote_code)
+        tokenizer = load.load_tokenizer(model.like, skeletons[name], trust_remote_code=config.trust_remote_code)
         if text:
             text.windows(tokenizer)
             load.warn_of_length(skeletons[name], text.length, "eval.perplexity.sequence_length")
+        problems += _of_model(name, skeletons[name], tokenizer, asked)
+    if problems:
+        raise RequestError(*problems)
+    if "tuned" in read and not read["tuned"].maker and not wholes["tuned"].maker:
+        _check_tuned(read["tuned"].path, wholes["tuned"].path, skeletons["tuned"])
     largest = max(load.weight_bytes(skeleton, config.dtype) for skeleton in skeletons.values())
     data = text.source.identity() if text else None
     evaluation = Request(
@@ -90,6 +102,16 @@ def prepare(config: Config, graph: Graph) -> Job:
     return job
 
 
+def _of_model(name: str, skeleton: Any, tokenizer: Any, asked: Any) -> list[Problem]:
+    """What keeps a model from answering the tasks."""
+    if not asked:
+        return []
+    from lors_cli.evaluation import task_check  # lm-eval takes seconds to import
+
+    tasks = [task for one in asked.asked for task in one.tasks()]
+    return [problem for task in tasks for problem in task_check.of_model(task, name, skeleton, tokenizer)]
+
+
 def _text(section: Eval) -> Text | None:
     if (asked := section.perplexity) is None:
         return None
@@ -97,13 +119,19 @@ def _text(section: Eval) -> Text | None:
 
 
 def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> Evaluated:
-    if adapter := evaluation.models.get("tuned"):
-        trained = manifest.read(adapter)
-        if trained and trained.model_digest not in (None, job.digests["tuned_on"]):
-            got = f"{adapter}, trained for another model than {evaluation.weights['tuned']}"
-            raise request_error("eval.models", "an adapter and its model", got, "set train.input to its model")
-    facts = {"settings": _recorded(section, evaluation), "versions": environment.versions()}
+    if adapter := evaluation.models.get("tuned"):  # again, because an earlier stage may have made them
+        whole = evaluation.weights["tuned"]
+        _check_tuned(adapter, whole, load.skeleton(whole, trust_remote_code=evaluation.trust_remote_code))
+    facts = {
+        "settings": _recorded(section, evaluation),
+        "versions": environment.versions(),
+        "numerics": numerics.in_force(),
+    }
     return Evaluated(**Evaluation(evaluation, partial).run(job.digests, facts))
+
+
+def _check_tuned(adapter: Path, whole: Path, skeleton: PreTrainedModel) -> None:
+    belongs.check(adapter, adapter_file.load(adapter, "eval.models"), whole, skeleton, "eval.models")
 
 
 def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
@@ -147,6 +175,8 @@ def benchmarks(section: Eval) -> Any:
         return None
     from lors_cli.evaluation.benchmarks import load as find  # lm-eval takes seconds to import
 
-    options = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "data_dir", "allow_code_execution"})
+    options = section.model_dump(
+        include={"preset", "tasks", "shots", "limit", "task_dir", "data_dir", "allow_code_execution"}
+    )
     with console.third_party_output():
         return find(**options)

@@ -30,7 +30,7 @@ def test_local_tasks_without_a_network(lors: Lors, write_config: WriteConfig, ta
     assert 0 <= entries["words"]["acc"] <= 1
     assert entries["words"]["acc_stderr"] > 0
     assert "words" in shown
-    assert "6 items" in shown
+    assert "6 of 13 items" in shown
 
 
 def test_a_preset_takes_local_copies_and_averages_the_papers_metric(

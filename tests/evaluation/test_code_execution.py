@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from lors_cli.errors import LorsError, RequestError
 from lors_cli.evaluation import code_execution, humaneval
 from lors_cli.evaluation.benchmarks import BUILT_IN_TASKS
+from lors_cli.evaluation.code_execution import Verdict
 from tests.conftest import SHARED_DATA
 
 DATA = SHARED_DATA / "humaneval_test.jsonl"
@@ -53,7 +54,7 @@ def shipped(count: int) -> list[dict[str, Any]]:
 def test_canonical_solutions_pass_and_others_do_not() -> None:
     docs = shipped(5)
     answers = [[doc["canonical_solution"], "    return None\n", "    retrun 1\n"] for doc in docs]
-    assert humaneval.run_tests(answers, docs) == [[True, False, False]] * 5
+    assert humaneval.run_tests(answers, docs) == [["passed", "failed", "failed"]] * 5
 
 
 STOPPED = {
@@ -78,12 +79,31 @@ STOPPED = {
     "third party": "import numpy",
 }
 
+LATE = {STOPPED[name] for name in ("loop", "sleep", "fork bomb")}
+SLOW = {STOPPED[name] for name in ("recursion", "memory bit by bit")}  # fill the memory, or take too long for that
+
+
+@pytest.mark.usefixtures("permitted")
+def test_answers_are_not_tested_where_not_even_the_own_solution_passes() -> None:
+    broken = [{**PROBLEMS[0], "canonical_solution": "    return None\n"}]
+    with pytest.raises(LorsError, match="test/double: the problem's own solution fails here"):
+        humaneval.run_tests([["    return 2 * x\n"]], broken)
+    unknown = [{key: value for key, value in broken[0].items() if key != "canonical_solution"}]
+    assert humaneval.run_tests([["    return 2 * x\n"]], unknown) == [["passed"]]
+
+
+def test_programs_that_ran_out_of_time_are_counted() -> None:
+    assert humaneval.results({}, [["passed", "late", "failed", "late"]]) == {"pass@1": 0.25, "out_of_time": 0.5}
+
 
 @pytest.mark.usefixtures("permitted")
 @pytest.mark.parametrize("program", list(STOPPED.values()), ids=list(STOPPED))
 def test_what_is_stopped_has_not_passed(program: str) -> None:
     started = time.monotonic()
-    assert not code_execution.check(program, timeout=1)
+    verdict = code_execution.check(program, timeout=1)
+    if program not in SLOW:
+        assert verdict == (Verdict.LATE if program in LATE else Verdict.FAILED)
+    assert verdict != Verdict.PASSED
     assert time.monotonic() - started < 30
 
 
@@ -98,7 +118,7 @@ def test_nothing_outside_is_changed(tmp_path: Path, change: str) -> None:
     file.write_text("as it was")
     file.parent.chmod(0o777)
     mode = file.stat().st_mode
-    assert not code_execution.check(f"import os, shutil\n{change.format(str(file), str(file.parent))}")
+    assert code_execution.check(f"import os, shutil\n{change.format(str(file), str(file.parent))}") == Verdict.FAILED
     assert (file.read_text(), file.stat().st_mode) == ("as it was", mode)
 
 
@@ -116,7 +136,7 @@ with tempfile.TemporaryDirectory() as folder, open(folder + "/file", "w") as fil
 print("x" * 10**7)
 """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert code_execution.check(program)
+    assert code_execution.check(program) == Verdict.PASSED
     assert list(tmp_path.iterdir()) == []
     order = "assert str({'one', 'two', 'three'}) == %r"
     seen = list(itertools.permutations(["'one'", "'two'", "'three'"]))

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
 from lors_cli.data import builtin
+from lors_cli.errors import UnmeasurableError
 from lors_cli.evaluation.perplexity import of_losses
 from tests.evaluation.tasks import results
 
@@ -54,4 +55,6 @@ def test_of_losses_by_hand() -> None:
         "stderr": pytest.approx(math.exp(1.5) * 0.5),  # (2 - 1) / sqrt(2) by sqrt(2) windows
     }
     assert of_losses([3.0], 4) == {"value": pytest.approx(math.e), "tokens": 3}  # one window has no error
-    assert of_losses([1e4, 1e4], 4) == {"value": math.inf, "tokens": 6}
+    assert math.isfinite(of_losses([2125.0, 2126.0], 4)["value"])
+    with pytest.raises(UnmeasurableError, match="3333 nats per token"):
+        of_losses([1e4, 1e4], 4)

@@ -25,7 +25,7 @@ def test_a_row_for_each_model_and_what_the_numbers_depend_on() -> None:
     shown = table.render({"models": models, "settings": SETTINGS, "versions": {"lm_eval": "0.4.11"}})
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[:4:2]] == [
         ["model", "sparsity", "perplexity", "arc_easy", "boolq_local"],
-        ["dense", "0.0000", "12.35", "acc 0.5000 ± 0.0123", "acc 0.7500"],
+        ["dense", "0.0000", "12.35", "acc 0.5000 ± 0.0123", "acc 0.7500 ± —"],
     ]
     assert "merged" in shown.splitlines()[3]
     assert "Perplexity: c4.jsonl, windows of 64 tokens, 126 predicted, no BOS. dtype: float32.\n" in shown
@@ -41,3 +41,15 @@ def test_the_average_is_that_of_a_presets_benchmarks() -> None:
     assert average == (0.5 + 0.9) / 2
     models = {"dense": model(0.0, 12.345, average=average)}
     assert "0.7000" in table.render({"models": models, "settings": SETTINGS, "versions": {}}).splitlines()[2]
+
+
+def test_what_was_cut_and_what_was_left_out_stand_beside_the_numbers() -> None:
+    cut = {"arc_easy": {**TASKS["arc_easy"], "total": 90, "truncated": 3, "unfinished": 0}}
+    models = {"dense": {**model(0.0, 12.345), "tasks": cut}, "merged": model(0.5, 20.0)}
+    models["merged"]["perplexity"]["positions"] = 32
+    shown = table.render({"models": models, "settings": SETTINGS, "versions": {}})
+    assert "acc 0.5000 ± 0.0123 †" in shown.splitlines()[2]
+    assert "†" not in shown.splitlines()[3]
+    assert "arc_easy 40 of 90 items, 0 shots" in shown
+    assert "† dense: arc_easy 3 of 40 prompts were longer than the model's positions and lost their beginning." in shown
+    assert "merged: perplexity on windows that are longer than the model's 32 positions." in shown

@@ -1,11 +1,14 @@
 """What may stand in one column, and what is said where numbers may not."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lors_cli.reporting import export, page, text
+from lors_cli.reporting.table import line_notes
 from lors_cli.tools.report import collect
 from tests.reporting.common import edit_results, headings, number, said, value
 from tests.reporting.synthetic import make_run
@@ -87,3 +90,29 @@ def test_of_a_group_of_tasks_only_the_whole_is_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", losses={})
     edit_results(run, **{TASK.format(model, "group"): "science" for model in ("dense", "pruned", "merged")})
     assert "arc_easy" not in headings(collect([run]))
+
+
+def test_numbers_that_are_none_and_cut_prompts_are_said_of_their_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    edit_results(
+        run,
+        models__merged__tasks__arc_easy__truncated=2,
+        models__merged__tasks__arc_easy__total=1000,
+        models__dense__tasks__arc_easy__acc=math.nan,
+        models__pruned__perplexity__value=math.inf,
+        models__dense__perplexity__positions=64,
+    )
+    table = collect([tmp_path])
+    notes = line_notes(table)
+    of = {entry.line.label: [notes[mark] for mark in entry.marks] for entry in table.entries}
+    lost = "arc_easy: 2 of 8 prompts were longer than the model's positions and lost their beginning"
+    assert of["wanda + lors r=16"] == [lost]
+    assert "arc_easy gave nan, which is no measurement" in of["dense"]
+    assert "perplexity on windows that are longer than the model's 64 positions" in of["dense"]
+    assert "perplexity gave inf, which is no measurement" in of["wanda"]
+    assert value(table, "dense", "arc_easy") is value(table, "wanda", "perplexity") is None
+    assert "8 of 1000 items" in said(table)
+    for shown in (text.plain(table), text.markdown(table), text.latex(table), export.as_csv(table), page.render(table)):
+        assert "lost their beginning" in shown
+    exported = json.loads(export.as_json(table), parse_constant=pytest.fail)
+    assert lost in [note["text"] for note in exported["notes"]]

@@ -193,5 +193,5 @@ def test_every_file_of_two_hundred_runs_is_read_once(tmp_path: Path, monkeypatch
     table = collect([tmp_path])
     assert len(table.entries) == 202
     assert set(opened.values()) == {1}
-    assert len(opened) == 200 * 5  # four manifests and the results
+    assert len(opened) == 200 * 6  # four manifests, the results and the config of the merged model
     assert json.loads(read_text(tmp_path / "run0/eval/results.json"))

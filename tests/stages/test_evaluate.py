@@ -14,11 +14,19 @@ Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
 
 
-def test_changed_task_files_are_noticed(lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path) -> None:
-    config = write_config(eval__models=["dense"], eval__tasks=["words"], eval__task_dir=str(task_dir))
+@pytest.mark.parametrize("changed", ["items.jsonl", "group.yaml", "words.yaml", "base.yaml", "code.py"])
+def test_changed_task_files_are_noticed(
+    lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path, changed: str
+) -> None:
+    (task_dir / "group.yaml").write_text(json.dumps({"group": "all", "task": ["words"]}))
+    (task_dir / "base.yaml").write_text((task_dir / "words.yaml").read_text().replace('"words"', '"base"'))
+    (task_dir / "words.yaml").write_text("include: base.yaml\ntask: words\nprocess_docs: !function code.same\n")
+    (task_dir / "code.py").write_text("def same(docs):\n    return docs\n")
+    config = write_config(eval__models=["dense"], eval__tasks=["all"], eval__task_dir=str(task_dir), eval__limit=2)
     lors("eval", config)
-    items = task_dir / "items.jsonl"
-    items.write_text("".join(reversed(items.read_text().splitlines(keepends=True))))
+    assert "up to date" in lors("eval", config).stderr
+    file = task_dir / changed
+    file.write_text(file.read_text() + "\n")
     assert "task_files" in lors("eval", config, status=2).stderr
 
 
@@ -38,7 +46,7 @@ def test_dense_comes_first_and_a_path_is_a_model(
         ({"eval__data_dir": "/"}, "the data file train.jsonl"),
         ({"eval__models": ["dens"]}, "eval.models"),
         ({"eval__models": ["merged"]}, "run `lors merge` first"),
-        ({"eval__models": []}, "at least 1 item"),
+        ({"eval__models": []}, "a list of at least 1"),
     ],
 )
 def test_what_is_missing_is_said_before_a_model_is_loaded(
