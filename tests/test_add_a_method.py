@@ -80,11 +80,11 @@ def test_both_methods_go_from_yaml_to_a_merged_model(lors: Callable[..., Result]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["prune.power=-1"], "prune.power\n  expected: greater than or equal to 0"),
+        (["prune.power=-1"], "prune.power\n  expected: a number of at least 0"),
         (["prune.scope=rows"], "did you mean 'row'?"),
         (["prune.method=wanda"], "no power, because wanda does not have this option"),
-        (["train.weight_dropout=1"], "train.weight_dropout\n  expected: less than 1"),
-        (["train.method=sqft", "train.start=null"], "train.start"),
+        (["train.weight_dropout=1"], "train.weight_dropout\n  expected: a number of at least 0 and below 1"),
+        (["train.method=sqft"], "no start, because sqft"),
         (["train.powr=1"], "a known key"),
     ],
 )

@@ -136,7 +136,7 @@ def test_damaged_weights(
     if damage == "nan":
         assert not (tmp_path / "run/pruned").exists()
     else:  # the headers tell, before any work
-        said(result, "model", "copy the model again")
+        said(result, "model", "again")
         assert not (tmp_path / "run").exists()
 
 

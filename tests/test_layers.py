@@ -23,6 +23,7 @@ LAYERS = [
     {"artifacts", "stopping"},
     {"pruning", "adapters"},
     {"kernels"},
+    {"numerics"},
     {"sparsity", "console", "processes", "offline", "options"},
     {"errors"},
 ]

@@ -1,8 +1,12 @@
 """Whose output belongs to whom: what happens when a run is repeated with something changed."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -43,8 +47,6 @@ def test_merging_into_another_model_than_the_trained_is_refused_in_a_run(
 def test_changed_settings_of_a_later_stage_are_refused_before_the_first(
     lors: Lors, write_config: WriteConfig, tmp_path: Path
 ) -> None:
-    import shutil
-
     config = write_config()
     lors("run", config)
     shutil.rmtree(tmp_path / "run/pruned")
@@ -96,3 +98,96 @@ def test_several_processes_are_refused_by_other_stages(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "the others without" in lors("merge", write_config(), status=2).stderr
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+SMALL = {
+    "method": "lora",
+    "rank": 2,
+    "dataset": "python-topics",
+    "sequence_length": 32,
+    "batch_size": 2,
+    "max_steps": 2,
+}
+LORAM: dict[str, Any] = {
+    "prune": {"method": "structured_random", "ratio": 0.5, "keep_first": 1, "keep_last": 0},
+    "align": SMALL,
+    "train": {**SMALL, "save_steps": 1},
+    "recover": {},
+}
+
+
+@pytest.mark.parametrize(("umask", "changes"), [(0o022, {"train__save_steps": 2}), (0o027, LORAM)], indirect=["umask"])
+def test_everything_gets_the_mode_that_the_umask_gives(
+    umask: int, changes: dict[str, Any], lors: Lors, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    lors("run", write_config(**changes))
+    lors("pack", run / "merged", run / "packed")
+    lors("unpack", run / "packed", run / "unpacked")
+    lors("report", run, "--output", run / "report")
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in run.rglob("*")}
+    assert {path.suffix for path in modes} >= {".safetensors", ".json", ".md", ".html", ".log"}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o666 & ~umask}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o777 & ~umask}
+
+
+def test_an_experiment_is_found_again_from_anywhere(
+    lors: Lors,
+    write_config: WriteConfig,
+    jsonl: Callable[..., Path],
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment, elsewhere = tmp_path / "experiment", tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    (make_model(experiment / "dense") / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    shutil.move(jsonl([{"text": "some words and more words " * 40}]), experiment / "data.jsonl")
+
+    def config(place: str) -> Path:
+        data, text = f"{place}/data.jsonl", {"sequence_length": 16, "samples": 2}
+        return write_config(
+            model=f"{place}/dense",
+            output_dir=f"{place}/run",
+            prune__calibration={"dataset": data, **text},
+            train={**SMALL, "method": "lors", "dataset": data, "sequence_length": 16, "eval_dataset": data},
+            eval={"models": ["dense", "merged"], "perplexity": {"dataset": data, **text}},
+        )
+
+    monkeypatch.chdir(experiment)
+    lors("run", config("."))
+    run = experiment / "run"
+    before = lors("report", run, "--format", "json").stdout
+    monkeypatch.chdir(elsewhere)
+    for folder in ("pruned", "adapter", "merged", "eval"):
+        assert all(
+            Path(path).is_dir() for path in json.loads((run / folder / "lors.json").read_text())["input_paths"].values()
+        )
+    base = json.loads((run / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(base).samefile(run / "pruned")
+    # the same content under other paths is the same request
+    for stage in ("prune", "train", "merge", "eval"):
+        for place in (str(experiment), "../../experiment"):
+            assert "is up to date" in lors(stage, config(place)).stderr
+    other = make_model(elsewhere / "dense", seed=1)
+    refused = lors("prune", config(str(experiment)), f"model={other.name}", status=2)
+    assert "prune: inputs.model" in refused.stderr
+    assert lors("report", run, "--format", "json").stdout == before
+
+    moved = tmp_path / "moved"
+    experiment.rename(moved)
+    for stage in ("prune", "train", "merge", "eval"):
+        assert "is up to date" in lors(stage, config(str(moved))).stderr
+    assert lors("report", moved / "run", "--format", "json").stdout.replace("moved/", "experiment/") == before
+    lors("inspect", moved / "run" / "adapter", "--plots")  # the model that it belongs to has moved with it
+    (moved / "run" / "merged" / "README.md").unlink()  # it is made anew, from what is recorded
+    shown = lors("push", moved / "run" / "merged", "owner/name", "--dry-run").stdout
+    assert "license: mit" in shown
+    assert all(f"\n{step}" in shown for step in ("1. Pruned", "2. Trained", "3. Merged"))

@@ -31,7 +31,7 @@ def write(directory: Path, made: Manifest, config: str) -> None:
 
     """
     if describes(directory):
-        (directory / CARD).write_text(render(made, config), encoding="utf-8")
+        (directory / CARD).write_text(render(directory, made, config), encoding="utf-8")
 
 
 def describes(directory: Path) -> bool:
@@ -39,9 +39,10 @@ def describes(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("config.json", adapter_file.CONFIG))
 
 
-def render(made: Manifest, config: str) -> str:
+def render(directory: Path, made: Manifest, config: str) -> str:
     """The card of the directory whose manifest is `made`, made by a run of `config`."""
-    subject = _Adapter(made) if made.stage in ("train", "recover") else _Model(made)
+    lineage = Lineage(run=directory.absolute().parent)
+    subject = _Adapter(made, lineage) if made.stage in ("train", "recover") else _Model(made, lineage)
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     parts = [
         f"# {subject.title()}",
@@ -64,10 +65,10 @@ def render(made: Manifest, config: str) -> str:
 class _Made:
     """What a card is about."""
 
-    def __init__(self, made: Manifest) -> None:
+    def __init__(self, made: Manifest, lineage: Lineage) -> None:
         self.made = made
-        self.steps = Lineage().steps(made)
-        self.original = Original.of(self.steps)
+        self.steps = lineage.steps(made)
+        self.original = Original.of(self.steps, lineage)
         self.name = self.original.name.rpartition("/")[2]
         self.reduction = 1.0  # of the model's parameters, by structured pruning
         for step in self.steps:
@@ -96,8 +97,8 @@ class _Made:
 class _Model(_Made):
     """A whole model: pruned, merged or made from those."""
 
-    def __init__(self, made: Manifest) -> None:
-        super().__init__(made)
+    def __init__(self, made: Manifest, lineage: Lineage) -> None:
+        super().__init__(made, lineage)
         self.sparse = _is_sparse(made.facts)
         self.trained = any(step.stage in ("align", "train", "merge") for step in self.steps)
 
@@ -145,8 +146,8 @@ class _Model(_Made):
 class _Adapter(_Made):
     """An adapter, which belongs to one model."""
 
-    def __init__(self, made: Manifest) -> None:
-        super().__init__(made)
+    def __init__(self, made: Manifest, lineage: Lineage) -> None:
+        super().__init__(made, lineage)
         recovered = made.stage == "recover"
         self.owner = "model" if recovered else "pruned"
         self.of_original = recovered or len(self.steps) == 1
@@ -247,7 +248,10 @@ def _used(step: Manifest) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     settings = step.settings
     if settings.get("calibration_source"):
         return {"calibration": (settings["calibration"]["dataset"], settings["calibration_source"])}
+    # an alignment is recorded under the keys of a training
     named = {"train.dataset": "training", "train.eval_dataset": "held-out loss"}
+    if step.stage == "align":
+        named = {"train.dataset": "alignment", "train.eval_dataset": "held-out loss of the alignment"}
     return {
         named[key]: (settings[key.partition(".")[2]], identity)
         for key, identity in settings.get("data", {}).items()

@@ -3,6 +3,7 @@
 An input exists already, or a stage of the same run will make it; then it is known which model it will be like.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models import load, source, structure
-from lors_cli.run import manifest
-from lors_cli.run.layout import READS_RECOVERED, STAGES, merges_recovered
+from lors_cli.models.weights import open_weights
+from lors_cli.run import layout, manifest
+from lors_cli.run.layout import STAGES, merges_recovered, will_make
 from lors_cli.sequential.structured import shrink_as_planned
 
 
@@ -43,13 +45,15 @@ class Input:
         return self.cut is not None or structure.read(self.like) is not None
 
     def skeleton(self, config: Config) -> PreTrainedModel:
-        """The model without its weights.
+        """The model without its weights; where its files are there, they are checked to be the model's.
 
         Raises:
-            RequestError: transformers cannot build it.
+            RequestError: transformers cannot build it, or as in `open_weights`.
 
         """
         model = load.skeleton(self.like, trust_remote_code=config.trust_remote_code)
+        if self.maker is None and source.is_complete(self.like):
+            open_weights(self.like, model, "model", converts=True)
         if self.cut:
             shrink_as_planned(self.cut, model)
         return model
@@ -84,30 +88,22 @@ class Graph:
         """Whether merge takes what recover made, and the original."""
         return merges_recovered(self.config.model_dump(include={"recover", "merge"}))
 
+    @property
+    def converts(self) -> bool:
+        """Whether an input is a model that will have to be fetched as a whole, or converted, to be looked at."""
+        named = [value for stage in self.stages for _, value in layout.named(self.config, self.stages, stage)]
+        return any(map(source.converts, named))
+
     def will_make(self, maker: str, reader: str) -> bool:
         """Whether the stage `maker` runs in this run, before `reader` if that runs too."""
-        before = self.stages[: self.stages.index(reader)] if reader in self.stages else self.stages
-        return maker in before
+        return will_make(self.stages, maker, reader)
 
     def _resolve(self, reader: str, name: str) -> Input:
-        reads = READS_RECOVERED if reader == "merge" and self.merges_recovered else STAGES[reader].reads
-        if name not in reads:
-            return self._existing(reader, name, f"{reader}.models")
-        for place in reads[name]:
-            if place in STAGES:
-                if place == reads[name][-1] or getattr(self.config, place) is not None:
-                    break
-            elif value := self._value(place):
-                original = name == "teacher" and value == "dense"
-                return self._existing(reader, self.config.model if original else value, place)
+        place, value = layout.place(self.config, reader, name)
+        if value is not None:
+            return self._existing(reader, value, place)
         key = "eval.models" if reader == "eval" else f"{reader}.{'adapter' if name == 'adapter' else 'input'}"
         return self._output(reader, place, key)
-
-    def _value(self, key: str) -> str | None:
-        value: object = self.config
-        for part in key.split("."):
-            value = getattr(value, part, None)
-        return None if value is None else str(value)
 
     def adapter(self, reader: str) -> tuple[Input, str]:
         """The adapter that the stage `reader` reads, and its method.
@@ -127,7 +123,8 @@ class Graph:
         """What the config names; it may be what an earlier stage of this run makes anew."""
         path = Path(text)
         for name, stage in STAGES.items():
-            if path == stage.output(self.config.output_dir) and self.will_make(name, reader):
+            made = os.path.abspath(stage.output(self.config.output_dir))
+            if os.path.abspath(path.expanduser()) == made and self.will_make(name, reader):
                 return self._output(reader, name, key)
         if not key.endswith(".adapter"):
             path = source.resolve(text, key, weights=not (reader == "prune" and self._cut()))

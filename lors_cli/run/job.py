@@ -57,10 +57,14 @@ class Job:
         return plain
 
     def origin(self) -> dict[str, Any]:
-        """Where everything came from, for the manifest; the same content under other paths makes the same result."""
-        paths = {name: str(path) for name, path in self.inputs.items()}
+        """Where everything came from, for the manifest; the same content under other paths makes the same result.
+
+        Inputs and the run's own directory are absolute: from both, a run that was moved finds what moved with it.
+        """
+        paths = {name: str(path.absolute()) for name, path in self.inputs.items()}
         hub_ids = {name: known for name, path in self.inputs.items() if (known := source.hub_id(path))}
-        return {"config": self.config.model_dump(mode="json"), "input_paths": paths, "hub_ids": hub_ids}
+        config = self.config.model_dump(mode="json") | {"output_dir": str(Path(self.config.output_dir).absolute())}
+        return {"config": config, "input_paths": paths, "hub_ids": hub_ids}
 
     def show(self) -> None:
         """Print the result: the table of an evaluation, else where it is."""

@@ -107,15 +107,15 @@ class Original:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, steps: list[Manifest]) -> "Original":
+    def of(cls, steps: list[Manifest], lineage: Lineage) -> "Original":
         """The model at the beginning: the original of a recovered adapter, else the first input of the first step."""
-        for step in steps:
-            if step.stage == "recover":  # the small model may have come from elsewhere
-                return cls.at(Path(step.input_paths["model"]), hub_id(step, "model"))
-        inputs = [name for name in steps[0].input_paths if name not in NO_PART]
-        if not inputs:
+        # the small model of a recovered adapter may have come from elsewhere
+        step, name = next(((step, "model") for step in steps if step.stage == "recover"), (steps[0], None))
+        name = name or next((name for name in step.input_paths if name not in NO_PART), None)
+        if not name:
             return cls("a model")
-        return cls.at(Path(steps[0].input_paths[inputs[0]]), hub_id(steps[0], inputs[0]))
+        places = lineage.places(step.input_paths[name], step.config)
+        return cls.at(next((place for place in places if place.is_dir()), places[0]), hub_id(step, name))
 
     @classmethod
     def at(cls, path: Path, hub_id: str | None = None) -> "Original":
@@ -136,7 +136,11 @@ def hub_id(made: Manifest, name: str) -> str | None:
     reads = READS_RECOVERED if made.stage == "merge" and merges_recovered(made.config) else STAGES[made.stage].reads
     config = manifest.flat(made.config)
     asked = next((config[key] for key in reads[name] if isinstance(config.get(key), str)), None)
-    # a local model was recorded under the path that the config has, and any other had to be fetched or converted
-    if asked is None or Path(asked).expanduser() == Path(made.input_paths[name]):
+    if asked is None:
+        return None
+    # a local model was recorded under the path that the config has, in older manifests as it was written there, and
+    # any other had to be fetched or converted
+    parts, recorded = Path(asked).expanduser().parts, Path(made.input_paths[name]).parts
+    if recorded[len(recorded) - len(parts) :] == parts:
         return None
     return None if asked == BUILT_IN or asked.endswith(".gguf") else asked

@@ -6,12 +6,13 @@ which keys that nothing was said about are left out. Keys that this version does
 
 import json
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lors_cli import numerics
 from lors_cli.artifacts import digest, files
 from lors_cli.errors import LorsError
 from lors_cli.run import environment
@@ -65,6 +66,7 @@ class Trained(Facts):
     merge_cache: dict[str, Any] | None = None  # linears, merges, hits
     data: dict[str, Any] | None = None  # by the keys of the data sets in the config
     train_dtype: str | None = None
+    trainer: dict[str, Any] | None = None  # what accelerate did: mixed precision, kind of distribution, compiler
     init: str | None = None
     linears: int | None = None
     estimated_bytes: int | None = None
@@ -153,6 +155,7 @@ class Manifest(Record):
     hub_ids: dict[str, str] = Field(default_factory=dict)  # ids of the inputs that came from the hub
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
+    numerics: dict[str, Any] = Field(default_factory=dict)  # what decided how torch computed, besides the dtype
     seconds: Number | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)
 
@@ -250,7 +253,7 @@ def build(
     origin = {"config": config, "input_paths": input_paths, "hub_ids": hub_ids or None}
     return Manifest(
         stage=stage,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=" ".join(sys.argv),
         request=request,
         digest=digest.of_directory(directory),
@@ -258,6 +261,7 @@ def build(
         **{key: value for key, value in origin.items() if value is not None},
         versions=environment.versions(),
         hardware=environment.hardware(),
+        numerics=numerics.in_force(),
         seconds=round(seconds, 2),
         peak_memory=memory.peaks(),
     )

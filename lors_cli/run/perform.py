@@ -84,11 +84,6 @@ def check_output(job: Job, *, force: bool) -> None:
         RequestError: it holds something that lors did not make, or that was made with other settings.
 
     """
-    for parent in [job.output.parent, *job.output.parent.parents]:
-        if parent.exists():
-            if not parent.is_dir():
-                raise request_error("output_dir", "a directory", f"{parent}, a file", "set another output_dir")
-            break
     if job.output.exists() and not (job.output / manifest.NAME).is_file():
         raise request_error(
             "output_dir",
@@ -123,7 +118,7 @@ def left(job: Job) -> tuple[Request, bool] | None:
 def _recorded(job: Job) -> Request | None:
     """The request that the output was made from; None if there is none."""
     made = manifest.read(job.output)
-    return _completed(job, made.request) if made else None
+    return _completed(job, request.inherited(made.request, made.config)) if made else None
 
 
 def _completed(job: Job, recorded: Request) -> Request:

@@ -1,5 +1,6 @@
 """When two requests are the same: by the settings that decide a result, and by the digests of what it is made from."""
 
+import copy
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +20,18 @@ NOT_OF_THE_RESULT = {
 }
 # The same of an evaluation: how it is measured.
 NOT_OF_AN_EVALUATION = {"batch_size", "offline", "allow_code_execution"}
+# Settings that are paths, and the settings that hold what is there: it counts, and not where it lies. A teacher counts
+# among the inputs.
+BY_CONTENT: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("dataset", "path"): ("data", "train.dataset"),
+    ("eval_dataset", "path"): ("data", "train.eval_dataset"),
+    ("calibration", "dataset", "path"): ("calibration_source",),
+    ("perplexity", "dataset", "path"): ("perplexity_source",),
+    ("task_dir",): ("task_files",),
+    ("data_dir",): ("task_files",),
+    ("distill", "teacher"): (),
+}
+GENERAL = ("seed", "dtype")  # settings of the whole config; null in a section means these
 EXACT_BASES = ("dense", "packed")  # forms of the frozen weights that are the same numbers
 
 
@@ -29,17 +42,46 @@ def settings(config: Config, section: Section) -> dict[str, Any]:
         decisive = {key: value for key, value in decisive.items() if key not in NOT_OF_AN_EVALUATION}
     if decisive.get("base") in EXACT_BASES:
         del decisive["base"]
-    return {"seed": config.seed, "dtype": config.dtype, **decisive}
+    general = {key: getattr(config, key) for key in GENERAL}
+    return {**general, **{key: value for key, value in decisive.items() if value is not None or key not in general}}
+
+
+def inherited(recorded: Request, config: dict[str, Any]) -> Request:
+    """A recorded request with the values of its `config` where older versions kept a section's null instead."""
+    meant = {key: config.get(key) for key in GENERAL if key in recorded.settings and recorded.settings[key] is None}
+    return recorded.model_copy(update={"settings": {**recorded.settings, **meant}})
 
 
 def completed(recorded: Request, now: dict[str, Any], section: BaseModel | None) -> Request:
-    """A recorded request with the defaults of those settings of `now` that were no keys yet when it was recorded.
+    """A recorded request as it would be recorded `now`, where that is the same.
 
-    Another method that is registered since brings its options as keys; a result of the others is as good as before.
+    It has the defaults of those settings that were no keys yet: another method that is registered since brings its
+    options as keys, and a result of the others is as good as before. And it has the paths of `now` to what counts by
+    its content.
     """
     fields = type(section).model_fields if section else {}
     new = {name: fields[name].default for name in now.keys() & fields.keys() - recorded.settings.keys()}
-    return recorded.model_copy(update={"settings": {**new, **recorded.settings}})
+    return recorded.model_copy(update={"settings": _at_places_of(now, {**new, **recorded.settings})})
+
+
+def _at_places_of(now: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were `recorded`, with the paths of `now` where these are to the same content."""
+    moved = copy.deepcopy(recorded)
+    for path, content in BY_CONTENT.items():
+        known, known_now = (_at(settings, content) for settings in (recorded, now))
+        *section, name = path
+        held, held_now = (_at(settings, tuple(section)) for settings in (moved, now))
+        same = not content or (known and known == known_now)
+        if same and isinstance(held, dict) and isinstance(held_now, dict) and held.get(name) and held_now.get(name):
+            held[name] = held_now[name]
+    return moved
+
+
+def _at(settings: Any, place: tuple[str, ...]) -> Any:
+    """What nested settings have at a place; None if nothing."""
+    for name in place:
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
 
 
 def differences(stage: str, old: dict[str, Any], new: dict[str, Any], made: str) -> list[Problem]:
@@ -48,8 +90,8 @@ def differences(stage: str, old: dict[str, Any], new: dict[str, Any], made: str)
     return [
         Problem(
             f"{stage}: {key.removeprefix('settings.')}",
+            f"{now.get(key)!r}, as asked now",
             f"{before.get(key)!r}, with which {made}",
-            repr(now.get(key)),
             "--force makes it again; another output_dir keeps both",
         )
         for key in sorted({*before, *now})

@@ -5,13 +5,14 @@ learn on it later fits the original too. It is a training whose result is merged
 """
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
 
 from lors_cli import adapters, processes
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Merge
-from lors_cli.errors import request_error
+from lors_cli.errors import removal, request_error
 from lors_cli.run import manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
@@ -19,7 +20,7 @@ from lors_cli.run.manifest import Aligned, Facts
 from lors_cli.stages import common, merge, train
 
 
-def prepare(config: Config, graph: Graph) -> Job:
+def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     """Check the request as a training; read no weights.
 
     Raises:
@@ -28,15 +29,18 @@ def prepare(config: Config, graph: Graph) -> Job:
     """
     section = common.section(config, "align", config.align)
     if config.train and config.train.input:
-        remedy = "leave it out, so that train takes the aligned model; or leave align out"
-        raise request_error("train.input", "no train.input beside align", config.train.input, remedy)
+        remedy = removal("train.input", "align")
+        expected = "no train.input beside align, so that train takes the aligned model"
+        raise request_error("train.input", expected, config.train.input, remedy)
+    preparing = train.job(config, section, graph)
+    yield next(preparing)
     model = graph.input("align", "pruned")
     pruned, structured = model.path, model.smaller
     if not structured and not adapters.METHODS[section.method].keeps_zeros:
         keeping = ", ".join(name for name, row in adapters.METHODS.items() if row.keeps_zeros)
-        remedy = f"{section.method} would fill the zeros; it is only for models of a structured prune.method"
-        raise request_error("align.method", f"a method that keeps zeros: {keeping}", section.method, remedy)
-    training = train.job(config, section, graph)
+        expected = f"a method that keeps zeros ({keeping}), because the model is not made smaller"
+        raise request_error("align.method", expected, section.method, "write align.method: lors")
+    training = yield from preparing
 
     def work(partial: Path) -> Facts:
         trained = training.work(partial)

@@ -9,12 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lors_cli import console, processes
-from lors_cli.artifacts import tensors
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config, missing
 from lors_cli.data.calibration import calibration_windows
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import request_error
 from lors_cli.models import load
 from lors_cli.run import manifest
 
@@ -35,6 +34,18 @@ def section(config: Config, name: str, value: T | None) -> T:
     return value
 
 
+def check_row(key: str, name: str, mistake: str | None) -> None:
+    """Refuse what is registered under a `name` with a mistake.
+
+    Raises:
+        RequestError: there is one.
+
+    """
+    if mistake:
+        remedy = "correct the row that registers it; docs/add-a-method.md shows one"
+        raise request_error(key, f"a correct row for {name}", mistake, remedy)
+
+
 def calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:
     """The windows of prune.calibration in the tokens of the model in `directory`, (windows, length).
 
@@ -43,7 +54,7 @@ def calibration_tokens(config: Config, calibration: Calibration, directory: Path
 
     """
     load.warn_of_length(skeleton, calibration.sequence_length, "prune.calibration.sequence_length")
-    tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
+    tokenizer = load.load_tokenizer(directory, skeleton, trust_remote_code=config.trust_remote_code)
     tokens = calibration_windows(
         calibration.dataset.source("prune.calibration.dataset"),
         calibration.dataset.format,
@@ -57,22 +68,6 @@ def calibration_tokens(config: Config, calibration: Calibration, directory: Path
         wanted = f"at least {processes.count()}, a window for every process"
         raise request_error("prune.calibration.samples", wanted, len(tokens), "start fewer processes")
     return tokens
-
-
-def mask_files(path: Path) -> tensors.TensorFiles:
-    """The masks in `path`, a safetensors file or a sparse model.
-
-    Raises:
-        RequestError: it is neither, or damaged.
-
-    """
-    expected = "a .safetensors file of masks, or the directory of a sparse model"
-    if not path.exists():
-        raise request_error("prune.mask", expected, f"{path}, which does not exist", "correct the path")
-    try:
-        return tensors.TensorFiles(path)
-    except LorsError as error:
-        raise request_error("prune.mask", expected, error, "name another one") from None
 
 
 def block_table(modules: dict[str, dict[str, Any]]) -> str:

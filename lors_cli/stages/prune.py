@@ -6,6 +6,7 @@ these, its linears are pruned, and it is run again for the states of the next.
 
 import logging
 from collections import Counter
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ import torch
 from torch import Tensor
 
 from lors_cli import processes, pruning
-from lors_cli.artifacts import digest, publish, tensors
+from lors_cli.artifacts import digest, model_files, publish
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load, measure, source
+from lors_cli.models.weights import open_weights
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Pruned
-from lors_cli.sequential import memory_estimate
+from lors_cli.sequential import memory_estimate, rehearsal
 from lors_cli.sequential.engine import Pruning
+from lors_cli.sequential.masks import Masks
 from lors_cli.sequential.prune_linears import Facts
 from lors_cli.sequential.recipe import Recipe, build
 from lors_cli.sparsity import mask
@@ -35,7 +38,7 @@ log = logging.getLogger(__name__)
 VARIANT_SLACK = 0.0011  # for wanda's variant, whose bisection stops within 0.001
 
 
-def prepare(config: Config, graph: Graph) -> Job:
+def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     """Check the request against the model's shapes, the calibration text and the machine; read no weights.
 
     Raises:
@@ -43,22 +46,32 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     section = common.section(config, "prune", config.prune)
+    common.check_row("prune.method", section.method, pruning.mistake(pruning.all_methods()[section.method]))
     if section.method in pruning.STRUCTURED:
-        return prune_structured.prepare(config, section, graph)
+        return (yield from prune_structured.prepare(config, section, graph))
+    for name, rows in (("profile", pruning.PROFILES), ("repair", pruning.REPAIRS)):
+        if chosen := getattr(section, name):
+            common.check_row(f"prune.{name}", chosen, pruning.mistake(rows[chosen]))
     key = "prune.input" if section.input else "model"
     calibration = section.calibration
     if calibration:
         data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
     device = load.pick_device(config.device)
+    mask_path = Path(section.mask) if section.mask else None
+    masks = Masks(mask_path, trust_remote_code=config.trust_remote_code) if mask_path else None
+    yield
     directory = graph.input("prune", "model").path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
-    linears.refuse_experts(skeleton, key)
-    if source.is_complete(directory):
-        load.open_weights(directory, skeleton, key)
-    mask_path = Path(section.mask) if section.mask else None
-    recipe = build(section, linears.all_linears(skeleton), common.mask_files(mask_path) if mask_path else None)
-    if not (recipe.statistics or section.profile):
+    linears.check_prunable(skeleton, key)
+    recipe = build(section, linears.all_linears(skeleton), masks)
+    if recipe.statistics or section.profile:
+        stepwise = section.sequential == "linear" and bool(recipe.statistics)
+        rehearsal.check(skeleton, key, ranked=recipe.targets, linear_by_linear=stepwise)
+    elif calibration:
+        log.warning("prune.calibration is not used: %s does not look at activations", section.method)
         calibration = None
+    if source.is_complete(directory):
+        open_weights(directory, skeleton, key)
     tokens = common.calibration_tokens(config, calibration, directory, skeleton) if calibration else None
     token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     partial = publish.partial_directory(STAGES["prune"].output(config.output_dir))
@@ -69,13 +82,13 @@ def prepare(config: Config, graph: Graph) -> Job:
     def work(partial: Path) -> Pruned:
         for line in need.lines():
             log.info("prune: %s", line)
-        checkpoint = load.open_weights(directory, skeleton, key)
+        checkpoint = open_weights(directory, skeleton, key)
         engine = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement)
         record = engine.run(partial)
         if processes.rank() > 0:
             return Pruned()
-        load.copy_config(directory, partial, skeleton.dtype)
-        tensors.copy_companions(directory, partial)
+        load.copy_config(directory, partial, skeleton)
+        model_files.copy_companions(directory, partial)
         made = {name: fact for block in record.done("prune") for name, fact in block.items()}
         facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
         verified = _verify(partial, engine.recipe, made, config.trust_remote_code)
@@ -128,6 +141,10 @@ def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: boo
             raise LorsError(f"{name}: the saved weights do not hold {pattern}")
 
     measured = measure.model(directory, check, trust_remote_code=trust_remote_code)
+    if measured["not_finite"]:
+        raise LorsError(
+            f"the saved weights hold NaN or infinity in {', '.join(measured['not_finite'])}: check the model"
+        )
     for name, facts in measured["modules"].items():
         if facts["negative_zeros"] or not facts["finite"]:
             raise LorsError(f"{name}: the saved weights hold -0.0, NaN or infinity: {facts}")

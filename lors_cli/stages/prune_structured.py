@@ -4,18 +4,20 @@ The files are read and written one tensor at a time; only a method that needs gr
 """
 
 import logging
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
 
 from lors_cli import processes
-from lors_cli.artifacts import digest, tensors
+from lors_cli.artifacts import digest, model_files
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, measure, source, structure
 from lors_cli.models.structure import Structure
+from lors_cli.models.weights import open_weights
 from lors_cli.pruning import STRUCTURED
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
@@ -27,7 +29,7 @@ from lors_cli.stages import common
 log = logging.getLogger(__name__)
 
 
-def prepare(config: Config, section: Prune, graph: Graph) -> Job:
+def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, None, Job]:
     """Check the request against the model's shapes; read no weights.
 
     Raises:
@@ -35,21 +37,26 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
 
     """
     key = "prune.input" if section.input else "model"
+    method, calibration = STRUCTURED[section.method], section.calibration
+    if calibration and not method.needs_gradients:
+        log.warning("prune.calibration is not used: %s does not look at activations", section.method)
+        calibration = None
+    if calibration:
+        data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
+    device = load.pick_device(config.device)
+    yield
     directory = graph.input("prune", "model").path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
-    linears.refuse_experts(skeleton, key)
+    linears.check_prunable(skeleton, key)
     if structure.read(directory):
         raise request_error(key, "a whole model", f"{directory}, which is smaller already", "prune the original")
     if source.is_complete(directory):
-        load.open_weights(directory, skeleton, key)
-    method, calibration = STRUCTURED[section.method], section.calibration
+        open_weights(directory, skeleton, key)
     options = options_for(section)
     reduction = Reduction.of(options, skeleton, structure.sizes(skeleton, key))
     tokens = None
-    if method.needs_gradients and calibration:
-        data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
+    if calibration:
         tokens = common.calibration_tokens(config, calibration, directory, skeleton)
-    device = load.pick_device(config.device)
 
     def work(partial: Path) -> Pruned:
         if processes.rank() > 0:
@@ -61,8 +68,8 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Job:
         kept = choose(method, options, reduction, torch.Generator().manual_seed(config.seed), model, tokens)
         smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.before)
         structure.write_weights(directory, partial, smaller, skeleton.dtype)
-        load.copy_config(directory, partial, skeleton.dtype)
-        tensors.copy_companions(directory, partial)
+        load.copy_config(directory, partial, skeleton)
+        model_files.copy_companions(directory, partial)
         facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", reduction.summary())
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}

@@ -1,5 +1,7 @@
 """``lors train``: pruned model -> <output_dir>/adapter."""
 
+from collections.abc import Generator
+
 from transformers import PreTrainedModel
 
 from lors_cli.config.schema import Config
@@ -11,11 +13,12 @@ from lors_cli.run.job import Job
 from lors_cli.run.manifest import Trained
 from lors_cli.stages import common
 from lors_cli.training import reading
+from lors_cli.training.prepare import check
 from lors_cli.training.prepare import prepare as prepare_training
 from lors_cli.training.train import train
 
 
-def prepare(config: Config, graph: Graph) -> Job:
+def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     """Check the request against the model's shapes and the data; read no weights.
 
     Raises:
@@ -23,11 +26,14 @@ def prepare(config: Config, graph: Graph) -> Job:
 
     """
     section = common.section(config, "train", config.train)
-    return job(config, section, graph)
+    return (yield from job(config, section, graph))
 
 
-def job(config: Config, section: Train, graph: Graph) -> Job:
+def job(config: Config, section: Train, graph: Graph) -> Generator[None, None, Job]:
     """The training of `section`, train or align; errors as in `prepare`."""
+    common.check_row(f"{section.key}.method", section.method, section.computed.mistake())
+    check(config, section)
+    yield
     model = graph.input(section.key, "pruned")
     skeleton = model.skeleton(config)
     teacher = graph.input(section.key, "teacher") if section.distill else None

@@ -40,7 +40,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 def inspect_adapter(directory: Path) -> dict[str, Any]:
     """Method, size and modules of an adapter."""
-    content = adapter_file.load(directory, "PATH")
+    content = adapter_file.load(directory, "PATH", uniform=False)
     modules = {
         module: {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
         for module, named in content.modules.items()
@@ -72,6 +72,8 @@ def _table(facts: dict[str, Any]) -> str:
         ]
         return f"{head}\n{what}\n\n{markdown_table(['linear', 'tensors'], rows)}"
     what = f"linears of the blocks: sparsity {facts['sparsity']:.4f}, {facts['pattern']}, {facts['zeros']:,} zeros"
+    if facts["not_finite"]:
+        what += f"\nNaN or infinity in {', '.join(facts['not_finite'])}"
     rows = [
         [name, "x".join(map(str, m["shape"])), m["dtype"], f"{m['sparsity']:.4f}", m["pattern"]]
         for name, m in facts["modules"].items()

@@ -7,6 +7,7 @@ each MLP linear. Where a method masks its update, the norms are those of the pro
 import io
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from lors_cli.artifacts import adapter_file, files
 from lors_cli.errors import LorsError, RequestError, request_error
 from lors_cli.models import linears, load, source, structure
 from lors_cli.models.structure import Kept, Structure
+from lors_cli.run import manifest
+from lors_cli.run.lineage import Lineage
 
 QUERY, KEY = "query head", "key/value head"
 HEADS = {"q_proj": QUERY, "k_proj": KEY, "v_proj": KEY, "o_proj": QUERY}
@@ -47,11 +50,14 @@ def draw(facts: dict[str, Any], *, base: str | None, output: Path | None) -> dic
         more facts: the paths of the pictures, and the norms of an adapter.
 
     Raises:
-        RequestError: the adapter's update is not a low-rank product, its model is not known, or `output` is a file.
+        RequestError: `base` is given for a model; the adapter's update is not a low-rank product, or its model is not
+            known; or `output` is a file.
         LorsError: the update is not finite, or a picture cannot be written.
 
     """
     path = Path(facts["path"]).resolve()
+    if base and facts["kind"] == "model":
+        raise request_error("--base", "an adapter as PATH, which --base is for", f"{path}, a model", "leave --base out")
     pictures, norms = _of_model(path, facts) if facts["kind"] == "model" else _of_adapter(path, facts, base)
     directory = output or path.parent / "plots"
     try:
@@ -111,8 +117,12 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
         LorsError: the update is not finite.
 
     """
-    content = adapter_file.load(directory, "PATH")
+    content = adapter_file.load(directory, "PATH", uniform=False)
     named = json.loads((directory / adapter_file.CONFIG).read_text()).get("base_model_name_or_path")
+    if named and os.path.isabs(named) and not os.path.isdir(named) and (made := manifest.read(directory)):
+        # the run was moved since, perhaps together with its model
+        step = Lineage(run=directory.absolute().parent).input(made, "model" if made.stage == "recover" else "pruned")
+        named = str(step.directory) if step else named
     prefix, kept_in = _base(base or named, content.modules)
     sizes, norms = kept_in.sizes, dict[str, Tensor]()
     heads = {QUERY: (sizes.groups, sizes.heads_per_group), KEY: (sizes.groups, 1)}
@@ -122,6 +132,8 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
             if module not in content.modules:
                 continue
             lora_A, lora_B = content.modules[module]["lora_A"], content.modules[module]["lora_B"]
+            rank, alpha = content.of(module)
+            scale = alpha / rank
             squares = row_squares(lora_A.T, lora_B.T) if place in structure.COLUMNS else row_squares(lora_B, lora_A)
             if not squares.isfinite().all():
                 raise LorsError(f"{directory}: the update of {module} is not finite")
@@ -130,9 +142,9 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
             grid = norms.setdefault(place, blank)
             if shape:
                 squares = squares.view(-1, shape[1], sizes.head_width)
-                grid[number, kept.groups] = content.scale * squares.sum(-1).sqrt()
+                grid[number, kept.groups] = scale * squares.sum(-1).sqrt()
             else:
-                grid[number] = content.scale * squares.sum().sqrt()
+                grid[number] = scale * squares.sum().sqrt()
     return {place: grid.flatten(1) if place in HEADS else grid for place, grid in norms.items()}
 
 

@@ -1,6 +1,6 @@
 """``lors pack`` and ``lors unpack``: a model directory without its zeros, and back, byte for byte.
 
-A packed directory holds every file of the model (folders in it are left out, with a warning); each ``*.safetensors`` is
+A packed directory holds every file of the model (other folders are left out, with a warning); each ``*.safetensors`` is
 there as ``*.packed.safetensors``. It loads nowhere until it is unpacked: its purpose is to be kept and copied.
 """
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lors_cli import console
-from lors_cli.artifacts import digest, publish, tensors
+from lors_cli.artifacts import digest, model_files, publish, tensors
 from lors_cli.artifacts.files import write_failed
 from lors_cli.artifacts.packed_file import PackedFile, pack_file
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
@@ -120,9 +120,11 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
-    """Copy every file but those; hidden files and folders are not part of a model."""
+    """Copy every file but those; hidden files and folders that transformers does not read are not part of a model."""
+    named = model_files.files(source)
     for path in sorted(source.iterdir()):
-        if path.is_dir():
+        if path.is_dir() and path.name not in model_files.FOLDERS:
             log.warning("%s is a folder and is left out", path)
-        if path.is_file() and path.name not in left_out and not path.name.startswith("."):
-            shutil.copyfile(path, target / path.name)
+    for name in named.keys() - left_out:
+        (target / name).parent.mkdir(exist_ok=True, parents=True)
+        shutil.copyfile(named[name], target / name)

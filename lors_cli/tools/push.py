@@ -1,7 +1,8 @@
 """``lors push``: a directory that lors published -> a repository of the Hugging Face hub.
 
-The directory stays as it is. What goes up is its files, without its folders, and with two changes in a copy: absolute
-paths are reduced to their last parts, and the card gains the results of the run's evaluation of just this model.
+The directory stays as it is. What goes up is its files, without folders that are not a model's, and with two changes
+in a copy: absolute paths are reduced to their last parts, and the card gains the results of the run's evaluation of
+just this model.
 """
 
 import json
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lors_cli import console
-from lors_cli.artifacts import adapter_file, digest
+from lors_cli.artifacts import adapter_file, digest, model_files
 from lors_cli.artifacts.files import CARD
 from lors_cli.artifacts.public import without_places
 from lors_cli.errors import LorsError, request_error
@@ -103,7 +104,7 @@ def _check_access() -> None:
 
 def _files(directory: Path, made: Manifest, repo_id: str, copies: Path) -> dict[str, Path]:
     """What goes up, by its name there: the files of the directory, or changed copies of them."""
-    files = {path.name: path for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != "."}
+    files = model_files.files(directory)
 
     def change(name: str, text: str) -> None:
         files[name] = copies / name
@@ -121,10 +122,11 @@ def _files(directory: Path, made: Manifest, repo_id: str, copies: Path) -> dict[
 
 def _listing(directory: Path, files: dict[str, Path]) -> str:
     rows = [
-        [name, f"{path.stat().st_size:,}", "" if path.parent == directory else "changed copy"]
+        [name, f"{path.stat().st_size:,}", "" if path.is_relative_to(directory) else "changed copy"]
         for name, path in files.items()
     ]
-    left = [path.name for path in sorted(directory.iterdir()) if path.name not in files]
+    left = [path.name for path in sorted(directory.iterdir()) if path.is_file() or path.name not in model_files.FOLDERS]
+    left = [name for name in left if name not in files]
     total = sum(path.stat().st_size for path in files.values())
     return "\n".join(
         [

@@ -31,7 +31,7 @@ def card(directory: Path, made: Manifest, repo_id: str) -> str:
 
     """
     path = directory / CARD
-    text = path.read_text() if path.is_file() else cards.render(made, as_yaml(without_places(made.config)))
+    text = path.read_text() if path.is_file() else cards.render(directory, made, as_yaml(without_places(made.config)))
     try:
         shown = ModelCard(text)
     except Exception as error:  # of the YAML parser or of the metadata's checks

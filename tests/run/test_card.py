@@ -196,7 +196,7 @@ def test_a_base_with_a_strange_card_is_a_base(dense: Path, tmp_path: Path) -> No
     assert Original.at(tmp_path / "model").metadata == {"language": "en"}
 
 
-def test_the_datasets_of_the_hub_are_named() -> None:
+def test_the_datasets_of_the_hub_are_named(tmp_path: Path) -> None:
     shared = {"versions": {"python": "3"}, "input_paths": {}, "digest": "d"}
     dataset = {"path": "owner/texts", "name": "small", "limit": None}
     trained = {
@@ -220,7 +220,7 @@ def test_the_datasets_of_the_hub_are_named() -> None:
         **shared,
         "input_paths": {"pruned": "/nowhere/pruned"},
     }
-    rendered = ModelCard(card.render(manifest.parse(trained), "model: x"))
+    rendered = ModelCard(card.render(tmp_path / "adapter", manifest.parse(trained), "model: x"))
     assert rendered.data.to_dict()["datasets"] == ["owner/texts"]
     assert "* training: owner/texts, name small" in rendered.text
 
@@ -236,3 +236,14 @@ def test_the_card_of_a_hub_model_is_fetched_if_there_is_one(from_hub: Path, monk
     assert source.complete(source.resolve(HUB_ID)) == from_hub
     assert source.hub_id(from_hub) == HUB_ID
     assert asked == [(HUB_ID, "README.md", SHA)]
+
+
+def test_data_of_an_alignment_are_not_those_of_the_training(
+    lors: Lors, write_config: WriteConfig, jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = jsonl([{"text": "one two three " * 40}], "general.jsonl")
+    align = {"method": "lors", "rank": 2, "dataset": str(rows), "sequence_length": 32, "max_steps": 1, "batch_size": 1}
+    lors("run", write_config(align=align, train__max_steps=1, eval=...))
+    text = read(tmp_path / "run/merged")[1]
+    used = [line[2:].split(",")[0] for line in text.splitlines() if line.startswith(("* alignment", "* training"))]
+    assert used == ["alignment: general.jsonl", "training: python-topics"]

@@ -41,7 +41,7 @@ def loram(tmp_path: Path) -> Step:
 def test_all_steps_are_told_once_in_order(loram: Step) -> None:
     steps = Lineage().steps(loram.made)
     assert [step.stage for step in steps] == ["prune", "align", "train", "recover", "merge"]
-    assert Original.of(steps).name == "original"
+    assert Original.of(steps, Lineage()).name == "original"
 
 
 def test_the_way_back_is_that_of_the_adapter(loram: Step) -> None:
@@ -70,6 +70,9 @@ def test_a_run_that_was_moved_is_followed_where_it_is(loram: Step) -> None:
         ("prune", "model", {"model": HUB_ID}, CACHED, HUB_ID),
         ("prune", "model", {"model": "x", "prune": {"input": HUB_ID}}, CACHED, HUB_ID),
         ("prune", "model", {"model": "runs/dense"}, "runs/dense", None),
+        ("prune", "model", {"model": "runs/dense"}, "/work/runs/dense", None),
+        ("prune", "model", {"model": "../dense"}, "/work/here/../dense", None),
+        ("prune", "model", {"model": "."}, "/work/here", None),
         ("prune", "model", {"model": "~/dense"}, str(Path.home() / "dense"), None),
         ("prune", "model", {"model": "smollm2-135m"}, "/cache/lors/smollm2-135m", None),
         ("prune", "model", {"model": "a/b.gguf"}, "/cache/lors/b-0123", None),

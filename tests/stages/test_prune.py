@@ -186,7 +186,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"prune__sparsity": ...}, ["sparsity: a fraction"]),
     ({"prune__method": "from_mask"}, ["mask: PATH"]),
     ({"prune__method": "from_mask", "prune__mask": "/nowhere"}, ["prune.mask", "does not exist"]),
-    ({"prune__mask": "/nowhere"}, ["only then"]),
+    ({"prune__mask": "/nowhere"}, ["because wanda makes its own"]),
     ({"prune__profile": "owl"}, ["fraction as sparsity"]),
     ({"prune__profile": "owl", "prune__sparsity": 0.95}, ["profile_range", "cannot have a mean"]),
     ({"prune__variant": True}, ["variant: false"]),
@@ -196,7 +196,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"prune__exponent": 0.7}, ["no exponent"]),
     (
         {"prune__method": "from_mask", "prune__mask": "x", "prune__profile": "owl", "prune__sparsity": 0.5},
-        ["no profile with from_mask"],
+        ["no profile, because the mask says"],
     ),
 ]
 

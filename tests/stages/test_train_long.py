@@ -69,6 +69,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(lors: Lors, write_config: Wr
     (saved,) = checkpoints(tmp_path)
     assert f"resuming from checkpoint-{saved}" in lors("train", config).stderr
     assert same(adapter(tmp_path), wanted)
+    steps = [line for line in log(tmp_path) if "loss" in line]
+    assert [line["epoch"] for line in steps] == [line["step"] / 60 for line in steps]  # it does not begin again
+    begun = [line for line in steps if "numerics" in line]
+    assert [line["step"] for line in begun] == [1, saved + 1]
+    assert begun[-1]["numerics"] == {**manifest(tmp_path)["numerics"], **manifest(tmp_path)["trainer"]}
 
 
 @pytest.mark.parametrize("unwritten", ["checkpoint-6", "best-6"])
