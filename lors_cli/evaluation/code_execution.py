@@ -87,6 +87,7 @@ def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_
         json.dump(wanted, request)
         request.seek(0)
         reading, writing = os.pipe()
+        started = time.monotonic()  # the system counts the computation from here on
         process = subprocess.Popen(
             # -S -s: no site-packages; not -I, which would ignore the seed that makes sets the same in every run
             [sys.executable, "-B", "-S", "-s", "-X", "utf8", str(RUNNER), str(writing)],
@@ -102,7 +103,6 @@ def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_
         try:
             if _read(reading, len(READY), START_TIMEOUT) != READY:
                 raise LorsError(f"no process for the programs under test could be started with {sys.executable}")
-            started = time.monotonic()
             if _read(reading, len(token), CLOCK * timeout) == token.encode():
                 return Verdict.PASSED
             took = time.monotonic() - started
