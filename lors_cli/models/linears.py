@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from lors_cli.errors import nearest, request_error
 from lors_cli.models import tiny
 
 NO_REMEDY = "docs/architectures.md lists the models that work"
+# The names found by `find_blocks`: each step of a training asks for its model's, and a search may run a tiny model.
+_FOUND: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -26,12 +29,15 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         RequestError: there is no such list, or it cannot be told which one it is.
 
     """
+    if model in _FOUND:
+        return _FOUND[model], cast(nn.ModuleList, model.get_submodule(_FOUND[model]))
     lists = _block_lists(model)
     if len(lists) > 1:
         run = _run_once_by_a_text(model)
         lists = {name: blocks for name, blocks in lists.items() if name in run}
     if len(lists) == 1:
-        return next(iter(lists.items()))
+        _FOUND[model], blocks = next(iter(lists.items()))
+        return _FOUND[model], blocks
     got = f"{type(model).__name__}, " + (f"which has several: {', '.join(lists)}" if lists else "which has none")
     raise request_error(
         "model", "a model with one list of decoder blocks, each of which a text goes through once", got, NO_REMEDY

@@ -57,8 +57,9 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
         log.info("%s.%s: %s", section.key, name, ", ".join(f"{fact} {value}" for fact, value in facts.items()))
     for line in reading.findings(data):
         log.info("%s: %s", section.key, line)
-    skeleton = load.skeleton(directory, trust_remote_code=training.config.trust_remote_code)
-    rehearsal.check(skeleton, section, names)
+    if not section.target_modules:  # those that it names were tried before the work began
+        skeleton = load.skeleton(directory, trust_remote_code=training.config.trust_remote_code)
+        rehearsal.check(skeleton, section, names)
     model, attached, made_on = setup.model_and_adapters(training, directory, teacher, names)
     if not training.packing_tried:
         documents.refuse_leaks(model.model, section.key, type(model.model).__name__)
