@@ -96,6 +96,11 @@ def together(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
     return made
 
 
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """The first line of what an error says; of one that says nothing `otherwise`, or its class."""
+    return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
+
+
 def close(name: str, known: Collection[str]) -> str | None:
     """The one of the `known` names that is spelt most like `name`; None if none is."""
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.55)), None)

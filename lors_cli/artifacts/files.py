@@ -3,12 +3,36 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lors_cli.errors import LorsError
 
 CARD = "README.md"  # the model card of a directory
+
+
+def card_data(directory: Path) -> dict[str, Any]:
+    """What the head of a directory's model or data card says; nothing where there is none that can be read."""
+    from huggingface_hub import metadata_load
+
+    try:
+        return metadata_load(directory / CARD) or {}
+    except Exception:  # whatever somebody else's README holds, or that there is none, stops no work
+        return {}
+
+
+def each_key_once(said: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """An ``object_pairs_hook`` for JSON that raises ValueError with `said` of a key that stands in an object twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(said.format(next(name for name in names if names.count(name) > 1)))
+        return entries
+
+    return once
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lors_cli.artifacts.files import each_key_once
 from lors_cli.errors import LorsError
 
 SINGLE = "model.safetensors"
@@ -107,7 +108,7 @@ def others(directory: Path) -> list[str]:
 def _named(directory: Path) -> list[str]:
     """The files that the index names."""
     try:
-        content = json.loads((directory / INDEX).read_text(), object_pairs_hook=_each_name_once)
+        content = json.loads((directory / INDEX).read_text(), object_pairs_hook=each_key_once("it names {} twice"))
         names = {str(Path(name)) for name in content["weight_map"].values()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise FilesError(directory, f"has a damaged {INDEX}: {error}", "copy it again from its source") from None
@@ -115,14 +116,6 @@ def _named(directory: Path) -> list[str]:
         remedy = "name safetensors files that lie beside the index"
         raise FilesError(directory, f"has an {INDEX} that names {elsewhere[0]}", remedy)
     return sorted(names)
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)} twice")
-    return entries
 
 
 def _config(directory: Path) -> dict[str, Any]:

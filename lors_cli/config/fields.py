@@ -167,3 +167,13 @@ class Dataset(Section):
     def source(self, key: str) -> Source:
         """The rows; `key` is where this stands in the config."""
         return Source(key=key, **self.model_dump(exclude={"format", "streaming"}))
+
+
+def named_datasets(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Dataset]]:
+    """The data sets of a section and of those in it, with their keys, which begin with `prefix`."""
+    for name, value in section:
+        key = f"{prefix}.{name}".lstrip(".")
+        if isinstance(value, Dataset):
+            yield key, value
+        elif isinstance(value, BaseModel):
+            yield from named_datasets(value, key)

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+from lors_cli.artifacts.files import card_data
 from lors_cli.data import splits
 from lors_cli.data.hub import Address
 from lors_cli.data.readers import COMPRESSED, ENDINGS, UNREADABLE, ending
@@ -51,7 +52,7 @@ def files(source: Address) -> list[Path]:
     """
     path = Path(source.path).expanduser()
     refuse(source, "revision", "data_files")
-    if path.is_dir() and (configs := splits.configs(path)):
+    if path.is_dir() and (configs := card_data(path).get("configs")):
         return _readable(source, _of_split(source, path, splits.of_card(source, path, configs)))
     refuse(source, "name")
     if path.is_dir():

@@ -16,6 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from lors_cli.artifacts.files import each_key_once
 from lors_cli.errors import RequestError, request_error
 
 Row = dict[str, Any]
@@ -63,6 +64,7 @@ NO_TEXT = {
     b"<html": PAGE,
 }
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+KEYS_ONCE = each_key_once("the key {!r} stands there twice")
 TO_LINES = "write each row on a line of its own"
 
 
@@ -169,7 +171,7 @@ def from_inside(row: Row) -> str:
 def _list(text: str, path: Path, key: str) -> Iterator[Row]:
     expected = "a list of JSON objects, or one JSON object a line"
     try:
-        items = json.loads(text, object_pairs_hook=_each_key_once)
+        items = json.loads(text, object_pairs_hook=KEYS_ONCE)
     except (ValueError, RecursionError) as error:
         raise request_error(key, expected, f"{path}: {error}", "repair the file") from None
     doubtful = SURROGATE.search(text)
@@ -182,21 +184,13 @@ def _list(text: str, path: Path, key: str) -> Iterator[Row]:
 
 def _object(line: str, where: str, key: str) -> Row:
     try:
-        row = json.loads(line, object_pairs_hook=_each_key_once)
+        row = json.loads(line, object_pairs_hook=KEYS_ONCE)
     except (ValueError, RecursionError) as error:
         raise request_error(key, "one JSON object a line", f"{where}: {error}", "repair that line") from None
     if not isinstance(row, dict):
         got = f"{where}: {line.strip():.60}"
         raise request_error(key, "one JSON object a line", got, "repair that line")
     return _whole_characters(row, where, key) if SURROGATE.search(line) else row
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> Row:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return row
 
 
 def _whole_characters(row: Row, where: str, key: str) -> Row:

@@ -103,16 +103,6 @@ def saved(source: Address, folder: Path) -> Splits | None:
     return None
 
 
-def configs(folder: Path) -> list[Any] | None:
-    """The configs that the card of a folder declares."""
-    from huggingface_hub import metadata_load
-
-    try:
-        return (metadata_load(folder / CARD) or {}).get("configs")
-    except Exception:  # whatever somebody's README holds, or that there is none
-        return None
-
-
 def of_card(source: Address, folder: Path, configs: list[Any]) -> Splits:
     """The splits of the config that is asked for, as the hub's library reads the card of a folder.
 

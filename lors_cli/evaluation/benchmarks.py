@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 
 from lors_cli import offline
 from lors_cli.artifacts import digest
-from lors_cli.errors import Problem, RequestError, nearest, request_error
+from lors_cli.errors import Problem, RequestError, first_line, nearest, request_error
 from lors_cli.evaluation import task_check, task_files
 from lors_cli.evaluation.presets import PRESETS, Benchmark
 
@@ -197,7 +197,7 @@ class _Loader:
         return Path.cwd()
 
     def _explained(self, name: str, entry: Any, error: Exception) -> RequestError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if not isinstance(error, ConnectionError | OSError):
             where = f" ({entry.yaml_path})" if entry.yaml_path else ""
             got = f"{type(error).__name__}: {reason}"

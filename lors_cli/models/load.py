@@ -18,7 +18,7 @@ from transformers import (
 
 from lors_cli import processes
 from lors_cli.artifacts import model_files, tensors
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.models import configs, sentencepiece_model, structure
 from lors_cli.models.linears import NO_REMEDY
 from lors_cli.models.weights import FLOATS, keep_wider, open_weights
@@ -161,7 +161,7 @@ def load_tokenizer(
         raise request_error(
             "model",
             "a directory with a tokenizer (tokenizer.json, or tokenizer.model)",
-            f"{directory}: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+            f"{directory}: {first_line(error)}",
             "copy the tokenizer files of the original model into it",
         ) from None
     if sentencepiece_model.is_alone(directory) and sentencepiece_model.difference(directory, tokenizer):

@@ -18,7 +18,7 @@ from lors_cli.artifacts import digest, model_files, publish
 from lors_cli.artifacts.files import CARD
 from lors_cli.artifacts.model_files import FilesError
 from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError, first_line, request_error
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _snapshot(model: str, key: str, patterns: list[str], revision: str | None = 
     except HFValidationError:
         raise request_error(key, wanted, repr(model), "correct the path or the id") from None
     except Exception as error:  # the hub client raises many types: offline, not found, gated, network
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise request_error(
             key,
             wanted,

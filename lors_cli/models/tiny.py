@@ -70,6 +70,17 @@ def tiny(model: PreTrainedModel) -> PreTrainedModel | None:
     return made.eval()
 
 
+def runs(model: PreTrainedModel) -> bool:
+    """Whether a tiny model can be run, in the mode that it is in."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(input_ids=tokens(model, 1), use_cache=False)
+    except Exception as error:  # the code of any model, with sizes that it was not made for
+        log.debug("%s in tiny form cannot be run: %s", type(model).__name__, error)
+        return False
+    return True
+
+
 def tokens(model: PreTrainedModel, windows: int, length: int = 16) -> Tensor:
     """Token ids (windows, length) for a tiny model: always the same, and none of the first, which are often special."""
     size = model.config.get_text_config().vocab_size

@@ -4,14 +4,12 @@ Whether the files and directories that the config names exist, and whether there
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from lors_cli.config.fields import Dataset
+from lors_cli.config.fields import named_datasets
 from lors_cli.config.schema import Config
 from lors_cli.errors import close, request_error, together
 from lors_cli.run import layout
@@ -28,21 +26,12 @@ def check(config: Config, stages: Sequence[str]) -> None:
     checks: list[Callable[[], Any]] = [partial(_check_output, Path(config.output_dir))]
     for stage in stages:
         section = getattr(config, stage)
-        for key, dataset in _datasets(section, stage) if section else ():
+        for key, dataset in named_datasets(section, stage) if section else ():
             checks.append(dataset.source(key).read)  # which reads nothing yet
         checks += [partial(_check_place, *named) for named in layout.named(config, stages, stage)]
         if config.prune and config.prune.mask and stage == "prune":
             checks.append(partial(_check_place, "prune.mask", config.prune.mask))
     together(lambda check: check(), checks)
-
-
-def _datasets(section: BaseModel, prefix: str) -> Iterator[tuple[str, Dataset]]:
-    """The data sets of a section and of those in it, with their keys."""
-    for name, value in section:
-        if isinstance(value, Dataset):
-            yield f"{prefix}.{name}", value
-        elif isinstance(value, BaseModel):
-            yield from _datasets(value, f"{prefix}.{name}")
 
 
 def _check_place(key: str, text: str) -> None:

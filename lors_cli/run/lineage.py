@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import metadata_load
-
-from lors_cli.artifacts.files import CARD
+from lors_cli.artifacts.files import card_data
 from lors_cli.run import manifest
 from lors_cli.run.layout import READS_RECOVERED, STAGES, merges_recovered
 from lors_cli.run.manifest import Manifest
@@ -120,10 +118,7 @@ class Original:
     @classmethod
     def at(cls, path: Path, hub_id: str | None = None) -> "Original":
         """The model in a directory, with what its card says if it has one."""
-        try:
-            card = metadata_load(path / CARD) or {}
-        except Exception:  # whatever somebody else's README holds, or that there is none, stops no work
-            card = {}
+        card = card_data(path)
         return cls(hub_id or path.name, hub_id, {key: card[key] for key in INHERITED if key in card})
 
 

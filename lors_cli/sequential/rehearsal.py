@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.models import linears, tiny
 from lors_cli.sequential import replay
 from lors_cli.sequential.gather import gather
@@ -128,4 +128,4 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return f"{type(error).__name__}: {first_line(error, 'no message')}"

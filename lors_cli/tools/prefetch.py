@@ -1,11 +1,8 @@
 """``lors eval --prefetch``: fetch everything that a config needs from the hub, for a machine without a network."""
 
 import logging
-from collections.abc import Iterator
 
-from pydantic import BaseModel
-
-from lors_cli.config.fields import Dataset
+from lors_cli.config.fields import named_datasets
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError
 from lors_cli.models import source
@@ -46,7 +43,7 @@ def prefetch(config: Config) -> list[str]:
                 lines.append(f"{stage}.input: {source.complete(source.resolve(given, f'{stage}.input'))}")
             except RequestError as error:
                 problems += error.problems
-    for key, dataset in _datasets(config):
+    for key, dataset in named_datasets(config):
         try:
             next(dataset.model_copy(update={"limit": None}).source(key).rows())  # all: a limited one is only streamed
             lines.append(f"{key}: {dataset.path}")
@@ -63,13 +60,3 @@ def prefetch(config: Config) -> list[str]:
             log.info("%s", line)
         raise RequestError(*problems)
     return lines
-
-
-def _datasets(section: BaseModel, key: str = "") -> Iterator[tuple[str, Dataset]]:
-    """The data sets that are named in a section and in those within it, with their keys."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Dataset):
-            yield f"{key}{name}", value
-        elif isinstance(value, BaseModel):
-            yield from _datasets(value, f"{key}{name}.")

@@ -20,7 +20,7 @@ from lors_cli import console
 from lors_cli.artifacts import adapter_file, digest, model_files
 from lors_cli.artifacts.files import CARD
 from lors_cli.artifacts.public import without_places
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.models import source
 from lors_cli.run import manifest
 from lors_cli.run.manifest import Manifest
@@ -181,7 +181,7 @@ def _check_repository(info: Any, files: dict[str, Path], target: Target) -> None
 def _explained(error: Exception, target: Target, endpoint: str) -> LorsError:
     """The hub's error in a message that says what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if status is None:
         remedy = f"check the network and {endpoint}; the same command goes on and skips what is there already"
     else:

@@ -4,7 +4,6 @@ A packed example tells documents apart by positions that restart (see `collate`)
 otherwise, or carries a state from token to token, lets each document see the ones before it.
 """
 
-import logging
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from lors_cli.data.packing import pack
 from lors_cli.errors import request_error
 from lors_cli.models import tiny
 from lors_cli.training.collate import collate
-
-log = logging.getLogger(__name__)
 
 LENGTHS = (9, 7, 5)  # of the documents that are tried; `pack` puts them in this order
 SHARE = 1e-3  # of what a change in the document itself does, to count as a change
@@ -34,13 +31,7 @@ def check(skeleton: PreTrainedModel, key: str) -> bool:
 
     """
     model = tiny.tiny(skeleton)
-    if model is None:
-        return False
-    try:
-        with torch.no_grad():
-            model(input_ids=tiny.tokens(model, 1), use_cache=False)
-    except Exception as error:  # the code of any model, with sizes that it was not made for
-        log.debug("%s in tiny form cannot be run: %s", type(skeleton).__name__, error)
+    if model is None or not tiny.runs(model):
         return False
     refuse_leaks(model, key, type(skeleton).__name__)
     return True

@@ -1,6 +1,5 @@
 """Whether a training's adapters go into a model, tried out on a tiny model of the same code before it is loaded."""
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -9,10 +8,8 @@ from transformers import PreTrainedModel
 
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.config.train import Train
-from lors_cli.errors import request_error
+from lors_cli.errors import first_line, request_error
 from lors_cli.models import linears, tiny
-
-log = logging.getLogger(__name__)
 
 
 def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> None:
@@ -28,7 +25,7 @@ def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> 
 
     """
     model = tiny.tiny(skeleton)
-    if model is None or not _runs(model):
+    if model is None or not tiny.runs(model.train()):
         return
     key = f"{section.key}.target_modules"
     linears.check_forward(model, key)
@@ -47,16 +44,6 @@ def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> 
     )
 
 
-def _runs(model: PreTrainedModel) -> bool:
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.train()(input_ids=tiny.tokens(model, 1), use_cache=False)
-    except Exception as error:  # the code of any model, with sizes that it was not made for
-        log.debug("%s in tiny form cannot be run: %s", type(model).__name__, error)
-        return False
-    return True
-
-
 def _problem(model: Any, section: Train, places: Collection[str]) -> str | None:
     """What goes wrong in a training step with adapters at these places of the blocks; they are attached to `model`."""
     every = linears.all_linears(model, asked=places)
@@ -73,7 +60,7 @@ def _problem(model: Any, section: Train, places: Collection[str]) -> str | None:
                 return f"it does not call {', '.join(idle)}"
             loss.backward()
     except Exception as error:  # the code of any model
-        return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+        return f"{type(error).__name__}: {first_line(error, 'no message')}"
     return None
 
 
