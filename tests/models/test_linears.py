@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from transformers.modeling_outputs import CausalLMOutput
 
 from lors_cli.errors import RequestError
-from lors_cli.models import linears
+from lors_cli.models import linears, tiny
 from tests.sequential.test_replay import COMMON
 
 VISION = {
@@ -46,6 +46,20 @@ def test_a_decoder_that_holds_the_vision_tower_itself() -> None:
     git = skeleton("git", **COMMON, vision_config=VISION)
     assert found(git) == ("git.encoder.layer", "GitLayer")
     assert linears.decoder(git) is git.git
+
+
+def test_a_tiny_model_is_run_for_the_first_search_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    git, made, small = skeleton("git", **COMMON, vision_config=VISION), list[Any](), tiny.tiny
+
+    def counted(model: PreTrainedModel) -> PreTrainedModel | None:
+        made.append(model)
+        return small(model)
+
+    monkeypatch.setattr(tiny, "tiny", counted)
+    first = linears.find_blocks(git)
+    assert linears.find_blocks(git) == first
+    assert linears.decoder(git) is linears.decoder(git)
+    assert made == [git]
 
 
 def test_an_encoders_depth_does_not_matter() -> None:
