@@ -1,9 +1,12 @@
 """The options of a method, declared in its registry row: YAML keys, their checks, the docs and the schema follow."""
 
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 _NONE: Any = object()
 
@@ -48,3 +51,13 @@ def facts(field: FieldInfo) -> dict[str, Any]:
     """What a field carries besides its value: `without`, `after`, and `off` if there is one."""
     told: Any = field.json_schema_extra
     return dict(told)
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """One of the `names` that are there when the class of the section is made, such as those of a registry."""
+
+    names: Collection[str] | Callable[[], Collection[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names() if callable(self.names) else self.names))

@@ -1,12 +1,11 @@
 """What the commands share: their options, and how an error becomes a message and an exit status."""
 
-import signal
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from lors_cli import console, processes
+from lors_cli import console, interrupts, processes
 from lors_cli.errors import LorsError, RequestError
 
 app = typer.Typer(
@@ -35,10 +34,10 @@ def reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose: 
     """Set the console up; turn what goes wrong into a message and an exit status."""
     # only the first of several processes prints; the others report only what goes wrong in them alone
     console.setup(-1 if quiet or processes.rank() else int(verbose or debug))
-    # SIGTERM, the warning of a scheduler, ends like Ctrl-C: with a message, and with what was saved kept
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with interrupts.heeded():
+            yield
+            interrupts.check()
     except KeyboardInterrupt:
         console.log.error("interrupted; the same command goes on from what was saved")
         raise SystemExit(130) from None
@@ -54,5 +53,3 @@ def reporting(config: str | None, *, debug: bool, quiet: bool = False, verbose: 
     except Exception as error:
         console.error(error, debug=debug)
         raise SystemExit(1) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,15 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lors_cli.config.fields import Count, Dataset, OneOf, PathText, Section, wrong
+from lors_cli.config.fields import BatchSize, Count, Dataset, PathText, Section, SequenceLength, wrong
 from lors_cli.evaluation.presets import PRESETS
+from lors_cli.options import OneOf
 
 
 class Perplexity(Section):
     """Perplexity on consecutive windows of the joined rows."""
 
     dataset: Dataset = Field(description="the rows of text to measure on")
-    sequence_length: Annotated[int, Field(ge=2)] = Field(2048, description="tokens per window")
+    sequence_length: SequenceLength = Field(2048, description="tokens per window")
     samples: Count | None = Field(None, description="how many windows are measured at most; all if left out")
 
 
@@ -33,7 +34,7 @@ class Eval(Section):
     tasks: list[str] = Field(
         [], description="tasks to run besides those of the preset: names of lm-eval's tasks, or of tasks in task_dir"
     )
-    shots: Annotated[int, Field(ge=0)] | None = Field(
+    shots: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="how many examples each prompt of `tasks` has; as each task says if left out"
     )
     task_dir: PathText | None = Field(
@@ -43,7 +44,7 @@ class Eval(Section):
         None, description="the directory to which the data_files of these tasks are relative; task_dir if left out"
     )
     limit: Count | None = Field(None, description="how many items of each task are measured at most; all if left out")
-    batch_size: Count | Literal["auto"] = Field(
+    batch_size: BatchSize | Literal["auto"] = Field(
         "auto", description="how many prompts lm-eval answers at once; auto finds what fits into memory"
     )
     backend: Literal["transformers", "vllm"] = Field(
@@ -53,8 +54,14 @@ class Eval(Section):
     offline: bool = Field(
         False, description="whether the network is never used; what is missing is named before the work begins"
     )
-    allow_code_execution: bool = Field(
-        False, description="whether the programs that models write may run, which humaneval needs"
+    allow_code_execution: bool | Literal["sandboxed"] = Field(
+        False,
+        description="whether the programs that models write may run, which humaneval needs; sandboxed: only where"
+        " Linux's namespaces enclose them, see humaneval.md",
+    )
+
+    trust_task_code: bool = Field(
+        False, description="whether tasks of task_dir may run Python code, as their !function and their templates ask"
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,9 @@
 """The kinds of values that a config file may have, and what its sections have in common."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     ValidationInfo,
@@ -19,20 +20,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from lors_cli.data.sources import Source
 from lors_cli.sparsity.pattern import Pattern
-
-
-@dataclass(frozen=True, eq=False)
-class OneOf:
-    """One of the `names` that are there when the class of the section is made, such as those of a registry."""
-
-    names: Collection[str] | Callable[[], Collection[str]]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.literal_schema(list(self.names() if callable(self.names) else self.names))
 
 
 @dataclass(frozen=True)
@@ -81,9 +72,41 @@ _SPARSITY = [
 Sparsity = Annotated[
     Pattern, BeforeValidator(_pattern), PlainSerializer(str), WithJsonSchema({"anyOf": _SPARSITY, "title": "Sparsity"})
 ]
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(DEVICE, text):
+        raise ValueError("auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
+DEVICE = r"auto|cpu|cuda(:\d{1,3})?|mps"
+Device = Annotated[str, AfterValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^({DEVICE})$"})]
+LONGEST_TEXT = 4000  # a path of Linux has at most 4095 bytes
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
-Count = Annotated[int, Field(ge=1)]
+# Every number has both bounds, so that nonsense is named before anything is reserved, counted or waited for.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+BatchSize = Annotated[int, Field(ge=1, le=10**6)]
+SequenceLength = Annotated[int, Field(ge=2, le=10**7)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def check_text(text: str) -> None:
+    """Refuse a text that is the name of nothing.
+
+    Raises:
+        ValueError: it is empty, has control characters, is very long, or names the home of nobody.
+
+    """
+    if not text.strip():
+        raise ValueError("text of at least one character")
+    if control := next((character for character in text if unicodedata.category(character) == "Cc"), None):
+        raise ValueError(f"text without control characters such as U+{ord(control):04X}")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"text of at most {LONGEST_TEXT} characters")
+    if os.path.expanduser(text).startswith("~"):
+        raise ValueError("a path whose ~ is the home of a user that exists")
 
 
 class Section(BaseModel):
@@ -101,11 +124,17 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _number(cls, value: object, info: ValidationInfo) -> object:
-        """Python takes true for 1."""
+    def _plain(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1, and 1 for true; and a text becomes the name of a file, a key or a line of a log."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and not {bool, Any} & kinds and {int, float} & kinds:
-            raise PydanticCustomError("number", "a number")
+        numbers, truths = bool({int, float} & kinds), bool in kinds
+        for one in value if isinstance(value, list) and Any not in kinds else [value]:
+            if numbers and not truths and isinstance(one, bool):
+                raise PydanticCustomError("number", "a number")
+            if truths and not numbers and isinstance(one, int | float) and not isinstance(one, bool):
+                raise PydanticCustomError("truth", "true or false")
+            if isinstance(one, str):
+                check_text(one)
         return value
 
     @model_validator(mode="after")

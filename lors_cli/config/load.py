@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
-from lors_cli.config import yaml12
+from lors_cli import yaml12
 from lors_cli.config.methods import complete
 from lors_cli.config.problems import CLI, problems
 from lors_cli.config.schema import Config
@@ -23,6 +23,13 @@ YAML_REMEDIES = {  # by what PyYAML says
     "mapping values": "put a space after each colon, indent keys of a section alike, and quote a value that has ': '",
     "found character": "put the value into quotes",
     "undefined alias": "put the value into quotes, or define the anchor above it",
+    "with those that its aliases repeat": "write what is needed of it without aliases, or in several files",
+    "characters": "give the path of a config, which is far smaller",
+    "nested too deeply": "write the keys as configs/quickstart.yaml does",
+    "surrogate": "write the character itself",
+    "U+": "remove it, or write it in double quotes as an escape",
+    "not of the type": "remove the tag, or correct the value",
+    "digits": "write a smaller number, or put it into quotes if it is a text",
     "constructor for the tag": "remove the tag; put a value that begins with ! into quotes",
 }
 
@@ -52,7 +59,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     remedy = "give the path of a YAML file; configs/quickstart.yaml is an example"
     try:
-        content = yaml12.parse(read_text(path))
+        content = yaml12.parse(yaml12.read_text(path))
     except FileNotFoundError:
         first = "put it before all key=value; " if "=" in path.name else ""
         raise request_error("CONFIG", "an existing YAML file", "no such file", first + remedy, path) from None
@@ -67,11 +74,6 @@ def read(path: Path) -> dict[str, Any]:
         got = "an empty file" if content is None else repr(content)[:60]
         raise request_error("CONFIG", "a mapping with model, output_dir and sections", got, remedy, path)
     return content
-
-
-def read_text(path: Path) -> str:
-    """The text of a YAML file; errors as of `Path.read_text`."""
-    return path.read_text(encoding="utf-8-sig")
 
 
 def overridden(text: str) -> str:
@@ -110,7 +112,7 @@ def override(raw: dict[str, Any], text: str) -> None:
         target[name] = yaml12.parse(value)
     except YAMLError as error:
         remedy = f"close its brackets and quotes, and quote the whole for the shell: '{key}=...'"
-        raise _yaml_problem(key, "a YAML value", error, remedy, CLI, f"{value!r}: ") from None
+        raise _yaml_problem(key, "a YAML value", error, remedy, CLI, f"{value!r:.200}: ") from None
 
 
 def _entry(target: dict[str, Any] | list[Any], name: str, key: str) -> Any:
@@ -150,7 +152,7 @@ def checked(kind: type[M], raw: dict[str, Any], path: Path, origins: Mapping[str
         return model.model_validate(raw)
     except ValidationError:
         found = problems(model, raw, origins)
-    lines = yaml12.lines(read_text(path))
+    lines = yaml12.lines(yaml12.read_text(path))
     placed = []
     for problem in found:
         file, line = _place(problem.key, path, origins, lines)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -186,7 +187,7 @@ def _schema(place: _Place) -> dict[str, Any]:
     """The JSON schema of the values that a key may have; of the entries, for an entry of a list."""
     if place.field is None:
         return {}
-    whole = TypeAdapter(place.section).json_schema()
+    whole = _schema_of(place.section)
     name = next(name for name, field in place.section.model_fields.items() if field is place.field)
     for branch in (whole, *whole.get("anyOf", [])):
         if name in branch.get("properties", {}):
@@ -195,6 +196,11 @@ def _schema(place: _Place) -> dict[str, Any]:
     if place.parts[-1].isdigit():
         schema = next((one["items"] for one in (schema, *schema.get("anyOf", [])) if "items" in one), {})
     return schema
+
+
+@lru_cache(maxsize=64)
+def _schema_of(section: type[BaseModel]) -> dict[str, Any]:
+    return TypeAdapter(section).json_schema()
 
 
 def _words_of(place: _Place) -> str:

@@ -10,15 +10,15 @@ from lors_cli.config.fields import (
     Count,
     Dataset,
     Fault,
-    OneOf,
     PathText,
     Section,
+    SequenceLength,
     Sparsity,
     without_effect,
 )
 from lors_cli.config.methods import Classes, MethodSection
 from lors_cli.data import formats
-from lors_cli.options import Options
+from lors_cli.options import OneOf, Options
 from lors_cli.pruning.rows import Method, Row, StructuredMethod
 
 
@@ -37,9 +37,7 @@ class Calibration(Section):
 
     dataset: CalibrationDataset = Field(description="rows of text, of messages or of token ids")
     samples: Count = Field(128, description="how many windows are read")
-    sequence_length: Annotated[int, Field(ge=2)] = Field(
-        2048, description="tokens per window, whatever the maximum of the model is"
-    )
+    sequence_length: SequenceLength = Field(2048, description="tokens per window, whatever the maximum of the model is")
     sampling: Literal["concat", "random"] = Field(
         "concat",
         description="concat takes consecutive windows of the joined rows; random takes a random window of a random row,"

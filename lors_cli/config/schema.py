@@ -1,12 +1,11 @@
 """What a config file may say: one section per stage, every key with its unit and default."""
 
 from collections.abc import Iterator
-from typing import Annotated
 
 from pydantic import Field
 
 from lors_cli.config.evaluation import Eval
-from lors_cli.config.fields import Dtype, Fault, PathText, Section
+from lors_cli.config.fields import Device, Dtype, Fault, PathText, Section, Seed
 from lors_cli.config.prune import Prune
 from lors_cli.config.train import Align, Train
 from lors_cli.errors import RequestError, request_error
@@ -52,13 +51,11 @@ class Config(Section):
         description="a hub id, a local Hugging Face directory, a .gguf file, or the built-in smollm2-135m"
     )
     output_dir: PathText = Field(description="where the directories of the stages are made, from pruned to eval")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
-        0, description="the seed of sampling, initialisation, dropout and the order of rows"
-    )
+    seed: Seed = Field(0, description="the seed of sampling, initialisation, dropout and the order of rows")
     dtype: Dtype = Field(
         "auto", description="the dtype of the weights, in work and on disk; auto keeps the one in which they are stored"
     )
-    device: str = Field("auto", description="where the work runs: auto, cpu, cuda, cuda:N or mps")
+    device: Device = Field("auto", description="where the work runs: auto, cpu, cuda, cuda:N or mps")
     trust_remote_code: bool = Field(False, description="whether the code in a model directory may run")
     prune: Prune | None = None
     align: Align | None = None

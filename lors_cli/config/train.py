@@ -1,16 +1,26 @@
 """The sections ``train:`` and ``align:``, which trains by the same keys."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from lors_cli import adapters, processes
-from lors_cli.config.fields import Count, Dataset, Dtype, Fault, OneOf, Section, without_effect
+from lors_cli.config.fields import (
+    BatchSize,
+    Count,
+    Dataset,
+    Dtype,
+    Fault,
+    Section,
+    SequenceLength,
+    without_effect,
+)
 from lors_cli.config.methods import Classes, MethodSection
 from lors_cli.data import formats
 from lors_cli.errors import nearest
-from lors_cli.options import Options
+from lors_cli.options import OneOf, Options
 
 if TYPE_CHECKING:
     from lors_cli.adapters.base import Adapter
@@ -35,7 +45,9 @@ class Distill(Section):
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
         0.5, description="the share of the divergence in the loss; the data's loss has the rest"
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="what the logits of both models are divided by")
+    temperature: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="what the logits of both models are divided by"
+    )
 
 
 class Train(MethodSection):
@@ -48,8 +60,10 @@ class Train(MethodSection):
     method: Annotated[str, OneOf(adapters.METHODS)] = Field(
         description="which adapter is trained; `lors methods` describes each"
     )
-    rank: Count = Field(16, description="the rank of the update; with spp it has to divide the rows of each weight")
-    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="the update is scaled by alpha / rank")
+    rank: Annotated[int, Field(ge=1, le=10**5)] = Field(
+        16, description="the rank of the update; with spp it has to divide the rows of each weight"
+    )
+    alpha: Annotated[float, Field(gt=0, le=10**6)] = Field(16.0, description="the update is scaled by alpha / rank")
     formulation: str | None = Field(
         None,
         description="how the method is computed; its first formulation if left out (`lors methods` lists them)",
@@ -76,7 +90,7 @@ class Train(MethodSection):
     keep: Literal["best", "last"] = Field(
         "best", description="with eval_dataset: which adapter is kept, that of the lowest held-out loss or the last one"
     )
-    sequence_length: Annotated[int, Field(ge=2)] = Field(512, description="tokens per sample, at most")
+    sequence_length: SequenceLength = Field(512, description="tokens per sample, at most")
     packing: bool = Field(
         False,
         description="whether several rows share a sample; they do not see each other, and each has positions from 0",
@@ -94,29 +108,31 @@ class Train(MethodSection):
         [],
         description="fields of rows, or of turns, to leave out; others that are not used are refused unless harmless",
     )
-    batch_size: Count | None = Field(None, description="samples per optimiser step, over all processes; 32 if left out")
+    batch_size: BatchSize | None = Field(
+        None, description="samples per optimiser step, over all processes; 32 if left out"
+    )
     batch_tokens: Count | None = Field(
         None, description="tokens per optimiser step, in samples of full length; replaces batch_size"
     )
-    micro_batch_size: Count | None = Field(
+    micro_batch_size: BatchSize | None = Field(
         None, description="samples per forward pass of a process; its whole share of the batch if left out"
     )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-4, description="the peak of AdamW's learning rate")
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(2e-4, description="the peak of AdamW's learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the learning rate falls to zero after the warm-up; with constant it does not fall"
     )
-    warmup: Annotated[float, Field(ge=0)] = Field(
+    warmup: Annotated[float, Field(ge=0, le=10**9)] = Field(
         0.0, description="how many steps the learning rate rises for; a number below 1 is a fraction of all steps"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's decay of the adapters")
-    max_grad_norm: Annotated[float, Field(ge=0)] = Field(
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="AdamW's decay of the adapters")
+    max_grad_norm: Annotated[float, Field(ge=0, le=10**6)] = Field(
         1.0, description="gradients of a larger norm are scaled down to it; 0 turns this off"
     )
-    epochs: Annotated[float, Field(gt=0)] | None = Field(
+    epochs: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
         None, description="passes over the data; 3 if max_steps and max_tokens are left out too"
     )
     max_steps: Count | None = Field(None, description="optimiser steps to train for; replaces epochs")
-    max_tokens: Count | None = Field(
+    max_tokens: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
         None, description="tokens to train on, rounded to whole optimiser steps; replaces epochs"
     )
     repeat: bool = Field(
@@ -225,7 +241,9 @@ class Train(MethodSection):
             yield Fault("batch_tokens", expected, "write a larger number, or a smaller sequence_length")
         elif self.samples_per_step % self.samples_per_forward:
             expected = f"a micro_batch_size that divides the batch of {self.samples_per_step} samples"
-            divisor = max(n for n in range(1, self.samples_per_forward) if self.samples_per_step % n == 0)
+            step, forward = self.samples_per_step, self.samples_per_forward
+            pairs = [(n, step // n) for n in range(1, math.isqrt(step) + 1) if step % n == 0]
+            divisor = max(n for pair in pairs for n in pair if n < forward)
             yield Fault("micro_batch_size", expected, f"write micro_batch_size: {divisor}, or another batch_size")
 
     def _idle_faults(self, method: adapters.Method) -> Iterator[Fault]:

@@ -9,34 +9,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lors_cli.config.fields import named_datasets
+from lors_cli.config.fields import Dataset, named_datasets
 from lors_cli.config.schema import Config
+from lors_cli.data import local
 from lors_cli.errors import close, request_error, together
-from lors_cli.run import layout
+from lors_cli.run import layout, places
 from lors_cli.run.layout import STAGES
 
 
-def check(config: Config, stages: Sequence[str]) -> None:
-    """Check what the `stages` of a config read.
+def check(config: Config, stages: Sequence[str], *, force: bool = False) -> None:
+    """Check what the `stages` of a config read. Where they all are done nothing is written, unless by `force`.
 
     Raises:
         RequestError: with everything that does not exist.
 
     """
-    checks: list[Callable[[], Any]] = [partial(_check_output, Path(config.output_dir))]
+    models = [named for stage in stages for named in layout.named(config, stages, stage)]
+    directory = Path(config.output_dir)
+    outputs = [] if force else [STAGES[stage].output(directory) for stage in stages]
+    checks: list[Callable[[], Any]] = [partial(places.check_output, directory, outputs)]
+    checks += [partial(places.check_apart, directory, *named) for named in models]
     for stage in stages:
         section = getattr(config, stage)
         for key, dataset in named_datasets(section, stage) if section else ():
-            checks.append(dataset.source(key).read)  # which reads nothing yet
+            checks.append(partial(_check_data, key, dataset))
         checks += [partial(_check_place, *named) for named in layout.named(config, stages, stage)]
         if config.prune and config.prune.mask and stage == "prune":
             checks.append(partial(_check_place, "prune.mask", config.prune.mask))
     together(lambda check: check(), checks)
 
 
+def _check_data(key: str, dataset: Dataset) -> None:
+    if not local.is_glob(dataset.path):
+        places.exists(key, Path(dataset.path).expanduser())
+    dataset.source(key).read()  # which reads nothing yet
+
+
 def _check_place(key: str, text: str) -> None:
     path = Path(text).expanduser()
-    if path.exists():
+    if places.exists(key, path):
         return
     names = [] if "/" in text else ["dense", *STAGES["eval"].reads] if key == "eval.models" else []
     if likely := close(text, names):
@@ -48,7 +59,7 @@ def _check_place(key: str, text: str) -> None:
 
 def _remedy(path: Path) -> str:
     """A name beside it that is spelt alike, of the first part of the path that does not exist."""
-    missing = next(part for part in [*reversed(path.parents), path] if not part.exists())
+    missing = next(part for part in [*reversed(path.parents), path] if not os.path.exists(part))
     try:
         likely = close(missing.name, os.listdir(missing.parent))
     except OSError:
@@ -57,14 +68,4 @@ def _remedy(path: Path) -> str:
         return "correct the path"
     beside = missing.parent / likely
     whole = beside / path.relative_to(missing)
-    return f"correct the path: did you mean {whole if whole.exists() else beside}?"
-
-
-def _check_output(directory: Path) -> None:
-    """Check the first part of the path that exists."""
-    there = next(part for part in [directory, *directory.absolute().parents] if part.exists())
-    if not there.is_dir():
-        raise request_error("output_dir", "a directory", f"{there}, a file", "set another output_dir")
-    if not os.access(there, os.W_OK | os.X_OK):
-        got = f"{there}, which cannot be written to"
-        raise request_error("output_dir", "a directory that can be written to", got, "set another output_dir")
+    return f"correct the path: did you mean {whole if os.path.exists(whole) else beside}?"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from lors_cli.config.fields import Count, Dataset, Fault, PathText, Section
+from lors_cli.config.fields import Count, Dataset, Fault, PathText, Section, Seed
 from lors_cli.config.load import checked, overridden, override, read
 from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
@@ -44,8 +44,10 @@ class Budget(Section):
     """How long each run trains; as the config says if left out."""
 
     steps: Count | None = Field(None, description="optimiser steps")
-    tokens: Count | None = Field(None, description="tokens to train on, in whole steps")
-    seconds: Annotated[float, Field(gt=0)] | None = Field(
+    tokens: Annotated[int, Field(ge=1, le=10**15)] | None = Field(
+        None, description="tokens to train on, in whole steps"
+    )
+    seconds: Annotated[float, Field(gt=0, le=10**8)] | None = Field(
         None, description="time of a training with its start, by timed steps of each arm"
     )
     time_of: str | None = Field(
@@ -76,7 +78,7 @@ class Choose(Section):
     held_out: Dataset | None = Field(
         None, description="text whose rows choose and judge in turns, instead of the two data sets above"
     )
-    extend: Annotated[int, Field(ge=0)] = Field(
+    extend: Annotated[int, Field(ge=0, le=100)] = Field(
         0, description="values that may be added where the best one is at an edge of the grid"
     )
 
@@ -90,7 +92,7 @@ class SweepFile(Section):
     starts: dict[Name, Start] = Field({}, description="what runs share; left out: what the config makes before train")
     arms: dict[Name, Arm] = Field(description="ways to train, each on each start", min_length=1)
     every: Grid = Field({}, description="keys and values that are all measured, each with a search of its own")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([], description="of the trainings; the config's if left out")
+    seeds: list[Seed] = Field([], description="of the trainings; the config's if left out")
     budget: Budget | None = None
     choose: Choose = Choose()
     evaluations: dict[Name, Settings] = Field(
