@@ -1,9 +1,9 @@
-"""Programs that a model wrote, run against their tests: each in a process of its own, with limits.
+"""Programs that a model wrote, run against their tests: each in a process of its own, with limits, in a sandbox.
 
-This protects against mistakes, which models make, and not against malice: what runs is Python with the rights of the
-user who runs lors. A program cannot take the memory or the time of the machine, leave processes behind, open a socket
-or write outside of an empty directory that is removed afterwards, as long as it does not set out to; it can read what
-its user can read. Where that is not enough, evaluate in a container without a network.
+Where Linux has namespaces for everybody, `code_sandbox` encloses a program: nothing outside is there for it to read or
+to change. Elsewhere the limits of `code_runner` stand alone. These protect against mistakes, which models make, and not
+against malice: a program that sets out to can read and change what its user can. Which of both it is, `sandbox` finds
+out by trying. Neither keeps a program from cheating in its tests, which run in one process with it.
 
 Nothing runs unless it was permitted: see `permitted`.
 """
@@ -21,17 +21,41 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
-from lors_cli.errors import LorsError, request_error
+from lors_cli.artifacts import temporary
+from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.evaluation.code_runner import READY
 
-RUNNER = Path(__file__).with_name("code_runner.py")
+RUNNER, SANDBOX = (Path(__file__).with_name(f"code_{name}.py") for name in ("runner", "sandbox"))
+KILLED = b"k"  # what the sandbox says of a program that the system ended
+# -S -s: no site-packages; -P: no modules from beside a script; not -I, which would ignore the seed that makes sets
+# the same in every run
+PYTHON = [os.path.realpath(getattr(sys, "_base_executable", sys.executable)), "-B", "-P", "-S", "-s", "-X", "utf8"]
 TIMEOUT = 3.0  # seconds, as in the code of Chen et al. 2021
 CLOCK = 4  # on a machine with other work, as many seconds by the clock for one of computation
 START_TIMEOUT = 120.0
 MEMORY_BYTES = 2**30
+LONGEST = 500  # bytes of a message
+DATA = ("/etc/ld.so.cache", "/usr/share/zoneinfo", "/usr/lib/locale")  # of the system, for libraries and modules
+TRIAL = "import os; assert os.getpid() == 2 and not os.listdir() and not any(map(os.path.exists, {outside}))"
+LOOK = """  # prints the folders of a Python's modules and those of the shared libraries that they load
+import json, os, sys
+own = [path for path in sys.path if os.path.isdir(path)]
+for name in sorted(name.split(".")[0] for path in own for name in os.listdir(path) if name.endswith(".so")):
+    if not name.startswith(("_test", "_tkinter", "xx")):
+        try:
+            __import__(name)
+        except ImportError:
+            pass
+with open("/proc/self/maps") as file:
+    libraries = {line.split(maxsplit=5)[5].strip() for line in file if ".so" in line}
+print(json.dumps([*own, *{os.path.dirname(path) for path in libraries}]))
+"""
 
 _permitted = False
 
@@ -60,6 +84,47 @@ class Verdict(StrEnum):
     LATE = "late"
 
 
+@dataclass(frozen=True)
+class Sandbox:
+    """What encloses programs: "namespaces", or only "limits", and then why.
+
+    `paths` are what `code_sandbox` shows and hides.
+    """
+
+    kind: Literal["namespaces", "limits"]
+    reason: str = ""
+    paths: tuple[str, ...] = ()
+
+
+@cache
+def sandbox() -> Sandbox:
+    """The best sandbox that there is on this machine, found by trying."""
+    if not sys.platform.startswith("linux"):
+        return Sandbox("limits", "only Linux has namespaces")
+    try:
+        best = Sandbox("namespaces", paths=tuple(_paths()))
+        if _run(TRIAL.format(outside=["/proc", "/sys", __file__]), best, TIMEOUT, MEMORY_BYTES) == Verdict.PASSED:
+            return best
+        reason = "a program inside could see outside"
+    except (LorsError, OSError, ValueError, subprocess.CalledProcessError) as error:
+        reason = first_line(error)
+    return Sandbox("limits", reason)
+
+
+def _paths() -> Iterator[str]:
+    """What a Python needs, as `code_sandbox` wants it: itself, its modules, and folders of their libraries."""
+    answer = subprocess.run(
+        [*PYTHON, "-c", LOOK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, env={}
+    )
+    found = [Path(path) for path in json.loads(answer.stdout)]
+    short = [Path("/", *folder.parts[2:]) for folder in found if folder.parts[:2] == ("/", "usr")]  # /lib is /usr/lib
+    loaders = [path for folder in ("/lib", "/lib64") for path in Path(folder).glob("ld-*.so*")]
+    shown = {Path(PYTHON[0]), RUNNER, *found, *loaders, *map(Path, DATA), *(path for path in short if path.is_dir())}
+    shown = {path for path in shown if path.exists() and shown.isdisjoint(path.parents)}
+    yield from (f"+{path}" for path in sorted(shown))
+    yield from (f"-{path}" for folder in found for path in folder.glob("*-packages"))
+
+
 def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_BYTES) -> Verdict:
     """Whether `program`, its tests included, runs to its end without an error.
 
@@ -78,32 +143,39 @@ def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_
         raise request_error(
             "eval.allow_code_execution", expected, "false", "set it where that does no harm, such as in a container"
         )
+    return _run(program, sandbox(), timeout, memory_bytes)
+
+
+def _run(program: str, within: Sandbox, timeout: float, memory_bytes: int) -> Verdict:
     token = secrets.token_hex(16)
-    wanted = {"program": program, "token": token, "cpu_seconds": math.ceil(timeout), "memory_bytes": memory_bytes}
+    wanted = f"{math.ceil(timeout)} {memory_bytes} {token}\n{program}"
+    enclosed = within.kind == "namespaces"
     with (
-        tempfile.TemporaryDirectory(prefix="lors-code-", ignore_cleanup_errors=True) as home,
-        tempfile.TemporaryFile("w+") as request,
+        temporary.directory("code") as home,
+        tempfile.TemporaryFile() as request,
     ):
-        json.dump(wanted, request)
+        request.write(wanted.encode(errors="surrogatepass"))
         request.seek(0)
         reading, writing = os.pipe()
+        command = [*PYTHON, str(RUNNER), str(writing)]
         started = time.monotonic()  # the system counts the computation from here on
         process = subprocess.Popen(
-            # -S -s: no site-packages; not -I, which would ignore the seed that makes sets the same in every run
-            [sys.executable, "-B", "-S", "-s", "-X", "utf8", str(RUNNER), str(writing)],
+            [*PYTHON, str(SANDBOX), str(writing), *within.paths, "--", *command] if enclosed else command,
             stdin=request,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=home,
-            env={"HOME": home, "TMPDIR": home, "PYTHONHASHSEED": "0"},
+            env={"HOME": str(home), "TMPDIR": str(home), "PYTHONHASHSEED": "0"},
             pass_fds=(writing,),
             start_new_session=True,
         )
         os.close(writing)
         try:
-            if _read(reading, len(READY), START_TIMEOUT) != READY:
-                raise LorsError(f"no process for the programs under test could be started with {sys.executable}")
-            if _read(reading, len(token), CLOCK * timeout) == token.encode():
+            if (began := _read(reading, len(READY), START_TIMEOUT)) != READY:
+                said = f": {(began + _read(reading, LONGEST, 1)).decode(errors='replace')}" if began else ""
+                raise LorsError(f"no process for the programs under test could be started with {PYTHON[0]}{said}")
+            answer = _read(reading, len(token), CLOCK * timeout)
+            if answer == token.encode():
                 return Verdict.PASSED
             took = time.monotonic() - started
         finally:
@@ -112,7 +184,7 @@ def check(program: str, *, timeout: float = TIMEOUT, memory_bytes: int = MEMORY_
             process.wait()
             os.close(reading)
     # the system ends what computes too long, and this what waits too long; a program that fails exits by itself
-    killed = process.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
+    killed = answer in (KILLED, b"") if enclosed else process.returncode in (-signal.SIGKILL, -signal.SIGXCPU)
     return Verdict.LATE if killed and took >= timeout else Verdict.FAILED
 
 

@@ -1,7 +1,6 @@
 """The measuring of ``lors eval``: one model after another, each number kept as soon as it is there."""
 
 import gc
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ import torch
 
 from lors_cli import console, processes
 from lors_cli.api import place_adapter
-from lors_cli.artifacts import digest, files
+from lors_cli.artifacts import digest, files, inputs, sealed
 from lors_cli.artifacts.publish import scratch
-from lors_cli.errors import UnmeasurableError
+from lors_cli.errors import LorsError, UnmeasurableError
 from lors_cli.evaluation import items, table
 from lors_cli.evaluation.perplexity import Text, of_losses, window_losses
 from lors_cli.models import load, measure
@@ -44,16 +43,42 @@ class Request:
     backend: str
     batch_size: int | str
     limit: int | None
-    allow_code_execution: bool
+    allow_code_execution: bool | str
 
 
 class Evaluation:
     """The work of one evaluation in the directory `partial`, which goes on where an earlier one stopped."""
 
     def __init__(self, request: Request, partial: Path) -> None:
-        self.request, self.partial, self.progress = request, partial, scratch(partial) / PROGRESS
-        kept = json.loads(self.progress.read_text()) if self.progress.is_file() else {}
-        self.measured: dict[str, Any] = processes.agree(kept)
+        work = scratch(partial)
+        self.request, self.partial, self.progress = request, partial, work / PROGRESS
+        self._owner = sealed.owner(work)
+        self.measured: dict[str, Any] = processes.agree(self._kept() if processes.rank() == 0 else None)
+
+    def _kept(self) -> dict[str, Any]:
+        """What an interrupted run has measured, without what is damaged."""
+        if not self.progress.exists():
+            if (self.partial / items.FOLDER).exists():
+                log.warning("eval: %s is not there; all models are measured again", self.progress)
+            return {}
+        again = "all models are measured again"
+        kept: dict[str, Any] = sealed.read_or_warn(self.progress, again, self._owner) or {}
+        for name, measured in kept.items():
+            for path, reason in self._damaged(measured).items():
+                lost = [part for part, written in measured["written"].items() if path.name in written]
+                said = "eval: %s %s; %s of %s is measured again"
+                log.warning(said, path, reason, ", ".join(lost), name)
+                measured["complete"] = False
+                for part in lost:
+                    del measured["written"][part]
+                    (measured if part == items.PERPLEXITY else measured["asked_tasks"]).pop(part, None)
+        return kept
+
+    def _damaged(self, measured: dict[str, Any]) -> dict[Path, str]:
+        """Which files of items of a model are not as they were written, and why."""
+        folder = self.partial / measured["items"]
+        written = {file: one for part in measured["written"].values() for file, one in part.items()}
+        return {folder / file: reason for file, one in written.items() if (reason := items.damage(folder / file, one))}
 
     def run(self, digests: dict[str, str], facts: dict[str, Any]) -> dict[str, Any]:
         """Measure what is missing and write ``results.json`` and ``results.md``.
@@ -70,7 +95,8 @@ class Evaluation:
 
         """
         for position, (name, path) in enumerate(self.request.weights.items()):
-            measured = self.measured.setdefault(name, {"items": items.folder(name, position), "asked_tasks": {}})
+            new: dict[str, Any] = {"items": items.folder(name, position), "asked_tasks": {}, "written": {}}
+            measured = self.measured.setdefault(name, new)
             if measured.get("complete"):
                 log.info("eval: %s was measured before the interruption", name)
                 continue
@@ -83,6 +109,9 @@ class Evaluation:
             gc.collect()
         models = {name: self._published(name, digests.get(name)) for name in self.request.models}
         if processes.rank() == 0:
+            for measured in self.measured.values():
+                for path, reason in self._damaged(measured).items():
+                    raise LorsError(f"{path} {reason}: it was damaged since; the same command measures it again")
             results = {"models": models, **facts}
             files.write_json(self.partial / "results.json", results)
             (self.partial / "results.md").write_text(table.render(results))
@@ -117,12 +146,19 @@ class Evaluation:
         return model if request.models[name] == path else place_adapter(model, request.models[name]).eval()
 
     def _keep(self) -> None:
+        inputs.check()  # a number of another model is not to be gone on from
         if processes.rank() == 0:
-            files.write_json(self.progress, self.measured)
+            sealed.write_json(self.progress, self.measured, self._owner)
 
-    def _keep_items(self, measured: dict[str, Any], name: str, values: list[dict[str, Any]]) -> None:
+    def _keep_items(self, measured: dict[str, Any], part: str, values: dict[str, list[dict[str, Any]]]) -> None:
+        """Write the items of a `part` of the evaluation, by task. A task may belong to several: the last one counts."""
         if processes.rank() == 0:
-            items.write(self.partial / measured["items"] / f"{name}.jsonl.gz", values)
+            for name, rows in values.items():
+                path = self.partial / measured["items"] / f"{name}.jsonl.gz"
+                digest_of_file = items.write(path, rows)
+                for written in measured["written"].values():
+                    written.update({path.name: digest_of_file} if path.name in written else {})
+                measured["written"].setdefault(part, {})[path.name] = digest_of_file
 
     def _perplexity(self, name: str, model: Any, measured: dict[str, Any]) -> None:
         if self.request.text is None or "perplexity" in measured:
@@ -135,7 +171,7 @@ class Evaluation:
             measured["perplexity"]["positions"] = positions
         log.info("eval: %s perplexity %.4f", name, measured["perplexity"]["value"])
         rows = [{"window": number, "loss": loss, "tokens": length - 1} for number, loss in enumerate(losses)]
-        self._keep_items(measured, items.PERPLEXITY, rows)
+        self._keep_items(measured, items.PERPLEXITY, {items.PERPLEXITY: rows})
         self._keep()
 
     def _tasks(self, name: str, model: Any, measured: dict[str, Any]) -> None:
@@ -153,13 +189,12 @@ class Evaluation:
             else:
                 tokenizer = load.load_tokenizer(path, trust_remote_code=trust)
                 language_model = answering.in_memory(model, tokenizer, request.batch_size)
-        manager, run_code = request.benchmarks.manager, request.allow_code_execution
+        manager, run_code = request.benchmarks.manager, bool(request.allow_code_execution)
         asking = harness.Harness(manager, language_model, request.limit, run_code=run_code)
         for asked in left:
-            with console.third_party_output():
+            with console.third_party_output(), request.benchmarks.rendering():
                 metrics, samples = asking.run(asked)
-            for task, values in samples.items():
-                self._keep_items(measured, task, values)
+            self._keep_items(measured, asked.name, samples)
             measured["asked_tasks"][asked.name] = metrics
             shown = [f"{task} {table.cell(entry)}" for task, entry in metrics.items() if "group" not in entry]
             log.info("eval: %s %s", name, "; ".join(shown))
@@ -168,7 +203,9 @@ class Evaluation:
     def _published(self, name: str, model_digest: str | None) -> dict[str, Any]:
         """The results of a model, as they are published."""
         measured = self.measured[name]
-        tasks = {task: entry for asked in measured["asked_tasks"].values() for task, entry in asked.items()}
+        asked = self.request.benchmarks.asked if self.request.benchmarks else []
+        answered = [measured["asked_tasks"].get(one.name, {}) for one in asked]  # in the order of the request
+        tasks = {task: entry for entries in answered for task, entry in entries.items()}
         average = table.average(tasks)
         return {
             "path": str(self.request.models[name].absolute()),

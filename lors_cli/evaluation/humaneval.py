@@ -3,15 +3,59 @@
 lm-eval's own task fetches the code that runs the programs from the hub; here it is `code_execution`.
 """
 
+import logging
 from typing import Any
 
-from lors_cli.errors import LorsError
-from lors_cli.evaluation import code_execution
+from lors_cli.errors import LorsError, request_error
+from lors_cli.evaluation import code_eval, code_execution
 from lors_cli.evaluation.code_execution import Verdict
 
+log = logging.getLogger(__name__)
+
+SANDBOXED = "sandboxed"  # a value of eval.allow_code_execution
 PASSED, LATE = Verdict.PASSED, Verdict.LATE
 OUTCOMES = {Verdict.FAILED: "fails", Verdict.LATE: "runs out of time"}
 KS = (1, 10)  # the k of pass@k
+
+
+def permit(task: Any, asked: bool | str) -> str:
+    """What encloses the programs of a task that runs such.
+
+    Args:
+        task: of lm-eval.
+        asked: the setting eval.allow_code_execution.
+
+    Returns:
+        "namespaces" or "limits", as `code_execution.sandbox`; "none" where the task's own code runs the programs.
+
+    Raises:
+        RequestError: this is not what was asked for.
+
+    """
+    key, runs = "eval.allow_code_execution", f"{task.task_name}, which runs the programs that the model writes"
+    if not asked:
+        raise request_error(
+            key, f"sandboxed or true for {runs}", "false", "set it to sandboxed, or to true where that can do no harm"
+        )
+    steps = [step for one in task.config.filter_list or [] for step in one["filter"]]
+    if any(step.get("filter_fn") is run_tests for step in steps) or code_eval.measures(task):
+        within = code_execution.sandbox()
+        kind, reason = str(within.kind), within.reason
+    else:
+        kind, reason = "none", "its own code starts them"
+    if kind != "namespaces":
+        if asked == SANDBOXED:
+            raise request_error(
+                key,
+                f"a sandbox for the programs of {task.task_name}",
+                f"none ({reason})",
+                "run it where user namespaces are allowed; or, in a container or on a machine where"
+                " programs can do no harm, set it to true",
+            )
+        log.warning(
+            "eval: the programs of %s run outside of a sandbox (%s); see docs/humaneval.md", task.task_name, reason
+        )
+    return kind
 
 
 def run_tests(responses: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:

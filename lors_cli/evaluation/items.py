@@ -1,9 +1,11 @@
 """Results item by item, compressed, for paired comparisons: JSON lines that are the same bytes each time."""
 
 import gzip
+import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from lors_cli.artifacts import files
 
 FOLDER = "items"
 PERPLEXITY = "perplexity"
+TASK = re.compile(r"\w(?:[\w .,:+=@()-]*[\w)+])?")  # of its name, and of the file of its items
+TASK_BYTES = 200
+TASK_NAMES = f"letters, digits and _ .,:+=@()- in at most {TASK_BYTES} bytes, and not {PERPLEXITY!r}"
 NAME = re.compile(rb'"doc_id": \d+, "doc": "[^"]*", "prompt": "[^"]*"')
 
 
@@ -21,8 +26,18 @@ def folder(model: str, position: int) -> str:
     return f"{FOLDER}/{model if plain == model else f'{position}_{plain[-60:]}'}"
 
 
-def write(path: Path, items: Iterable[dict[str, Any]]) -> None:
-    """Write `items` into the gzipped JSON lines `path`, whole or not at all.
+def is_task(name: str) -> bool:
+    """Whether a task may have this name, which becomes that of a file."""
+    return bool(TASK.fullmatch(name)) and len(name.encode()) <= TASK_BYTES and file_key(name) != PERPLEXITY
+
+
+def file_key(name: str) -> str:
+    """What is equal for the names of two tasks whose files some file systems take for one."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def write(path: Path, items: Iterable[dict[str, Any]]) -> str:
+    """Write `items` into the gzipped JSON lines `path`, whole or not at all; the SHA-256 of the file.
 
     Raises:
         LorsError: the write failed.
@@ -33,6 +48,16 @@ def write(path: Path, items: Iterable[dict[str, Any]]) -> None:
     with gzip.GzipFile(fileobj=text, mode="wb", mtime=0) as file:
         file.write("".join(json.dumps(item, allow_nan=False) + "\n" for item in items).encode())
     files.write_bytes(path, text.getvalue())
+    return hashlib.sha256(text.getvalue()).hexdigest()
+
+
+def damage(path: Path, wanted: str) -> str | None:
+    """Why `path` is not the file that `write` gave the SHA-256 `wanted`; None if it is."""
+    if not path.is_file():
+        return "is missing"
+    return (
+        None if hashlib.sha256(path.read_bytes()).hexdigest() == wanted else "does not have the bytes that were written"
+    )
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.evaluation.evaluate import Evaluation, Request
 from lors_cli.evaluation.perplexity import Text
 from lors_cli.models import load
+from lors_cli.models.device import pick_device
 from lors_cli.run import belongs, environment, request
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
@@ -46,7 +47,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     if text:
         attempt(next, text.source.texts())
     asked = attempt(benchmarks, section)
-    device = attempt(load.pick_device, config.device)
+    device = attempt(pick_device, config.device)
     if problems and graph.converts:
         raise RequestError(*problems)
     yield
@@ -146,7 +147,9 @@ def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
         rules = {"windows": "consecutive, of the rows joined by a blank line", "bos": False}
         windows = {"perplexity": {**section.perplexity.model_dump(mode="json"), **rules}}
     asked = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "backend"})
-    return {"dtype": dtype, "seed": evaluation.seed, "limit": evaluation.limit, **windows, **asked}
+    enclosures = evaluation.benchmarks.enclosures if evaluation.benchmarks else {}
+    enclosed = {"sandbox": enclosures} if enclosures else {}
+    return {"dtype": dtype, "seed": evaluation.seed, "limit": evaluation.limit, **windows, **asked, **enclosed}
 
 
 def _check_backend(section: Eval) -> None:
@@ -175,8 +178,7 @@ def benchmarks(section: Eval) -> Any:
         return None
     from lors_cli.evaluation.benchmarks import load as find  # lm-eval takes seconds to import
 
-    options = section.model_dump(
-        include={"preset", "tasks", "shots", "limit", "task_dir", "data_dir", "allow_code_execution"}
-    )
+    names = {"preset", "tasks", "shots", "limit", "task_dir", "data_dir", "allow_code_execution", "trust_task_code"}
+    options = section.model_dump(include=names)
     with console.third_party_output():
         return find(**options)

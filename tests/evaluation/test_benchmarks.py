@@ -9,6 +9,7 @@ from lm_eval.tasks import TaskManager
 from typer.testing import Result
 
 from lors_cli.evaluation.benchmarks import BUILT_IN_TASKS
+from lors_cli.evaluation.code_execution import sandbox
 from lors_cli.evaluation.presets import PRESETS
 from tests.conftest import SHARED_DATA, needs_shared_data
 from tests.evaluation.tasks import CHOICE, GENERATION, PRESET, results
@@ -96,6 +97,7 @@ def test_humaneval_in_a_local_group(
         zip(names, ["pass@1", *["pass@10"] * 3], strict=True)
     )
     assert all(entry["benchmark"] == name for name, entry in entries.items())
+    assert results(tmp_path)["settings"]["sandbox"] == dict.fromkeys(names, sandbox().kind)
 
 
 @needs_shared_data

@@ -100,6 +100,55 @@ def test_what_was_interrupted_in_a_task_goes_on_with_that_task(
     assert contents(tmp_path / "run/eval") == unbroken
 
 
+@pytest.mark.parametrize(
+    ("damaged", "again"),
+    [
+        ("work/progress.json", ["words", "letters", "words", "letters"]),
+        ("work/request.json", ["words", "letters", "words", "letters"]),
+        ("items/dense/words.jsonl.gz", ["words", "words", "letters"]),
+        ("items/dense/perplexity.jsonl.gz", ["words", "letters"]),
+        ("items/pruned/perplexity.jsonl.gz", ["words", "letters"]),
+    ],
+)
+def test_what_is_damaged_after_an_interruption_is_measured_again(
+    lors: Lors,
+    write_config: WriteConfig,
+    task_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damaged: str,
+    again: list[str],
+) -> None:
+    config = write_config(
+        eval__tasks=["words", "letters"], eval__task_dir=str(task_dir), eval__models=["dense", "pruned"]
+    )
+    lors("prune", config)
+    lors("eval", config)
+    unbroken = contents(tmp_path / "run/eval")
+    (tmp_path / "run/eval").rename(tmp_path / "unbroken")
+    asked: list[str] = []
+    run = harness.Harness.run
+
+    def interrupted(self: Any, task: Any) -> Any:
+        asked.append(task.name)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return run(self, task)
+
+    monkeypatch.setattr(harness.Harness, "run", interrupted)
+    lors("eval", config, status=130)
+    asked[:] = [""] * 3
+    path = tmp_path / "run/.eval.partial" / damaged
+    text = bytearray(path.read_bytes())
+    text[len(text) // 2] ^= 1
+    path.write_bytes(text)
+    said = lors("eval", config).stderr
+    assert path.name in said
+    assert "again" in said
+    assert asked[3:] == again
+    assert contents(tmp_path / "run/eval") == unbroken
+
+
 def test_two_processes_measure_what_one_does(
     lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path
 ) -> None:

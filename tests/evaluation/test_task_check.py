@@ -39,7 +39,12 @@ MEASURED_TWICE = {**CHOICE, "fewshot_split": "validation"}
         (NO_TRAINING, None, {"shots": 13}, "at most 12 examples for own"),
         (OWN_ANSWER, None, {"shots": 14}, "at most 13 examples for own"),
         ({**CHOICE, "doc_to_text": "{{question.nothing.here}}"}, None, {}, "a correct task 'own'"),
-        ({**GENERATION, "metric_list": [{"metric": "exact_mtch"}]}, None, {}, "a correct task 'own'"),
+        (
+            {**GENERATION, "metric_list": [{"metric": "exact_mtch"}]},
+            None,
+            {},
+            "exact_mtch is none of the metrics of lm-eval",
+        ),
         ({**CHOICE, "fewshot_split": "absent"}, None, {}, "a correct task 'own'"),
         (CHOICE, choices(0, -1), {}, "-1 for item 1"),
         (CHOICE, choices(0, 2), {}, "2 for item 1"),

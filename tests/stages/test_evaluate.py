@@ -22,7 +22,13 @@ def test_changed_task_files_are_noticed(
     (task_dir / "base.yaml").write_text((task_dir / "words.yaml").read_text().replace('"words"', '"base"'))
     (task_dir / "words.yaml").write_text("include: base.yaml\ntask: words\nprocess_docs: !function code.same\n")
     (task_dir / "code.py").write_text("def same(docs):\n    return docs\n")
-    config = write_config(eval__models=["dense"], eval__tasks=["all"], eval__task_dir=str(task_dir), eval__limit=2)
+    config = write_config(
+        eval__models=["dense"],
+        eval__tasks=["all"],
+        eval__task_dir=str(task_dir),
+        eval__limit=2,
+        eval__trust_task_code=True,
+    )
     lors("eval", config)
     assert "up to date" in lors("eval", config).stderr
     file = task_dir / changed
@@ -79,7 +85,7 @@ def test_offline_everything_that_is_missing_is_named_at_once(
         "the data set of rte, nyu-mll/glue,",
         "the data set of boolq, aps/super_glue,",
         "did you mean 'hellaswag'?",
-        f"a correct task 'broken' ({task_dir / 'broken.yaml'})",
+        f"{task_dir / 'broken.yaml'}: eval.task_dir: output_type",
         "'somebody/some-model', which is not a local path",
         "'somebody/some-text', which is not a local file",
         "lors eval CONFIG --prefetch",
