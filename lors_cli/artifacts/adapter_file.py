@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from lors_cli import adapters
-from lors_cli.artifacts import files, peft_options, tensors
+from lors_cli.artifacts import files, inputs, model_files, peft_options, tensors
 from lors_cli.artifacts.file_writer import FileWriter
+from lors_cli.artifacts.links import FilesError
 from lors_cli.artifacts.publish import written_aside
 from lors_cli.errors import LorsError, request_error
 
@@ -132,10 +133,11 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
             module, _, name = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
             if not module or key != f"{PREFIX}{module}.{name}.weight":
                 raise ValueError(key)
-            modules.setdefault(module, {})[name] = file.get_tensor(key)
+            modules.setdefault(module, {})[name] = file.get_tensor(key).clone()  # not the file, if that is written to
     return modules
 
 
+@inputs.reads_model(weights=True)
 def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
     """Read an adapter directory, made by lors or (LoRA) by PEFT; `key` is the config's path to it.
 
@@ -157,7 +159,7 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
         raise request_error(key, wanted, f"a tensor {error}", remedy, path) from None
     if not modules:
         raise request_error(key, wanted, "none", remedy, path)
-    content, rank, alpha = _content(directory), config["rank"], config["alpha"]
+    content, rank, alpha = _content(directory, key), config["rank"], config["alpha"]
     scaling = {module: peft_options.scaling(content, key, directory / CONFIG, module) for module in modules}
     scaling = {module: own for module, own in scaling.items() if own != (rank, alpha)}
     if uniform and scaling:
@@ -193,14 +195,17 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
 
     Raises:
         RequestError: there is none, or it is of a kind that lors cannot merge.
-        LorsError: a file is damaged.
-
     """
     wanted = f"an adapter directory ({CONFIG} and {WEIGHTS})"
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             raise request_error(key, wanted, f"{directory}, which has no {name}", _where_it_is(directory))
-    config = _content(directory)
+    try:
+        model_files.files(directory)
+    except FilesError as error:
+        raise request_error(key, wanted, error.got, error.remedy) from None
+    config = _content(directory, key)
+    peft_options.check_types(config, key, directory / CONFIG)
     by_type = {row.peft_type: name for name, row in adapters.METHODS.items()}
     kind = config.get("peft_type")
     if kind not in by_type:
@@ -211,14 +216,12 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
     return {"method": by_type[kind], "rank": rank, "alpha": alpha}
 
 
-def _content(directory: Path) -> dict[str, Any]:
+def _content(directory: Path, key: str) -> dict[str, Any]:
     try:
-        content = json.loads((directory / CONFIG).read_text())
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
+        return files.read_object(directory / CONFIG)
     except ValueError as error:
-        raise LorsError(f"{directory / CONFIG} is damaged: {error}") from None
-    return content
+        got = f"a damaged file: {error}"
+        raise request_error(key, "a JSON object", got, peft_options.COPY, directory / CONFIG) from None
 
 
 def _where_it_is(directory: Path) -> str:
@@ -232,5 +235,5 @@ def _where_it_is(directory: Path) -> str:
 
 def read_dropout(directory: Path) -> float:
     """The dropout that an adapter was trained with; `directory` is one that `read_config` takes."""
-    dropout: float = _content(directory).get("lora_dropout") or 0.0
+    dropout: float = _content(directory, "adapter").get("lora_dropout") or 0.0
     return dropout

@@ -4,44 +4,22 @@ The rule for weights is the one by which transformers loads them, and lm-eval wi
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts.files import each_key_once
-from lors_cli.errors import LorsError
+from lors_cli.artifacts import links
+from lors_cli.artifacts.files import each_key_once, read_object
+from lors_cli.artifacts.links import FilesError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # Folders of small files that transformers reads beside a model: named chat templates, and code for generation.
 FOLDERS = ("additional_chat_templates", "custom_generate")
-# Files that hold weights or describe their split; everything else of a model directory is copied as it is.
-WEIGHT_SUFFIXES = (
-    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".onnx_data"),
-    ".index.json",
-)
-# What a training, an adapter or the hub's client leaves beside a model.
-LEFTOVERS = (
-    "README",
-    "events.out.tfevents",
-    "trainer_state.",
-    "training_args.",
-    "optimizer.",
-    "scheduler.",
-    "rng_state",
-)
-NOT_COPIED = ("lors.json", ADAPTER)
+WEIGHTS = ".safetensors"
+STRUCTURE = "structure.json"  # of a model that is smaller than its config says
 # What config.json may say about the form in which weights are stored, which is not how lors stores them.
 STORAGE = ("compression_config", "quantization_config")
-
-
-class FilesError(LorsError):
-    """Files from which no model can be read; what is found and the remedy apart."""
-
-    def __init__(self, path: Path, reason: str, remedy: str) -> None:
-        self.got, self.remedy = f"{path} {reason}", remedy
-        super().__init__(f"{self.got}; {remedy}")
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -121,30 +99,24 @@ def _named(directory: Path) -> list[str]:
 def _config(directory: Path) -> dict[str, Any]:
     """What config.json holds; nothing where it cannot be read, which is for those to say who need it."""
     try:
-        content = json.loads((directory / "config.json").read_text())
+        return read_object(directory / "config.json")
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def files(directory: Path) -> dict[str, Path]:
-    """The files of a directory by their names, those in `FOLDERS` included; no hidden ones."""
+    """The files of a directory by their names, those in `FOLDERS` included; no hidden ones.
+
+    Raises:
+        FilesError: a link leads out of the directory, or something is neither a file nor a folder. Weights may be
+            links: what is read of them is tensors, and what is written is new files.
+
+    """
     found = [*directory.glob("*"), *(path for folder in FOLDERS for path in (directory / folder).glob("**/*"))]
-    named = {path.relative_to(directory).as_posix(): path for path in found if path.is_file()}
-    return {name: named[name] for name in sorted(named) if not name.startswith(".") and "__pycache__" not in name}
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy what is neither weights nor a leftover: tokenizer, templates, processors, code, licence, configs."""
-    for name, path in files(source).items():
-        own = name.lower().endswith(WEIGHT_SUFFIXES) or path.name.startswith(LEFTOVERS) or name in NOT_COPIED
-        if own or (target / name).exists():
-            continue
-        (target / name).parent.mkdir(exist_ok=True, parents=True)
-        if name == "config.json" and _config(source).keys() & set(STORAGE):
-            (target / name).write_text(json.dumps(as_stored(_config(source)), indent=2, sort_keys=True) + "\n")
-        else:
-            shutil.copyfile(path, target / name)
+    named = {path.relative_to(directory).as_posix(): path for path in found}
+    named = {name: named[name] for name in sorted(named) if not name.startswith(".") and "__pycache__" not in name}
+    links.check(directory, (path for path in named.values() if path.suffix != WEIGHTS))
+    return {name: path for name, path in named.items() if path.is_file()}
 
 
 def as_stored(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ value is in `VERIFIED`. Any other one is refused by name, also one that a later 
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from lors_cli.errors import request_error
@@ -26,6 +27,47 @@ VERIFIED: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva", "mica"),  # the others change the model's own weights
     "use_rslora": (True,),
 }
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _are_names(value: Any) -> bool:
+    """Whether it is a regular expression, or a list of names."""
+    try:
+        return all(isinstance(one, str) for one in value) if isinstance(value, list) else bool(re.compile(value))
+    except (re.error, TypeError):
+        return False
+
+
+def _are_numbers(value: Any) -> bool:
+    return all(type(one) is int for one in _each(value))
+
+
+# What the descriptive options that are read have to hold, if anything.
+TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "peft_type": ("a text", lambda value: isinstance(value, str)),
+    "base_model_name_or_path": ("a text", lambda value: isinstance(value, str)),
+    "lora_dropout": ("a number from 0 to 1", _is_fraction),
+    "target_modules": ("a regular expression or a list of names", _are_names),
+    "exclude_modules": ("a regular expression or a list of names", _are_names),
+    "layers_pattern": ("a regular expression or a list of names", _are_names),
+    "layers_to_transform": ("a number or a list of numbers", _are_numbers),
+}
+
+
+def check_types(config: dict[str, Any], key: str, file: object) -> None:
+    """Refuse a config in which an option that is read holds something else than it should.
+
+    Raises:
+        RequestError: it has one.
+
+    """
+    for option, (expected, holds) in TYPES.items():
+        value = config.get(option)
+        if value is not None and not holds(value):
+            raise request_error(f"{key}: {option}", expected, repr(value), COPY, file)
 
 
 def check(config: dict[str, Any], key: str, file: object) -> None:

@@ -1,5 +1,6 @@
 """The report's command."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -42,9 +43,9 @@ def report(
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         shown = make(
-            [Path(path).expanduser() for path in run_directories],
+            [Path(os.path.expanduser(path)) for path in run_directories],
             kind=kind,
-            output=Path(output).expanduser() if output else None,
+            output=Path(os.path.expanduser(output)) if output else None,
             over_seeds=over_seeds,
             strict=strict,
             width=width,

@@ -1,6 +1,7 @@
 """The commands that read or make a directory without a config."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def inspect(
         if plots or output or base:
             from lors_cli.tools.inspect_plots import draw
 
-            facts |= draw(facts, base=base, output=Path(output).expanduser() if output else None)
+            facts |= draw(facts, base=base, output=Path(os.path.expanduser(output)) if output else None)
         console.result(json.dumps(facts, indent=2, allow_nan=False) if as_json else render(facts))
 
 
@@ -49,6 +50,9 @@ def pack(
     layout: Annotated[
         str | None, typer.Option(help="2:4 or bitmask; the smaller one for each weight if left out.")
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Take the model's code along too; it is not run.")
+    ] = False,
     force: Force = False,
     debug: Debug = False,
     quiet: Quiet = False,
@@ -57,7 +61,8 @@ def pack(
     with reporting(None, debug=debug, quiet=quiet):
         from lors_cli.tools.pack import pack as make
 
-        make(Path(model), Path(output or f"{model.rstrip('/')}-packed"), layout=layout, force=force)
+        target = Path(output or f"{model.rstrip('/')}-packed")
+        make(Path(model), target, layout=layout, trust_remote_code=trust_remote_code, force=force)
 
 
 @app.command()

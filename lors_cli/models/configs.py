@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from lors_cli.artifacts.model_files import STORAGE
-from lors_cli.errors import RequestError, request_error
+from lors_cli.errors import RequestError, first_line, request_error
+from lors_cli.models import remote_code, sizes
 
 # What compressed-tensors may say where it has not quantised. Which form the zeros have, the files show.
 SPARSE_ONLY = {
@@ -18,16 +19,19 @@ SPARSE_ONLY = {
     "global_compression_ratio": None,
     "ignore": None,
 }
+# Keys on which it depends what a model takes and gives, with the values of causal language models.
+USE = {"return_dict": True, "is_encoder_decoder": False, "add_cross_attention": False}
 
 
 def of(directory: Path, *, trust_remote_code: bool = False) -> Any:
     """The config of the model in `directory`, as transformers reads it.
 
     Raises:
-        RequestError: it says that the weights are quantised.
+        RequestError: it says that the weights are quantised, or names code that may not run.
         Exception: of many types, where transformers does not know the architecture or a value does not fit its key.
 
     """
+    sizes.check(remote_code.check_config(directory, trust_remote_code=trust_remote_code), directory)
     config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for key in STORAGE:
@@ -36,7 +40,31 @@ def of(directory: Path, *, trust_remote_code: bool = False) -> Any:
                 raise _quantised(directory, key, section)
             if hasattr(part, key):
                 delattr(part, key)
+    sizes.check_heads(config.get_text_config(), directory)
     return config
+
+
+def check_use(config: Any, directory: Path) -> None:
+    """Refuse the config of a built model if it asks for another kind of output than lors and lm-eval use.
+
+    Raises:
+        RequestError: it does, or the settings for generation beside it cannot be read.
+
+    """
+    for key, usual in USE.items():
+        if (value := getattr(config, key, usual)) is not usual:
+            where, file = f"model: {key}", directory / "config.json"
+            raise request_error(where, str(usual).lower(), repr(value), "delete the key", file)
+    file = directory / "generation_config.json"
+    if file.is_file():
+        try:
+            GenerationConfig.from_pretrained(directory)
+        except Exception as error:  # of many types: whatever a wrong value leads to
+            wanted, remedy = (
+                "settings for generation that transformers reads",
+                "copy the file from the model again, or delete it",
+            )
+            raise request_error("model", wanted, first_line(error), remedy, file) from None
 
 
 def is_sparsity_only(section: Any) -> bool:

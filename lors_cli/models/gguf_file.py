@@ -5,11 +5,14 @@ come out unscaled. What llama.cpp computes with is in the keys under the archite
 each of them is given to the config, or found to say what the config says already.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lors_cli.artifacts import temporary
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models.gguf_rope import FACTORS, Rope
 
@@ -104,7 +107,8 @@ class GgufFile:
         """
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        with self._alone() as folder:
+            config = AutoConfig.from_pretrained(folder, gguf_file=self.path.name)
         given = {
             name.removeprefix(f"{self.architecture}."): value
             for name, value in self.metadata.items()
@@ -158,6 +162,20 @@ class GgufFile:
         }
         return value == computed.get(name) or value in NEUTRAL.get(name, ())
 
+    @contextmanager
+    def _alone(self) -> Iterator[Path]:
+        """A folder with the file and nothing else: what lies beside it, such as an adapter's config, is not its own."""
+        with temporary.directory("gguf") as folder:
+            (folder / self.path.name).symlink_to(self.path.resolve())
+            yield folder
+
+    def tokenizer(self) -> Any:
+        """Transformers' tokenizer of the file."""
+        from transformers import AutoTokenizer
+
+        with self._alone() as folder:
+            return AutoTokenizer.from_pretrained(folder, gguf_file=self.path.name, trust_remote_code=False)
+
     def model(self) -> Any:
         """Transformers' model in float32: what the file's quantised values stand for.
 
@@ -167,14 +185,15 @@ class GgufFile:
         """
         from transformers import AutoModelForCausalLM
 
-        model, report = AutoModelForCausalLM.from_pretrained(
-            self.path.parent,
-            gguf_file=self.path.name,
-            config=self.config(),
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported below, by name
-        )
+        with self._alone() as folder:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=self.path.name,
+                config=self.config(),
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below, by name
+            )
         for what, names in (
             ("no tensor for", report["missing_keys"]),
             ("another shape of", [name for name, *_ in report["mismatched_keys"]]),

@@ -2,24 +2,19 @@
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lors_cli import processes
-from lors_cli.artifacts import model_files, tensors
+from lors_cli.artifacts import companions, inputs, model_files, tensors
+from lors_cli.artifacts.files import read_object
 from lors_cli.errors import LorsError, first_line, request_error
-from lors_cli.models import configs, sentencepiece_model, structure
+from lors_cli.models import configs, remote_code, sentencepiece_model, sizes, structure
 from lors_cli.models.linears import NO_REMEDY
 from lors_cli.models.weights import FLOATS, keep_wider, open_weights
 
@@ -30,6 +25,7 @@ TOKENIZER_FILES = ("tokenizer", "tokenizer_config", "special_tokens_map", "added
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@inputs.reads_model(weights=False)
 def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model of `directory` without its weights: parameters on the meta device, what no file holds is real.
 
@@ -42,10 +38,11 @@ def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = 
         stored_as = DTYPES.get(dtype) or config.get_text_config().dtype or _stored_dtype(directory)
         if stored_as not in FLOATS:
             raise ValueError(f"dtype {tensors.dtype_name(stored_as)}, which is none of {', '.join(DTYPES)}")
+        build = partial(AutoModelForCausalLM.from_config, config, dtype=stored_as, trust_remote_code=trust_remote_code)
+        sizes.check_buffers(config.get_text_config(), directory, build)
         with init_empty_weights(include_buffers=False):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=stored_as, trust_remote_code=trust_remote_code
-            )
+            model: PreTrainedModel = build()
+        configs.check_use(model.config, directory)
         model.tie_weights()
         keep_wider(model, stored_as)
         if smaller := structure.read(directory):
@@ -56,8 +53,6 @@ def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = 
         got, remedy = " ".join(str(error).strip().partition("\n\n")[0].split()) or type(error).__name__, REMEDY
         if "for this kind of AutoModel" in got:
             got, remedy = f"{type(config).__name__}, which AutoModelForCausalLM does not load", NO_REMEDY
-        elif "'torch' has no attribute" in got:
-            got, remedy = f"a dtype that PyTorch does not have: {got}", f"set dtype to one of {', '.join(DTYPES)}"
         expected = "a causal language model that transformers can build"
         raise request_error("model", expected, got, remedy, file=directory / "config.json") from None
     return model.eval()
@@ -82,6 +77,7 @@ def layout(model: PreTrainedModel) -> dict[str, Tensor]:
     return tensors_by_name
 
 
+@inputs.reads_model(weights=True)
 def load_model(
     directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
@@ -120,8 +116,7 @@ def load_model(
             f" {sorted(wrong)[0]}"
         )
     model.eval()
-    loaded: PreTrainedModel = model.to(device)
-    return loaded
+    return tensors.unmapped(model.to(device))
 
 
 def _load_smaller(directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool) -> PreTrainedModel:
@@ -137,10 +132,10 @@ def _load_smaller(directory: Path, dtype: str, device: torch.device, *, trust_re
     left = [name for name in missing if name in names]
     if left or any(parameter.is_meta for parameter in model.parameters()):
         raise LorsError(f"{directory} lacks {len(left)} tensors, among them {left[:1]}")
-    loaded: PreTrainedModel = model.requires_grad_(True).to(device)
-    return loaded
+    return model.requires_grad_(True).to(device)
 
 
+@inputs.reads_model(weights=False)
 def load_tokenizer(
     directory: Path, model: PreTrainedModel | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
@@ -150,11 +145,13 @@ def load_tokenizer(
         RequestError: it has none, or tokens beyond the rows of the embedding.
 
     """
+    noted = remote_code.check_tokenizer(directory, trust_remote_code=trust_remote_code)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=trust_remote_code
+            directory, trust_remote_code=trust_remote_code, **noted
         )
-    except (ValueError, OSError, KeyError, ImportError, TypeError, AttributeError) as error:
+        _check_use(tokenizer)
+    except Exception as error:  # of many types, the tokenizers library's among them
         if sentencepiece_model.is_alone(directory) and not sentencepiece_model.is_readable():
             got = f"{directory}, whose tokenizer.model needs the library protobuf, which is not installed"
             raise request_error("model", "a tokenizer that can be read", got, "pip install protobuf") from None
@@ -173,6 +170,21 @@ def load_tokenizer(
     # One text of a whole corpus is tokenised at once, and cut into windows afterwards: its length deserves no warning.
     tokenizer.model_max_length = int(1e30)
     return tokenizer
+
+
+def _check_use(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Find what is wrong with a tokenizer that can be built, and fails at the first text.
+
+    Raises:
+        Exception: of many types.
+
+    """
+    tokenizer("A text.")
+    template: Any = tokenizer.chat_template
+    if not all(
+        isinstance(one, str | None) for one in (template.values() if isinstance(template, dict) else [template])
+    ):
+        raise TypeError("its chat template is not a text")
 
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, directory: Path) -> None:
@@ -221,9 +233,10 @@ def stop_tokens(directory: Path) -> frozenset[int]:
     return frozenset(token for token in listed if isinstance(token, int) and token >= 0)
 
 
-def copy_config(source: Path, target: Path, model: PreTrainedModel) -> None:
+def copy_config(source: Path, target: Path, model: PreTrainedModel, *, trust_remote_code: bool = False) -> None:
     """Copy config.json with the form in which the weights of the (skeleton) `model` are now stored."""
-    content = model_files.as_stored(json.loads((source / "config.json").read_text()))
+    public = companions.cleaned(read_object(source / "config.json"), trust_remote_code=trust_remote_code)
+    content = model_files.as_stored(public)
     content.pop("torch_dtype", None)  # the older name
     content["dtype"] = tensors.dtype_name(model.dtype)
     if getattr(model, "lors_untied", False):
@@ -237,46 +250,6 @@ def head_width(model: PreTrainedModel) -> int:
     # not getattr, which fails where the width differs from block to block
     width: int = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
     return width
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `name` means; "auto" is CUDA if there is a GPU, otherwise MPS, otherwise the CPU.
-
-    Of several processes on a machine each takes the GPU of its number.
-
-    Raises:
-        RequestError: there is no such device, or all processes would take the same.
-
-    """
-    number = processes.local_rank()
-    if ":" in name and processes.count() > 1:
-        remedy = "use device: cuda, and CUDA_VISIBLE_DEVICES to choose among them"
-        raise request_error("device", "auto, cuda or cpu where several processes share the work", repr(name), remedy)
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", number)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(f"{name}:{number}" if name == "cuda" else name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        got = f"{name!r}: {str(error).splitlines()[0]}"
-        raise request_error(
-            "device", "auto, or a device that is present here: cpu, cuda or cuda:N", got, "use device: auto"
-        ) from None
-    return device
-
-
-def check_dtype(name: str, device: torch.device, key: str) -> None:
-    """Refuse bfloat16 on a GPU that does not compute in it.
-
-    Raises:
-        RequestError: it does not; `key` is where the dtype was asked for.
-
-    """
-    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        got = f"bfloat16 on {torch.cuda.get_device_name(device)}, which does not have it"
-        raise request_error(key, "a dtype that the device computes in", got, f"set {key} to float32")
 
 
 def positions(model: PreTrainedModel) -> int | None:
@@ -295,6 +268,5 @@ def warn_of_length(model: PreTrainedModel, length: int, key: str) -> None:
 def weight_bytes(model: PreTrainedModel, dtype: str) -> int:
     """Bytes of all parameters of a (skeleton) model in `dtype`."""
     stored: Any = getattr(model.config, "dtype", None)
-    size: int = (DTYPES.get(dtype) or (stored if isinstance(stored, torch.dtype) else torch.float32)).itemsize
-    count: int = sum(parameter.numel() for parameter in model.parameters())
-    return count * size
+    size = (DTYPES.get(dtype) or (stored if isinstance(stored, torch.dtype) else torch.float32)).itemsize
+    return int(size * sum(parameter.numel() for parameter in model.parameters()))

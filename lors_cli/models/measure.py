@@ -10,7 +10,7 @@ from torch import Tensor
 from lors_cli.artifacts import tensors
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
-from lors_cli.models.weights import Weights
+from lors_cli.models.weights import Weights, unknown
 from lors_cli.sparsity import mask
 
 
@@ -21,9 +21,16 @@ def model(
 
     "not_finite" names the tensors, of all, that hold NaN or infinity.
     `check` is called with the name and the weight of each linear.
+
+    Raises:
+        RequestError: a tensor in the files belongs to nothing in the model that config.json describes.
+        LorsError: a file is damaged, or lacks a linear.
+
     """
     skeleton = load.skeleton(directory, trust_remote_code=trust_remote_code)
     names, weights = linears.all_linears(skeleton).keys(), Weights(directory, skeleton)
+    if weights.unknown:
+        raise unknown(weights, skeleton, "model", directory)
     modules, others, not_finite = {}, {}, []
     for name in weights.files.layout:
         tensor = weights.files.tensor(name)

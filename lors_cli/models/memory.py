@@ -21,6 +21,14 @@ def free_device(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
+def device(device: torch.device) -> str:
+    """What a device is, and the bytes of its memory; for anything but a GPU this process's share of the host's."""
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return f"{found.name}, {found.total_memory}"
+    return f"{device.type}, {psutil.virtual_memory().total // processes.local_count()}"
+
+
 def free_host() -> int:
     """What the machine has free, or its container or SLURM job may still take, for each process on it."""
     free: int = psutil.virtual_memory().available

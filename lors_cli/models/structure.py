@@ -17,7 +17,7 @@ from lors_cli.artifacts import model_files, tensors
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models.linears import find_blocks
 
-NAME = "structure.json"
+NAME = model_files.STRUCTURE
 # What the rows and the columns of each linear belong to.
 ROWS = {"q_proj": "queries", "k_proj": "groups", "v_proj": "groups", "gate_proj": "channels", "up_proj": "channels"}
 COLUMNS = {"o_proj": "queries", "down_proj": "channels"}
@@ -100,11 +100,8 @@ def write_weights(original: Path, directory: Path, structure: Structure, dtype: 
     places, total = {}, 0
     shards = tensors.shards(original)
     for shard in shards:
-        with tensors.open_shard(shard) as file:
-            content = {
-                name: structure.cut(name, file.get_tensor(name)).to(dtype)
-                for name in file.keys()  # noqa: SIM118 - safe_open is not a mapping
-            }
+        file = tensors.TensorFiles(shard)
+        content = {name: structure.cut(name, file.tensor(name)).to(dtype) for name in file.layout}
         tensors.write(content, directory / shard.name)
         places.update(dict.fromkeys(content, shard.name))
         total += sum(tensor.nbytes for tensor in content.values())

@@ -24,7 +24,7 @@ from transformers.core_model_loading import (
 )
 
 from lors_cli.artifacts import tensors
-from lors_cli.artifacts.model_files import FilesError
+from lors_cli.artifacts.links import FilesError
 from lors_cli.errors import RequestError, request_error
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Weights:
         return name in self._places
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor `name` of the model, memory-mapped."""
+        """The tensor `name` of the model, in memory of its own."""
         return self.files.tensor(self._places[name])
 
     def entry(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
@@ -187,7 +187,7 @@ def open_weights(directory: Path, model: PreTrainedModel, key: str, *, converts:
             got = f"{name} of shape {weights.entry(name)[0]}"
             raise request_error(key, f"{name} of shape {tuple(like.shape)}", got, ONE_SOURCE, file=directory)
     if weights.unknown:
-        raise _unknown(weights, model, key, directory)
+        raise unknown(weights, model, key, directory)
     return weights
 
 
@@ -237,7 +237,8 @@ def _unwrapped(weights: Weights) -> str | None:
     return None
 
 
-def _unknown(weights: Weights, model: PreTrainedModel, key: str, directory: Path) -> RequestError:
+def unknown(weights: Weights, model: PreTrainedModel, key: str, directory: Path) -> RequestError:
+    """The error for tensors in the files to which nothing in the model corresponds."""
     name, more = weights.unknown[0], len(weights.unknown) - 1
     got = f"{name}{f' and {more} more' if more else ''}, to which nothing in {type(model).__name__} corresponds"
     depth = model.config.get_text_config().num_hidden_layers

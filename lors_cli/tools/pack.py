@@ -1,7 +1,8 @@
 """``lors pack`` and ``lors unpack``: a model directory without its zeros, and back, byte for byte.
 
-A packed directory holds every file of the model (other folders are left out, with a warning); each ``*.safetensors`` is
-there as ``*.packed.safetensors``. It loads nowhere until it is unpacked: its purpose is to be kept and copied.
+A packed directory holds what belongs to the model, by the rule of `companions`, and what lors published with it; what
+else lies beside it is left out and named. Each ``*.safetensors`` of the model is there as ``*.packed.safetensors``. It
+loads nowhere until it is unpacked: its purpose is to be kept and copied.
 """
 
 import logging
@@ -12,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lors_cli import console
-from lors_cli.artifacts import digest, model_files, publish, tensors
-from lors_cli.artifacts.files import write_failed
+from lors_cli.artifacts import companions, digest, locks, model_files, publish, tensors
+from lors_cli.artifacts.files import CARD, write_failed
 from lors_cli.artifacts.packed_file import PackedFile, pack_file
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
-from lors_cli.run import manifest
+from lors_cli.run import manifest, seal, tidy
+from lors_cli.run.job import verified_digest
 from lors_cli.run.manifest import Packed, Request
 from lors_cli.sparsity import packed
 
@@ -27,13 +29,16 @@ log = logging.getLogger(__name__)
 ORIGIN = "packed.lors.json"  # in a packed directory: the manifest of the model, if it had one
 
 
-def pack(model: Path, output: Path, *, layout: str | None = None, force: bool = False) -> None:
+def pack(
+    model: Path, output: Path, *, layout: str | None = None, trust_remote_code: bool = False, force: bool = False
+) -> None:
     """Pack the model directory `model` into the directory `output`; every file is unpacked again and compared.
 
     Args:
         model: a model directory.
         output: a new directory.
         layout: "2:4" or "bitmask"; whichever is smaller for each weight if left out.
+        trust_remote_code: whether the model's code goes along; it is not run.
         force: replace what `output` holds.
 
     Raises:
@@ -45,6 +50,9 @@ def pack(model: Path, output: Path, *, layout: str | None = None, force: bool = 
     if layout is not None and layout not in packed.LAYOUTS:
         raise request_error("--layout", " or ".join(packed.LAYOUTS), layout, "leave it out for the smaller one")
     started, shards = time.monotonic(), tensors.shards(model)
+    verified_digest(model)
+    others = _others(model, code=trust_remote_code)
+    _say_left(model, {*others, *(shard.name for shard in shards)})
     with _made(model, output, force=force) as partial, console.progress("pack: file", len(shards)) as advance:
         counts: dict[str, int] = {}
         for shard in shards:
@@ -55,13 +63,14 @@ def pack(model: Path, output: Path, *, layout: str | None = None, force: bool = 
             PackedFile.open(target, "OUTPUT").unpack(again)  # compares the digest
             again.unlink()
             advance(shard.name)
-        _copy_others(model, partial, {shard.name for shard in shards} | {manifest.NAME})
+        _copy(others, partial)
         if (model / manifest.NAME).is_file():
             shutil.copyfile(model / manifest.NAME, partial / ORIGIN)
+        measured = digest.of_files(dict(sorted({**others, **{shard.name: shard for shard in shards}}.items())))
         before, after = (sum(f.stat().st_size for f in d.glob("*.safetensors")) for d in (model, partial))
         facts = Packed(tensors=counts, bytes=after, unpacked_bytes=before)
-        request = Request(settings={"layout": layout}, inputs={"model": digest.of_directory(model)})
-        manifest.write(partial, manifest.build(partial, "pack", request, facts, time.monotonic() - started))
+        request = Request(settings={"layout": layout}, inputs={"model": measured})
+        seal.write(partial, manifest.build(partial, "pack", request, facts, time.monotonic() - started))
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     log.info("pack: %.3f GB -> %.3f GB (%.3f), tensors: %s", before / 1e9, after / 1e9, after / before, kinds)
     console.result(str(output))
@@ -85,11 +94,12 @@ def unpack(directory: Path, output: Path, *, force: bool = False) -> None:
             for file in opened:
                 file.unpack(partial / file.path.name.replace(PACKED_SUFFIX, ".safetensors"))
                 advance(file.path.name)
-        _copy_others(directory, partial, {path.name for path in files} | {manifest.NAME, ORIGIN})
+        packed_from = manifest.read(directory)
+        known = packed_from if packed_from and not seal.damage(directory, packed_from) else None
+        _copy(_others(directory), partial)
         if (directory / ORIGIN).is_file():
             shutil.copyfile(directory / ORIGIN, partial / manifest.NAME)
-        packed_from = manifest.read(directory)
-        if packed_from is None or digest.of_directory(partial) != packed_from.inputs.get("model"):
+        if known is None or verified_digest(partial) != known.inputs.get("model"):
             raise LorsError(
                 f"{directory} is damaged: a file is missing or was changed since it was packed; copy it again"
             )
@@ -106,12 +116,13 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
         LorsError: a write failed.
 
     """
+    tidy.outputs([output])
     holds_source = output.resolve() in (source.resolve(), *source.resolve().parents)
     replaceable = force and (output / "config.json").is_file() and not holds_source
     if output.exists() and not replaceable:
         remedy = "name another directory" if force else "name another directory; --force replaces a model directory"
         raise request_error("OUTPUT", "a directory that does not exist yet", f"{output}, which does", remedy)
-    with publish.exclusive(output.parent):
+    with publish.exclusive(output.parent), locks.replacing(output):
         try:
             with publish.written_aside(output) as partial:
                 yield partial
@@ -119,12 +130,29 @@ def _made(source: Path, output: Path, *, force: bool) -> Iterator[Path]:
             raise write_failed(output, error) from None
 
 
-def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
-    """Copy every file but those; hidden files and folders that transformers does not read are not part of a model."""
-    named = model_files.files(source)
-    for path in sorted(source.iterdir()):
-        if path.is_dir() and path.name not in model_files.FOLDERS:
-            log.warning("%s is a folder and is left out", path)
-    for name in named.keys() - left_out:
+def _others(directory: Path, *, code: bool = False) -> dict[str, Path]:
+    """The files, by name, that go along with the weights of a model or of a packed one; its manifests do not."""
+    made = manifest.read(directory)
+
+    def goes_along(name: str) -> bool:
+        if made and (name in made.files if made.files is not None else digest.counts(name)):  # once there was no list
+            return True
+        return name in (CARD, model_files.INDEX) or companions.belongs(name, trust_remote_code=code)
+
+    found = {n: p for n, p in model_files.files(directory).items() if p.suffix != model_files.WEIGHTS}
+    return {name: path for name, path in found.items() if name not in (manifest.NAME, ORIGIN) and goes_along(name)}
+
+
+def _say_left(model: Path, taken: set[str]) -> None:
+    """Name what lies in the directory of a model and is not part of it; nothing hidden."""
+    left = [path.name for path in model.iterdir() if path.is_dir() and path.name not in model_files.FOLDERS]
+    left += model_files.files(model).keys() - taken - {manifest.NAME}
+    if shown := [repr(name)[1:-1] for name in sorted(left) if not name.startswith((".", "__"))]:
+        code = "; --trust-remote-code takes its code too" if any(name.endswith(".py") for name in shown) else ""
+        log.warning("%s: left out, because it is not part of the model: %s%s", model, ", ".join(shown), code)
+
+
+def _copy(files: dict[str, Path], target: Path) -> None:
+    for name, path in files.items():
         (target / name).parent.mkdir(exist_ok=True, parents=True)
-        shutil.copyfile(named[name], target / name)
+        shutil.copyfile(path, target / name)

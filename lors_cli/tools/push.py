@@ -1,13 +1,12 @@
 """``lors push``: a directory that lors published -> a repository of the Hugging Face hub.
 
-The directory stays as it is. What goes up is its files, without folders that are not a model's, and with two changes
-in a copy: absolute paths are reduced to their last parts, and the card gains the results of the run's evaluation of
-just this model.
+The directory stays as it is. What goes up is its files that are a model's, an adapter's or lors's own, with two
+changes in a copy: absolute paths are reduced to their last parts and secrets removed, and the card gains the results of
+the run's evaluation of just this model.
 """
 
 import json
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,20 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from lors_cli import console
-from lors_cli.artifacts import adapter_file, digest, model_files
-from lors_cli.artifacts.files import CARD
+from lors_cli.artifacts import adapter_file, companions, digest, model_files, temporary
+from lors_cli.artifacts.files import CARD, read_object
 from lors_cli.artifacts.public import without_places
 from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.models import source
-from lors_cli.run import manifest
+from lors_cli.run import manifest, places, seal
 from lors_cli.run.manifest import Manifest
 from lors_cli.tools import push_card
 
 log = logging.getLogger(__name__)
 
 KEY = "DIRECTORY"
-# Files in which transformers and PEFT may have noted where a model lay, and under which keys.
-NOTES = ("config.json", "generation_config.json", "tokenizer_config.json", adapter_file.CONFIG)
-PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path")
+# What lors writes into a directory besides the model or the adapter.
+WRITTEN = (manifest.NAME, CARD, "training_log.jsonl", model_files.INDEX, adapter_file.CONFIG, adapter_file.WEIGHTS)
 REFUSALS = {
     401: "the hub does not know the token: log in again with `hf auth login`",
     403: "the token may not do that: it needs the right to write to the repository (hf.co/settings/tokens)",
@@ -66,8 +64,8 @@ def push(directory: Path, target: Target, *, dry_run: bool = False) -> None:
         raise request_error("REPO_ID", "owner/name", f"{target.repo_id!r}: {error}", "correct it") from None
     if not dry_run:
         _check_access()
-    with tempfile.TemporaryDirectory(prefix="lors-push-") as copies:
-        files = _files(directory, made, target.repo_id, Path(copies))
+    with temporary.directory("push") as copies:
+        files = _files(directory, made, target.repo_id, copies)
         if dry_run:
             console.result(_listing(directory, files))
         else:
@@ -76,6 +74,7 @@ def push(directory: Path, target: Target, *, dry_run: bool = False) -> None:
 
 def _published(directory: Path) -> Manifest:
     """The manifest of a directory that is as lors published it."""
+    places.exists("DIRECTORY", directory)
     made = manifest.read(directory)
     if made is None:
         got = (
@@ -88,8 +87,8 @@ def _published(directory: Path) -> Manifest:
         adapter_file.read_config(directory, KEY)
     else:
         source.require_model(directory, KEY)
-    if digest.of_directory(directory) != made.digest:
-        got = f"{directory}, in which a file was damaged or edited since"
+    if damage := seal.damage(directory, made):
+        got = f"{directory}, in which a file was damaged or edited since: {damage}"
         raise request_error(KEY, "the files as lors published them", got, "make it again with --force")
     return made
 
@@ -103,20 +102,29 @@ def _check_access() -> None:
 
 
 def _files(directory: Path, made: Manifest, repo_id: str, copies: Path) -> dict[str, Path]:
-    """What goes up, by its name there: the files of the directory, or changed copies of them."""
-    files = model_files.files(directory)
+    """What goes up, by its name there: the files of the directory that lors wrote, or changed copies of them."""
+    code = bool(made.config.get("trust_remote_code"))
+    is_adapter = (directory / adapter_file.CONFIG).is_file()
+    weights = [] if is_adapter else model_files.weight_files(directory)
+    files = {
+        name: path
+        for name, path in model_files.files(directory).items()
+        if name in WRITTEN or path in weights or companions.belongs(name, trust_remote_code=code)
+    }
 
     def change(name: str, text: str) -> None:
         files[name] = copies / name
         files[name].write_text(text, encoding="utf-8")
 
-    for name in set(NOTES) & files.keys():
-        notes = json.loads(files[name].read_text())
-        if (public := notes | {key: without_places(notes[key]) for key in PLACES if key in notes}) != notes:
+    for name in {*companions.CONFIGS, adapter_file.CONFIG} & files.keys():
+        notes = read_object(files[name])
+        if (public := companions.cleaned(notes, trust_remote_code=code)) != notes:
             change(name, json.dumps(public, indent=2) + "\n")
-    public = without_places(made.content) | {"digest": digest.of_files(files)}
-    change(manifest.NAME, json.dumps(public, indent=2) + "\n")
     change(CARD, push_card.card(directory, made, repo_id))
+    shown = manifest.parse(without_places(made.content) | {"digest": digest.of_files(files)})
+    if made.seal:
+        shown = seal.sealed(shown, {name: path for name, path in files.items() if name != manifest.NAME})
+    change(manifest.NAME, json.dumps(shown.content, indent=2) + "\n")
     return dict(sorted(files.items()))
 
 
@@ -125,8 +133,8 @@ def _listing(directory: Path, files: dict[str, Path]) -> str:
         [name, f"{path.stat().st_size:,}", "" if path.is_relative_to(directory) else "changed copy"]
         for name, path in files.items()
     ]
-    left = [path.name for path in sorted(directory.iterdir()) if path.is_file() or path.name not in model_files.FOLDERS]
-    left = [name for name in left if name not in files]
+    inside = [path.name for path in directory.iterdir() if path.is_file() or path.name not in model_files.FOLDERS]
+    left = sorted({*inside, *model_files.files(directory)} - files.keys())
     total = sum(path.stat().st_size for path in files.values())
     return "\n".join(
         [

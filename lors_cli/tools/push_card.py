@@ -8,14 +8,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from lors_cli.artifacts import digest
 from lors_cli.artifacts.files import CARD
 from lors_cli.artifacts.public import text_without_places, without_places
 from lors_cli.config.dump import as_yaml
 from lors_cli.errors import LorsError, request_error
+from lors_cli.evaluation import table
 from lors_cli.evaluation.metrics import headline
 from lors_cli.run import card as cards
-from lors_cli.run import manifest
-from lors_cli.run.job import verified_digest
+from lors_cli.run import manifest, seal
+from lors_cli.run.job import RESULTS, verified_digest
 from lors_cli.run.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ def card(directory: Path, made: Manifest, repo_id: str) -> str:
 
     """
     path = directory / CARD
+    if path.is_file() and made.files is not None and digest.of_file(path) != made.files.get(CARD):
+        log.info("push: %s was edited since lors wrote it, and is sent as it is", path)
     text = path.read_text() if path.is_file() else cards.render(directory, made, as_yaml(without_places(made.config)))
     try:
         shown = ModelCard(text)
@@ -38,11 +42,11 @@ def card(directory: Path, made: Manifest, repo_id: str) -> str:
         reason = str(error).splitlines()[0]
         raise request_error(CARD, "a card that the hub can read", reason, "correct its first lines", path) from None
     if (evaluated := _evaluation(directory, made)) is not None:
-        name, results, table = evaluated
+        name, results, shown_results = evaluated
         data: Any = shown.data
         data.model_name = repo_id.rpartition("/")[2]
         data.eval_results = list(_entries(results["models"][name], results["settings"]))
-        section = f"## Results\n\nThis model is `{without_places(name)}`.\n\n{table.strip()}\n\n"
+        section = f"## Results\n\nThis model is `{without_places(name)}`.\n\n{shown_results.strip()}\n\n"
         before, heading, after = shown.text.partition(cards.HISTORY)
         shown.text = f"{before}{section}{heading}{after}"
     return str(shown).replace(cards.HERE, repo_id)
@@ -51,10 +55,10 @@ def card(directory: Path, made: Manifest, repo_id: str) -> str:
 def _evaluation(directory: Path, made: Manifest) -> tuple[str, dict[str, Any], str] | None:
     """What the run's evaluation calls this model, its results and their table; None if it is of other models."""
     evaluated = directory.resolve().parent / "eval"
-    recorded = manifest.read(evaluated)
-    if recorded is None:
-        return None
     try:
+        recorded = manifest.read(evaluated)
+        if recorded is None:
+            return None
         verified_digest(evaluated)
     except LorsError as error:
         log.warning("push: the card does not have results: %s", error)
@@ -63,8 +67,8 @@ def _evaluation(directory: Path, made: Manifest) -> tuple[str, dict[str, Any], s
     if name is None:
         log.info("push: the card does not have results, because %s is of other models than this one", evaluated)
         return None
-    results = json.loads((evaluated / "results.json").read_text())
-    return name, results, text_without_places((evaluated / "results.md").read_text(), results)
+    results = json.loads(seal.content_of(evaluated, recorded, RESULTS))
+    return name, results, text_without_places(table.render(results), results)
 
 
 def _entries(results: dict[str, Any], settings: dict[str, Any]) -> Iterator[EvalResult]:

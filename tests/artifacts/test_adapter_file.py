@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from lors_cli.artifacts import adapter_file
+from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.errors import RequestError
 
 
@@ -70,3 +72,36 @@ def test_what_cannot_be_merged_is_refused(trained: Callable[[str], Path], tmp_pa
             adapter_file.load(adapter, "k")
     with pytest.raises(RequestError, match=r"no adapter_config\.json"):
         adapter_file.load(tmp_path, "k")
+
+
+WRONG: list[tuple[str, Any]] = [
+    *(("r", value) for value in ("4", 0, -1, True, 4.0, [4])),
+    *(("lora_alpha", value) for value in ("x", True, float("inf"))),
+    *(("lora_dropout", value) for value in ("x", 5, -1, True)),
+    *(("target_modules", value) for value in (5, [1], "[")),
+    ("peft_type", ["LORA"]),
+    ("base_model_name_or_path", 5),
+    ("layers_to_transform", "x"),
+    ("rank_pattern", [1]),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), WRONG)
+def test_nonsense_in_the_config_of_an_adapter(tmp_path: Path, option: str, value: Any) -> None:
+    modules = {"q_proj": {"lora_A": torch.ones(4, 8), "lora_B": torch.ones(8, 4)}}
+    adapter_file.save(tmp_path, AdapterFile("lora", 4, 8, modules), base="x", dropout=0.0)
+    adapter_file.load(tmp_path, "merge.adapter")
+    file = tmp_path / adapter_file.CONFIG
+    file.write_text(json.dumps({**json.loads(file.read_text()), option: value}))
+    with pytest.raises(RequestError) as caught:
+        adapter_file.load(tmp_path, "merge.adapter")
+    assert caught.value.problems[0].file == str(file)
+
+
+@pytest.mark.parametrize("text", ["[]", "", "null", "[" * 100_000])
+def test_a_config_of_an_adapter_that_is_none(tmp_path: Path, text: str) -> None:
+    modules = {"q_proj": {"lora_A": torch.ones(4, 8), "lora_B": torch.ones(8, 4)}}
+    adapter_file.save(tmp_path, AdapterFile("lora", 4, 8, modules), base="x", dropout=0.0)
+    (tmp_path / adapter_file.CONFIG).write_text(text)
+    with pytest.raises(RequestError, match="JSON object"):
+        adapter_file.load(tmp_path, "merge.adapter")

@@ -1,18 +1,18 @@
-"""Which files are a model's: the same that transformers loads; and which of the others go with it."""
+"""Which files are a model's: the same that transformers loads."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from lors_cli.artifacts import digest, model_files
-from lors_cli.artifacts.model_files import INDEX, SINGLE, FilesError, weight_files
+from lors_cli.artifacts import model_files
+from lors_cli.artifacts.links import FilesError
+from lors_cli.artifacts.model_files import INDEX, SINGLE, weight_files
 
 
 def index(path: Path, *names: str) -> None:
@@ -111,66 +111,3 @@ def test_the_hubs_weights_are_those_that_the_index_names(tmp_path: Path) -> None
     assert model_files.names_of_weights(tmp_path) == [SINGLE]
     index(tmp_path, "b.safetensors", "a.safetensors", "b.safetensors")
     assert model_files.names_of_weights(tmp_path) == [SINGLE, "a.safetensors", "b.safetensors"]
-
-
-COMPANIONS = {
-    "config.json": "{}",
-    "tokenizer.json": "{}",
-    "special.tiktoken": "x",
-    "processor_config.json": "{}",
-    "preprocessor_config.json": "{}",
-    "modeling_own.py": "x = 1",
-    "additional_chat_templates/tool.jinja": "tools",
-    "custom_generate/generate.py": "x = 1",
-    "LICENSE": "",
-}
-LEFT = {
-    "README.md": "",
-    "lors.json": "{}",
-    ".gitattributes": "",
-    "optimizer.pt": "",
-    "trainer_state.json": "{}",
-    "training_args.bin": "",
-    "rng_state.pth": "",
-    "adapter_config.json": "{}",
-    "consolidated.00.pth": "",
-    "model.onnx": "",
-    "model.safetensors": "",
-    "model.safetensors.index.json": "{}",
-    "events.out.tfevents.1": "",
-    "original/params.json": "{}",
-    "checkpoint-5/config.json": "{}",
-    "additional_chat_templates/__pycache__/x.pyc": "",
-}
-
-
-def test_what_goes_with_a_model(tmp_path: Path) -> None:
-    for name, text in {**COMPANIONS, **LEFT}.items():
-        (tmp_path / "source" / name).parent.mkdir(exist_ok=True, parents=True)
-        (tmp_path / "source" / name).write_text(text)
-    (tmp_path / "target").mkdir()
-    model_files.copy_companions(tmp_path / "source", tmp_path / "target")
-    assert set(model_files.files(tmp_path / "target")) == set(COMPANIONS)
-    assert all((tmp_path / "target" / name).read_text() == text for name, text in COMPANIONS.items())
-
-
-def test_named_templates_reach_the_output_and_count(
-    make_model: Callable[..., Path], tokenizer: Any, tmp_path: Path
-) -> None:
-    path = make_model(tmp_path / "model")
-    before = digest.of_directory(path)
-    own = AutoTokenizer.from_pretrained(path)
-    own.chat_template = {"default": own.chat_template, "tool_use": "{{ 1 }}"}
-    own.save_pretrained(path)
-    (tmp_path / "out").mkdir()
-    model_files.copy_companions(path, tmp_path / "out")
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == own.chat_template
-    assert digest.of_directory(path) != before
-
-
-@pytest.mark.parametrize("key", model_files.STORAGE)
-def test_what_the_config_says_of_storage_does_not_reach_the_output(tmp_path: Path, key: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"a": 1, key: {"sparsity_config": {"format": "dense"}}}))
-    (tmp_path / "out").mkdir()
-    model_files.copy_companions(tmp_path, tmp_path / "out")
-    assert json.loads((tmp_path / "out/config.json").read_text()) == {"a": 1}

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from lors_cli.errors import RequestError
 from lors_cli.models import configs, load
 
+NO_NAMES: list[Any] = ["LlamaForCausalLM", [1], {}, 5]
 DENSE = {"format": "dense", "sparsity_structure": "2:4", "global_sparsity": 0.5, "targets": ["Linear"], "ignore": []}
 PLAIN: list[dict[str, Any]] = [
     {"sparsity_config": DENSE},
@@ -94,3 +95,25 @@ def test_a_dtype_that_is_not_plain(make_model: Callable[..., Path], tmp_path: Pa
 def test_sparsity_only() -> None:
     assert not configs.is_sparsity_only(None)
     assert not configs.is_sparsity_only({"sparsity_config": {}})
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "key"),
+    [
+        ("config.json", {"return_dict": False}, "return_dict"),
+        ("config.json", {"is_encoder_decoder": True}, "is_encoder_decoder"),
+        ("config.json", {"add_cross_attention": True}, "add_cross_attention"),
+        *(("config.json", {"architectures": value}, "architectures") for value in NO_NAMES),
+        ("generation_config.json", {"watermarking_config": {"other": 1}}, "generation"),
+        ("generation_config.json", {"cache_implementation": "other"}, "generation"),
+        ("generation_config.json", {"pad_token_id": "x"}, "generation"),
+    ],
+)
+def test_what_makes_another_kind_of_model(
+    make_model: Callable[..., Path], tmp_path: Path, file: str, content: dict[str, Any], key: str
+) -> None:
+    path = make_model(tmp_path / "model") / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content}))
+    with pytest.raises(RequestError, match=key) as caught:
+        load.skeleton(path.parent)
+    assert caught.value.problems[0].file == str(path)

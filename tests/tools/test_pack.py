@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
+from lors_cli.artifacts import digest
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
 
 Lors = Callable[..., Result]
@@ -164,3 +165,36 @@ def test_damaged_and_other_versions(lors: Lors, pruned: Callable[..., Path], tmp
     (tmp_path / "tokenizer.json").rename(packed / "tokenizer.json")
     lors("unpack", packed, out)
     assert files(out) == files(model)
+
+
+def test_only_what_belongs_to_the_model_is_packed(lors: Lors, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/tool.jinja").write_text("{{ messages }}")
+    (model / "LICENSE").write_text("free")
+    whole = {path.relative_to(model).as_posix(): path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    for name in ("notes.txt", "optimizer.pt", "states.npy", "credentials.json", "modeling_own.py"):
+        (model / name).write_text("canary")
+    (model / "runs").mkdir()
+    said = lors("pack", model, tmp_path / "packed").stderr
+    assert "credentials.json, modeling_own.py, notes.txt, optimizer.pt, runs, states.npy; --trust-remote-code" in said
+    (tmp_path / "packed/planted.pkl").write_text("canary")  # no digest is of it
+    lors("unpack", tmp_path / "packed", again := tmp_path / "again")
+    assert {p.relative_to(again).as_posix(): p.read_bytes() for p in again.rglob("*") if p.is_file()} == whole
+    lors("pack", model, tmp_path / "with-code", "--trust-remote-code")
+    lors("unpack", tmp_path / "with-code", tmp_path / "with-code-again")
+    assert {path.name for path in (tmp_path / "with-code-again").glob("*.py")} == {"modeling_own.py"}
+
+
+def test_a_packed_directory_of_the_time_without_lists(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    model, packed = pruned("2:4"), tmp_path / "packed"
+    (model / "own.py").write_text("")
+    for directory, made in ((model, "lors.json"), (packed, "lors.json")):
+        if directory == packed:
+            lors("pack", model, packed)
+            assert (packed / "own.py").is_file()
+        content = json.loads((directory / made).read_text())
+        content |= {"digest": digest.of_directory(directory), "versions": {"lors_cli": "0.1.0"}}
+        (directory / made).write_text(json.dumps({k: v for k, v in content.items() if k not in ("files", "seal")}))
+    lors("unpack", packed, tmp_path / "again")
+    assert files(tmp_path / "again") == files(model)

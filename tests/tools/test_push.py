@@ -272,3 +272,36 @@ def test_a_directory_from_before_there_were_cards_gets_one(lors: Lors, hub: Hub,
     lors("push", pruned, REPO)
     assert "# model, 50% sparse (2:4)" in hub.files()["README.md"].decode()
     assert not (pruned / "README.md").exists()
+
+
+def test_only_what_lors_wrote_goes_up(lors: Lors, hub: Hub, pruned: Path, tmp_path: Path) -> None:
+    before = {path.name for path in pruned.iterdir()}
+    for name in ("vocab_notes.txt", ".env", ".lock", "lors.log", "model.safetensors.partial", "x.npy", "evil.pkl"):
+        (pruned / name).write_text("hf_canary")
+    (pruned / "work").mkdir()
+    (pruned / "work/state").write_text("hf_canary")
+    lors("push", pruned, REPO)
+    assert hub.files().keys() == before
+    assert "not sent: " in (shown := lors("push", pruned, REPO, "--dry-run").stdout)
+    assert "vocab_notes.txt" in shown.partition("not sent: ")[2]
+    (pruned / "LICENSE").symlink_to(tmp_path / "config.yaml")
+    assert "leads out of" in lors("push", pruned, REPO, status=2).stderr
+
+
+def test_what_belongs_to_the_model_goes_up_and_nothing_else(
+    lors: Lors, hub: Hub, make_model: Callable[..., Path], write_config: WriteConfig, tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "model")
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/tool.jinja").write_text("{{ messages }}")
+    for name in ("LICENSE", "NOTICE.txt", "USE_POLICY.md"):
+        (model / name).write_text("its terms")
+    for name in ("notes.md", "token", "optimizer.pt", "own.py", "x.npy", "logo.png"):
+        (model / name).write_text("not of the model")
+    lors("prune", write_config(model=str(model), prune={"method": "magnitude", "sparsity": "2:4"}))
+    lors("push", tmp_path / "run/pruned", REPO)
+    assert set(hub.files()) == {
+        *("LICENSE", "NOTICE.txt", "USE_POLICY.md", "additional_chat_templates/tool.jinja", "chat_template.jinja"),
+        *("README.md", "config.json", "generation_config.json", "lors.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }

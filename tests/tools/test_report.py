@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -66,6 +67,7 @@ def test_a_recovered_adapter_is_followed_to_its_training_and_the_smaller_model(
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_every_format_goes_to_stdout_or_to_a_file(lors: Lors, tmp_path: Path, kind: str) -> None:
     run, file = make_run(tmp_path / "run"), tmp_path / f"some/where/table{SUFFIXES[kind]}"
+    lors("report", run)  # says once that nothing vouches for the edits of these manifests
     shown = lors("report", run, "--format", kind)
     assert shown.stderr == ""
     assert lors("report", run, "--output", file).stdout.strip() == str(file)
@@ -93,6 +95,15 @@ def test_what_is_left_out_is_named_and_strict_refuses(lors: Lors, tmp_path: Path
     assert not output.exists()
 
 
+def test_a_damaged_manifest_of_a_model_that_is_reported_is_named(lors: Lors, tmp_path: Path) -> None:
+    manifest = make_run(tmp_path / "run") / "pruned/lors.json"
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+    shown = lors("report", tmp_path / "run")
+    for stream in (shown.stdout, shown.stderr):
+        assert f"{manifest} is damaged" in " ".join(stream.split())
+    lors("report", tmp_path / "run", "--strict", status=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -113,6 +124,38 @@ def test_wrong_requests_are_refused(
     before = (run / "eval/results.json").read_bytes()
     assert expected in lors("report", *arguments, status=2).stderr
     assert (run / "eval/results.json").read_bytes() == before
+
+
+def test_a_damaged_manifest_behind_a_model_is_named(lors: Lors, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    whole = lors("report", run)
+    assert "left out" not in whole.stderr
+    (run / "adapter/lors.json").write_text("{}")
+    said = lors("report", run)
+    assert f"left out: {run}/adapter: {run}/adapter/lors.json is damaged" in said.stderr
+    assert said.stdout != whole.stdout
+    assert "lors.json is damaged" in lors("report", run, "--strict", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        ("eval", {"config": {"output_dir": [[]], "model": "m"}}),
+        ("eval", {"request__settings": {"task_files": [1]}}),
+        ("pruned", {"config": {"model": 3}}),
+    ],
+)
+def test_old_manifests_of_wrong_types_are_named_among_others(
+    lors: Lors, tmp_path: Path, place: str, wrong: dict[str, Any]
+) -> None:
+    make_run(tmp_path / "runs/good")
+    alone = lors("report", tmp_path / "runs", "--format", "csv").stdout
+    run = make_run(tmp_path / "runs/wrong")
+    edit_json(run / place / "lors.json", **wrong)
+    said = lors("report", tmp_path / "runs", "--format", "csv")
+    assert f"left out: {run}: one of {run}/*/lors.json" in said.stderr
+    assert said.stdout == alone
+    assert str(run) in lors("report", run, status=2).stderr
 
 
 def test_seeds_on_the_command_line(lors: Lors, tmp_path: Path) -> None:
