@@ -4,6 +4,7 @@ Shapes and dtypes are known beforehand, so the header is written first and every
 was written may be written again with the same values: that is how an interrupted run goes on.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lors_cli.artifacts import files, publish, tensors
-from lors_cli.errors import LorsError
+
+CHUNK = 1 << 22
 
 
 def read_header(path: Path) -> bytes:
@@ -27,12 +29,18 @@ def read_header(path: Path) -> bytes:
 class FileWriter:
     """Writes the tensors of a `layout` (meta tensors by name) into the file `path`.
 
-    One that is `going_on` expects the file as an earlier one left it.
+    One that is `going_on` keeps the file that an earlier one has left, unless it is `lost`.
+
+    Attributes:
+        lost: why there was no such file to go on with; None if there was, or none was looked for.
+        digests: of the bytes of each tensor that was written, by name; they are made if this is not None.
 
     Raises:
-        LorsError: a write failed (a full disk, say), or a file to go on with is missing or has another size.
+        LorsError: a write failed (a full disk, say).
 
     """
+
+    lost: str | None
 
     def __init__(
         self, path: Path, layout: Mapping[str, Tensor], *, metadata: dict[str, str], going_on: bool = False
@@ -52,10 +60,10 @@ class FileWriter:
         text += b" " * (-len(text) % 8)
         self._use(path, struct.pack("<Q", len(text)) + text, layout)
         size = len(self._header) + end
-        if not going_on:
+        if going_on:
+            self.lost = self._missing(size)
+        if not going_on or self.lost:
             self._create(size)
-        elif not path.is_file() or path.stat().st_size != size:
-            raise LorsError(f"{path} is not as the interrupted run left it; --force starts over")
 
     @classmethod
     def like(cls, path: Path, header: bytes, size: int, layout: Mapping[str, Tensor]) -> "FileWriter":
@@ -67,8 +75,32 @@ class FileWriter:
 
     def _use(self, path: Path, header: bytes, layout: Mapping[str, Tensor]) -> None:
         self.path, self._header, self._layout = path, header, layout
+        self.lost = None
+        self.digests: dict[str, str] | None = None
         places = json.loads(header[8:])
         self._start = {name: len(header) + places[name]["data_offsets"][0] for name in layout}
+
+    def _missing(self, size: int) -> str | None:
+        """Why `path` is not the file of an earlier writer of the same layout, `size` bytes long."""
+        if not self.path.is_file():
+            return f"{self.path} is missing"
+        if (found := self.path.stat().st_size) != size:
+            return f"{self.path} has {found} bytes instead of {size}"
+        with self.path.open("rb") as file:
+            return None if file.read(len(self._header)) == self._header else f"the header of {self.path} is another"
+
+    def damage(self, digests: Mapping[str, str]) -> str | None:
+        """Which of the tensors with these `digests` does not stand in the file as it was written."""
+        with self.path.open("rb") as file:
+            for name, wanted in digests.items():
+                file.seek(self._start[name])
+                left, found = self._layout[name].nbytes, hashlib.sha256()
+                while left and (chunk := file.read(min(left, CHUNK))):
+                    found.update(chunk)
+                    left -= len(chunk)
+                if found.hexdigest() != wanted:
+                    return f"{self.path} does not have the bytes that were written for {name}"
+        return None
 
     def _create(self, size: int) -> None:
         try:
@@ -85,6 +117,8 @@ class FileWriter:
         if tensor.shape != planned.shape or tensor.dtype != planned.dtype:
             raise ValueError(f"{name}: {tensor.shape} {tensor.dtype} instead of {planned.shape} {planned.dtype}")
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        if self.digests is not None:
+            self.digests[name] = hashlib.sha256(content.data).hexdigest()
         try:
             with self.path.open("r+b") as file:
                 file.seek(self._start[name])

@@ -17,10 +17,10 @@ class ShardWriter:
     """Writes the tensors of `layout` (meta tensors by name, in the model's order) into `directory`.
 
     The split into files and the index are those of transformers' ``save_pretrained``; `written` are the names that
-    tensors have in the files, where these differ. One that is `going_on` expects the files as an earlier one left them.
+    tensors have in the files, where these differ. One that is `going_on` keeps the files that an earlier one has left.
 
     Raises:
-        LorsError: a write failed (a full disk, say), or a file to go on with is missing or has another size.
+        LorsError: a write failed (a full disk, say).
 
     """
 
@@ -43,6 +43,7 @@ class ShardWriter:
         for file, names in split.filename_to_tensors.items():
             content = {name: layout[name] for name in names}
             writer = FileWriter(directory / file, content, metadata={"format": "pt"}, going_on=going_on)
+            writer.digests = {}
             self._file.update(dict.fromkeys(names, writer))
         if split.is_sharded:
             sizes = {"total_parameters": sum(t.numel() for t in layout.values()), **split.metadata}
@@ -53,7 +54,32 @@ class ShardWriter:
         """Put `tensor` in its place; shape and dtype are as announced."""
         self._file[self._written[name]].write(self._written[name], tensor)
 
-    def flush(self, prefix: str) -> None:
-        """Bring the tensors whose names start with `prefix` to the disk itself."""
-        for writer in {self._file[written] for name, written in self._written.items() if name.startswith(prefix)}:
+    @property
+    def _files(self) -> set[FileWriter]:
+        return set(self._file.values())
+
+    @property
+    def lost(self) -> str | None:
+        """Why a file to go on with was not there."""
+        return next((writer.lost for writer in self._files if writer.lost), None)
+
+    def flush(self, prefix: str) -> dict[str, str]:
+        """Bring the tensors whose names start with `prefix` to the disk itself; the digests of those written so far."""
+        names = [written for name, written in self._written.items() if name.startswith(prefix)]
+        for writer in {self._file[name] for name in names}:
             writer.flush()
+        digests = self.digests
+        return {name: digests[name] for name in names if name in digests}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of all that was written, by written names."""
+        return {name: one for writer in self._files for name, one in (writer.digests or {}).items()}
+
+    def damage(self, digests: Mapping[str, str]) -> str | None:
+        """Which of the tensors with these `digests`, by written names, does not stand in its file as it was written."""
+        for writer in self._files:
+            own = {name: one for name, one in digests.items() if self._file.get(name) is writer}
+            if reason := writer.damage(own):
+                return reason
+        return None

@@ -1,11 +1,10 @@
 """Budgets of time: how many steps an arm does in it, its start included, by steps that were timed."""
 
-import json
 import shutil
 from pathlib import Path
 from statistics import median
 
-from lors_cli.artifacts import files
+from lors_cli.artifacts import sealed
 from lors_cli.errors import LorsError
 from lors_cli.run import manifest
 from lors_cli.search import runs
@@ -26,9 +25,8 @@ def steps_in_time(budget: Budget, times: Times, arm: str) -> int:
 
 
 def read(start: Start) -> Times:
-    """The times that were measured; none before that."""
-    path = start.directory / FILE
-    times: Times = json.loads(path.read_text()) if path.is_file() else {}
+    """The times that were measured; none before that, or if they are damaged."""
+    times: Times = sealed.read_or_warn(start.directory / FILE, "the steps are timed again", start.name) or {}
     return times
 
 
@@ -53,7 +51,7 @@ def measure(study: Study, start: Start) -> Times:
         arm: {"step": median(step for step, _ in times), "before": median(before for _, before in times)}
         for arm, times in timed.items()
     }
-    files.write_json(start.directory / FILE, medians)
+    sealed.write_json(start.directory / FILE, medians, start.name)
     return medians
 
 

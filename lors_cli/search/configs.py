@@ -1,6 +1,7 @@
 """The configs of a sweep file: an experiment, with what the file and the command line change of it."""
 
 import json
+import os
 from copy import deepcopy
 from pathlib import Path
 
@@ -71,7 +72,7 @@ class Configs:
         """The file that a start's config comes from, and its content."""
         config = (self.file.starts[start].config if start else None) or self.file.config
         if isinstance(config, str):
-            path = self.path.parent / Path(config).expanduser()
+            path = self.path.parent / os.path.expanduser(config)
             return path, read(path)
         return self.path, deepcopy(config or {})
 
@@ -79,7 +80,7 @@ class Configs:
         given = self.file.output_dir or self._content("")[1].get("output_dir")
         if not isinstance(given, str):
             raise request_error("output_dir", "a directory", given, "add output_dir: to the sweep file", self.path)
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
 
     def _check_overrides(self) -> None:
         """Refuse arguments that would be without effect, and axes."""

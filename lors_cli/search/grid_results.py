@@ -13,6 +13,10 @@ from lors_cli.search.grid import HELD_OUT, SEED, Grid
 from lors_cli.search.runs import Run
 
 FINISHED, FAILED, MISSING = "finished", "failed", "missing"
+# What a manifest says of the moment and the machine; all else is the same each time that a training is done.
+COST = ("created", "command", "seconds", "peak_memory", "tokens_per_second", "estimated_bytes")
+
+NOT_SHOWN = ("config", "files", "seal")  # of a manifest
 
 
 def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
@@ -23,7 +27,9 @@ def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
     training = None if failure else manifest.read(directory / "adapter")
     if training is None:
         return {**facts, "state": FAILED if failure else MISSING, "reason": failure}
-    facts["training"] = {key: value for key, value in training.content.items() if key != "config"}
+    content = {key: value for key, value in training.content.items() if key not in NOT_SHOWN}
+    facts["training"] = {key: value for key, value in content.items() if key not in COST}
+    facts["cost"] = {key: value for key, value in content.items() if key in COST}
     if criterion == HELD_OUT:
         value = held_out_loss(training.facts.given)
     else:
@@ -111,7 +117,7 @@ def table(grid: Grid, outcomes: list[dict[str, Any]], best: int | None) -> str:
             f"{one['value']:.4f}" if done else "-",
             _number(training.get("last_loss"), ".4f"),
             str(training.get("steps", "-")),
-            _number(training.get("seconds"), ".1f"),
+            _number(one.get("cost", {}).get("seconds"), ".1f"),
         ]
         note = "best" if number == best else "" if done else one["state"]
         rows.append([*_cells(one["values"]), *measured, note])

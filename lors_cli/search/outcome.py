@@ -1,11 +1,10 @@
 """What has been measured of a run, kept in its directory, so that it is not measured again and models can go."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts import digest, files
+from lors_cli.artifacts import digest, sealed
 from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError
 from lors_cli.run import manifest
@@ -15,14 +14,15 @@ from lors_cli.search.runs import Run
 from lors_cli.search.study import Study
 
 FILE = "outcome.json"
-Outcome = dict[str, Any]  # "value" to choose by, "models" as evaluated, facts of the "training", or why it "diverged"
+Outcome = dict[
+    str, Any
+]  # "value" to choose by, "models" as evaluated, facts of the "training", its "cost", or why it "diverged"
 
 
 def read(study: Study, run: Run) -> Outcome:
-    """What is known about a run; nothing if it was made with other settings or of another model."""
-    path = run.directory / FILE
+    """What is known about a run; nothing if it is damaged, or was made with other settings or of another model."""
     request = _request(study, run)
-    known: Outcome = json.loads(path.read_text()) if path.is_file() else {}
+    known: Outcome = sealed.read_or_warn(run.directory / FILE, "the run is measured again") or {}
     return known if known.get("request") == request else {"request": request}
 
 
@@ -35,9 +35,10 @@ def measure(study: Study, run: Run, wanted: str, *, force: bool) -> Outcome:
         known["diverged"] = str(error)
     else:
         training = _training(run)
-        known["training"] = {key: training.get(key) for key in ("steps", "tokens", "seconds", "peak_memory")}
+        known["training"] = {key: training.get(key) for key in ("steps", "tokens")}
+        known["cost"] = {key: training.get(key) for key in ("seconds", "peak_memory")}
     run.directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(run.directory / FILE, known)
+    sealed.write_json(run.directory / FILE, known)
     if not study.file.keep_models:
         shutil.rmtree(run.directory / "merged", ignore_errors=True)
     return known

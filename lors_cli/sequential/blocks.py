@@ -48,16 +48,9 @@ class Blocks:
             yield block
 
     def _read(self, index: int) -> dict[str, Tensor]:
-        """The tensors of block `index` as they are stored; runs in the reader's thread.
-
-        Copied by numpy: a torch operation would start a second team of OpenMP threads, which slows the first one down.
-        """
-        content = {}
-        for name in self._list[index].state_dict():
-            mapped = self._checkpoint.tensor(f"{self.prefix}.{index}.{name}")
-            copied = torch.from_numpy(mapped.reshape(-1).view(torch.uint8).numpy().copy())
-            content[name] = copied.view(mapped.dtype).view(mapped.shape)
-        return content
+        """The tensors of block `index` as they are stored; runs in the reader's thread."""
+        names = self._list[index].state_dict()
+        return {name: self._checkpoint.tensor(f"{self.prefix}.{index}.{name}") for name in names}
 
     def _placed(self, index: int, content: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move what was read to the device and give up the caller's copy."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import processes
-from lors_cli.artifacts import publish
+from lors_cli.artifacts import publish, sealed
 from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
@@ -50,15 +50,20 @@ class Pruning:
         scratch = publish.scratch(partial)
         dtype = next(iter(layout.values())).dtype
         self.blocks = Blocks(self.skeleton, self.checkpoint, dtype, self.device)
-        record = Record(scratch)
+        record = Record(scratch, sealed.owner(scratch))
         going_on = bool(record.done("prune"))
         names = self.checkpoint.written
         self.writer = ShardWriter(partial, layout, written=names, going_on=going_on) if processes.rank() == 0 else None
+        lost = self.writer and going_on and (self.writer.lost or self.writer.damage(record.written))
+        if reason := processes.agree(lost):
+            record.begin_again("prune", reason)
         self.loop = self._loop(scratch, dtype, record)
         try:
             if self.writer:  # first, because what is wrong with them should not come out last
                 self._copy_others(layout, self.writer)
             self._take_blocks(record)
+            if self.writer and (reason := self.writer.damage({**record.written, **self.writer.digests})):
+                raise LorsError(f"{reason}: it was damaged since; the same command prunes the blocks again")
         except BaseException:
             if record.nothing_done():
                 self.loop.forget()
@@ -167,9 +172,8 @@ class Pruning:
             for name, tensor in block.state_dict().items():
                 self.writer.write(f"{self.blocks.prefix}.{index}.{name}", tensor)
 
-    def _flush(self, index: int) -> None:
-        if self.writer:
-            self.writer.flush(f"{self.blocks.prefix}.{index}.")
+    def _flush(self, index: int) -> dict[str, str]:
+        return self.writer.flush(f"{self.blocks.prefix}.{index}.") if self.writer else {}
 
     def _copy_others(self, layout: dict[str, Tensor], writer: ShardWriter) -> None:
         """Copy what no block holds: embeddings, the last norm, the head."""

@@ -24,6 +24,7 @@ from lors_cli.stopping import gracefully
 log = logging.getLogger(__name__)
 
 Visit = Callable[[int, nn.Module], Any]
+Flush = Callable[[int], dict[str, str]]
 
 
 class BlockLoop:
@@ -42,10 +43,11 @@ class BlockLoop:
         self._index = 0
         self._tokens = 0
 
-    def run(self, phase: str, visit: Visit, passes: int, flush: Callable[[int], None] = lambda _: None) -> None:
+    def run(self, phase: str, visit: Visit, passes: int, flush: Flush = lambda _: {}) -> None:
         """Visit the blocks that `phase` has left; `passes` tells the progress display how often each sees all windows.
 
-        `flush` brings what the visit of a block wrote to the disk.
+        `flush` brings what the visit of a block wrote to the disk, and gives the digests of that. Where the states that
+        an interrupted run left are damaged, the phase begins again.
 
         Raises:
             LorsError: an activation is not finite; the message names the block.
@@ -55,6 +57,11 @@ class BlockLoop:
         first, steps = len(self.record.done(phase)), max(passes * len(self.windows), 1)
         if first == len(self.blocks):
             return
+        if first and self._states:
+            found = processes.everyone(self._states.damage(first, self.record.states))
+            if reason := next(filter(None, found), None):
+                self.record.begin_again(phase, reason)
+                first = 0
         if first:
             log.info("%s: going on at block %d of %d", phase, first + 1, len(self.blocks))
         self._enter(first)
@@ -69,11 +76,11 @@ class BlockLoop:
                 self.say(label)
                 with self.blocks.loaded(index) as block:
                     facts = visit(index, block)
-                if self._states and index + 1 < len(self.blocks):
-                    self._states.turn()
-                flush(index)
-                processes.wait()  # all states are on the disk before this block counts as finished,
-                self.record.add(phase, facts)
+                turned = self._states.turn() if self._states and index + 1 < len(self.blocks) else {}
+                written = flush(index)
+                # all states are on the disk before this block counts as finished,
+                states = {window: own for part in processes.everyone(turned) for window, own in part.items()}
+                self.record.add(phase, facts, states, written)
                 processes.wait()  # and it does before the file of the states before it is written to
                 bar(self._detail(label), steps=steps - self._steps)
                 if stop.asked() and index + 1 < len(self.blocks):

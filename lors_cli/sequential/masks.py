@@ -47,7 +47,7 @@ class Masks:
         return self._files.layout[stored][0] if stored else None
 
     def tensor(self, linear: str) -> Tensor:
-        """The mask of `linear`, memory-mapped: any dtype, what is kept is true or not zero."""
+        """The mask of `linear`, in memory of its own: any dtype, what is kept is true or not zero."""
         return self._files.tensor(self._name(linear) or linear)
 
     def _name(self, linear: str) -> str | None:

@@ -2,12 +2,14 @@
 
 The states live on the compute device, in host memory, or only in the file, which is then memory-mapped. The files of
 two blocks alternate, so the one that the last finished block left is whole while the next is being written. Several
-processes share the files: each holds its own windows.
+processes share the files: each holds its own windows. What is put is digested, for a run that goes on from the file.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ class States:
         self._held: dict[int, Tensor] = {}
         self._placement = "disk"
         self._block = 0
+        self._digests: dict[str, str] = {}
 
     def open(self, block: int, placement: str) -> None:
         """Take the states that enter `block` from its file; those of block 0 are still to be put."""
@@ -61,15 +64,30 @@ class States:
         if self._placement != "disk":
             self._held[window] = states if self._placement == "device" else states.cpu()
         content = states.cpu().contiguous().view(torch.uint8).numpy()
-        descriptor = os.open(self._path(self._block + 1), os.O_RDWR | os.O_CREAT, 0o644)
-        with os.fdopen(descriptor, "r+b") as file:
+        self._digests[str(window)] = hashlib.sha256(content.data).hexdigest()
+        path = self._path(self._block + 1)
+        with open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o644)) as file:
             file.seek(window * self._bytes)
             file.write(content.data)
 
-    def turn(self) -> None:
-        """All were put: bring them to the disk; they are now the states that enter the next block."""
+    def turn(self) -> dict[str, str]:
+        """All were put: bring them to the disk; they are now the states that enter the next block. Their digests."""
         self._block += 1
         publish.flush(self._path(self._block))
+        return dict(self._digests)
+
+    def damage(self, block: int, digests: Mapping[str, str]) -> str | None:
+        """Why the states that enter `block` must not be used; None if their `digests` are as `turn` gave them."""
+        path, size = self._path(block), self._bytes * len(digests)
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size:
+            return f"{path} has {path.stat().st_size} bytes instead of {size}"
+        self._block = block
+        for window in self.windows:
+            if hashlib.sha256(self._mapped(window).data).hexdigest() != digests[str(window)]:
+                return f"{path} does not have the bytes that were written for window {window}"
+        return None
 
     def remove(self) -> None:
         """Delete the files."""
@@ -80,11 +98,13 @@ class States:
         return self._directory / f"states-{block % 2}"
 
     def _from_file(self, window: int) -> Tensor:
-        # mapped window by window, so that the pages are given back with the tensor
+        states = torch.from_numpy(self._mapped(window)).view(self._dtype).view(self._shape)
+        return states.clone() if self._placement == "host" else states
+
+    def _mapped(self, window: int) -> Any:
+        # window by window, so that the pages are given back with the tensor
         path = self._path(self._block)
         try:
-            mapped = np.memmap(path, np.uint8, "c", window * self._bytes, (self._bytes,))
+            return np.memmap(path, np.uint8, "c", window * self._bytes, (self._bytes,))
         except (OSError, ValueError) as error:
-            raise LorsError(f"{path} is not as the interrupted run left it ({error}); --force starts over") from None
-        states = torch.from_numpy(mapped).view(self._dtype).view(self._shape)
-        return states.clone() if self._placement == "host" else states
+            raise LorsError(f"{path} cannot be read: {error}; the same command looks at it again") from None

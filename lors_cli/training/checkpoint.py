@@ -7,11 +7,14 @@
     best-<step>/adapter_model.safetensors         the adapters of the lowest held-out loss
 
 They are enough to go on with on any number of processes. There are no states of random number generators: each step
-seeds its own. A directory is written aside and renamed, so one that has its name is complete.
+seeds its own. A directory is written aside and renamed, so one that has its name is complete; it is sealed, and used
+only as it was written. A damaged one is put aside, and the training goes on from the latest that is whole.
 """
 
 import json
+import logging
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +25,11 @@ from torch import Tensor
 
 from lors_cli import processes
 from lors_cli.adapters.base import Adapter
-from lors_cli.artifacts import adapter_file, files, publish
+from lors_cli.artifacts import adapter_file, files, publish, sealed
 from lors_cli.config.train import Train
+from lors_cli.errors import LorsError
+
+log = logging.getLogger(__name__)
 
 # How many there are in a run where the config leaves it open; a run of a million steps is still saved every thousand.
 CHECKPOINTS_PER_RUN = 20
@@ -31,6 +37,7 @@ EVALUATIONS_PER_RUN = 10
 MOST_STEPS_BETWEEN = 1000
 
 CHECKPOINTS = "checkpoints"
+CHECKPOINT, BEST = "checkpoint", "best"
 STATE = "trainer_state.json"
 TRAINING = "training.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -58,14 +65,16 @@ class Checkpoints:
         directory: where they are.
         adapters: by the names of their linears.
         section: says how many of the latest stay, and whether the best adapters are kept.
+        owner: the run that they belong to; those of another are not used.
 
     Attributes:
         best: the lowest held-out loss so far and its step, if the adapters of that are to be kept.
 
     """
 
-    def __init__(self, directory: Path, adapters: Mapping[str, Adapter], section: Train) -> None:
+    def __init__(self, directory: Path, adapters: Mapping[str, Adapter], section: Train, owner: str = "") -> None:
         self.directory, self.adapters = directory, adapters
+        self._owner, self._key = owner, section.key
         self._count, self._keep_best = section.keep_checkpoints, section.keep == "best"
         self.best: tuple[float, int] | None = None
 
@@ -76,7 +85,7 @@ class Checkpoints:
             OSError, LorsError: it cannot be written; nothing is left of it.
 
         """
-        target = self.directory / f"checkpoint-{state.global_step}"
+        target = self.directory / f"{CHECKPOINT}-{state.global_step}"
         if target.exists():  # a run that was continued and did no step
             return
         with publish.written_aside(target) as aside:
@@ -90,10 +99,45 @@ class Checkpoints:
             state.save_to_json(str(aside / STATE))
             own = {"best": self.best, "optimizer_step": steps.pop(), "scheduler": scheduler.state_dict()}
             files.write_json(aside / TRAINING, {**facts, **own})
-        best_step = self.best[1] if self.best else None
-        bests = [path for path in self.directory.glob("best-*") if _step(path) != best_step]
-        for path in [*list(numbered(self.directory).values())[: -self._count], *bests]:
+            sealed.seal(aside, self._owner, target.name)
+        kept, bests = numbered(self.directory), numbered(self.directory, BEST)
+        needless = [kept.pop(step) for step in list(kept)[: -self._count]]
+        # of a checkpoint the best adapters are the latest before it, as each of them was better than those before
+        needed = {max((best for best in bests if best <= step), default=None) for step in kept}
+        for path in [*needless, *(bests[step] for step in bests.keys() - needed)]:
             shutil.rmtree(path, ignore_errors=True)
+
+    def latest(self) -> Path | None:
+        """The latest checkpoint that is whole; of several processes the first looks. Damaged ones are put aside."""
+        found: Path | None = processes.agree(self._latest() if processes.rank() == 0 else None)
+        return found
+
+    def _latest(self) -> Path | None:
+        found, damaged = None, False
+        for step, checkpoint in reversed(numbered(self.directory).items()):
+            if not (reason := self._damage(checkpoint)):
+                found = step, checkpoint
+                break
+            damaged, kept = True, sealed.put_aside(checkpoint).name
+            log.warning("%s: %s cannot be used: %s. It is kept as %s", self._key, checkpoint.name, reason, kept)
+        at, place = found or (0, None)
+        if damaged:
+            where = place.name if place else "the beginning"
+            log.warning("%s: the training starts again from %s", self._key, where)
+        for step, best in numbered(self.directory, BEST).items():
+            if sealed.damage(best, self._owner):
+                sealed.put_aside(best)
+            elif step > at:  # it will be written again
+                shutil.rmtree(best)
+        return place
+
+    def _damage(self, checkpoint: Path) -> str | None:
+        """Why a checkpoint must not be used, the best adapters that it names included."""
+        if reason := sealed.damage(checkpoint, self._owner):
+            return reason
+        best = _facts(checkpoint)["best"]
+        reason = sealed.damage(self._best(best[1]), self._owner) if best else None
+        return reason and f"of {self._best(best[1]).name}, the best adapters before it, {reason}"
 
     def restore(self, checkpoint: Path, optimizer: Any, scheduler: Any) -> dict[str, Any]:
         """Bring optimiser and schedule back to where they were; the facts that `save` was given."""
@@ -116,14 +160,24 @@ class Checkpoints:
             if processes.rank() == 0:
                 with publish.written_aside(self._best(step)) as aside:
                     save_adapters(self.adapters, aside)
+                    sealed.seal(aside, self._owner, self._best(step).name)
 
     def take_best(self) -> None:
-        """Give the adapters the values of the lowest held-out loss, if they are kept."""
+        """Give the adapters the values of the lowest held-out loss, if they are kept.
+
+        Raises:
+            LorsError: they are not as they were written.
+
+        """
         if self.best and processes.rank() == 0:  # it wrote them and will publish them; the others may be ahead of that
-            load_adapters(self.adapters, self._best(self.best[1]))
+            best = self._best(self.best[1])
+            if reason := sealed.damage(best, self._owner):
+                remedy = "the same command goes on from the latest checkpoint before it"
+                raise LorsError(f"{best}, the adapters of the lowest held-out loss, cannot be used: {reason}; {remedy}")
+            load_adapters(self.adapters, best)
 
     def _best(self, step: int) -> Path:
-        return self.directory / f"best-{step}"
+        return self.directory / f"{BEST}-{step}"
 
     def _tensors(self) -> dict[str, Tensor]:
         """The trained tensors by a name of their own."""
@@ -156,13 +210,14 @@ def _facts(checkpoint: Path) -> dict[str, Any]:
     return facts
 
 
-def numbered(directory: Path) -> dict[int, Path]:
-    """The complete checkpoints in `directory` by the steps after which they were written, the earliest first."""
-    return dict(sorted((_step(path), path) for path in directory.glob("checkpoint-*") if path.is_dir()))
+def numbered(directory: Path, kind: str = CHECKPOINT) -> dict[int, Path]:
+    """The directories ``<kind>-<step>`` in `directory` by their steps, the earliest first."""
+    found = [path for path in directory.glob(f"{kind}-*") if re.fullmatch(f"{kind}-(0|[1-9][0-9]*)", path.name)]
+    return dict(sorted((_step(path), path) for path in found))
 
 
 def last(directory: Path) -> Path | None:
-    """The latest checkpoint in `directory`."""
+    """The latest checkpoint in `directory`, whole or not."""
     return next(reversed(numbered(directory).values()), None)
 
 

@@ -41,6 +41,7 @@ class TrainingCache:
         self._cache: EffectiveCache | None = None
         self._passing = 0
         self._allotted = True
+        self._budget = 0
         self._most_tokens = section.samples_per_forward * section.sequence_length
         if section.option("merge_cache") in (None, "off") or sharded or not self._adapters:
             return
@@ -48,7 +49,7 @@ class TrainingCache:
         self._cache.serve(self._adapters, next(iter(self._adapters.values())).linear.weight.dtype)
         self._allotted = section.option("merge_cache") == "full"
         if self._allotted:
-            self._cache.allot(self._cache.bytes)
+            self._allot(self._cache.bytes)
         elif section.gradient_checkpointing:  # a block's backward follows its recomputation
             sizes = {name: slot.bytes for name, slot in self._cache.slots.items()}
             self._passing = max(sum(sizes[name] for name in names) for names in by_block(list(sizes)).values())
@@ -68,15 +69,40 @@ class TrainingCache:
         """Allot the cache its memory once the first micro-batch, of so many tokens, has shown what the rest needs."""
         if self._cache is None or self._allotted:
             return
-        self._allotted = True
         trained = sum(tensor.numel() for adapter in self._adapters.values() for tensor in adapter.tensors().values())
         longer = memory.peak_above_now(self._device) * (self._most_tokens / tokens - 1)
         free = (memory.never_used(self._device) - longer) * (1 - SPARE) - OPTIMIZER_BYTES * trained
-        self._cache.allot(max(int(free), 0), self._passing)
+        self._allot(max(int(free), 0))
         log.info(
             "%s: effective weights of %d of %d linears are kept within a step (all: %.2f GB)",
             *(self._section, len(self._cache.resident), len(self._adapters), self._cache.bytes / 1e9),
         )
+
+    def _allot(self, budget: int) -> None:
+        if self._cache:
+            self._allotted, self._budget = True, min(budget, self._cache.bytes)
+            self._cache.allot(budget, self._passing)
+
+    def clear(self) -> None:
+        """Forget the effective weights."""
+        if self._cache:
+            self._cache.clear()
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, as JSON: the counts so far, and what was allotted on which device."""
+        if self._cache is None:
+            return {}
+        counts = {"made": self._cache.made, "hits": self._cache.hits}
+        return {**counts, "budget": self._budget, "device": memory.device(self._device)}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Count on from a `state`; on the same kind of device its first micro-batch has shown what the rest needs."""
+        if self._cache is None or not state:
+            return
+        self._cache.made, self._cache.hits = state["made"], state["hits"]
+        fits = state["budget"] <= memory.never_used(self._device)
+        if not self._allotted and fits and state["device"] == memory.device(self._device):
+            self._allot(state["budget"])
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: of how many linears they were kept, how often one was made, and used without being made."""

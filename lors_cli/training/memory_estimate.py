@@ -13,6 +13,7 @@ from lors_cli.adapters.nf4_linear import BACKEND, BYTES_PER_WEIGHT, is_installed
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, memory
+from lors_cli.models.device import check_dtype
 from lors_cli.training import activations, chunked
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Needs:
             RequestError: it cannot, or has not.
 
         """
-        load.check_dtype(dtype, device, f"{section.key}.dtype")
+        check_dtype(dtype, device, f"{section.key}.dtype")
         if section.base == "nf4":
             _check_nf4(section, device)
         if dtype != "bfloat16" and section.option("merge_rounding") == "stochastic":

@@ -13,6 +13,7 @@ from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, targets
+from lors_cli.models.device import pick_device
 from lors_cli.training import documents, reading, rehearsal
 from lors_cli.training.batches import Batching
 from lors_cli.training.memory_estimate import Needs
@@ -107,7 +108,7 @@ def prepare(config: Config, section: Train, skeleton: Any, tokenizer: Path, teac
 
 
 def _device(config: Config) -> torch.device:
-    device = load.pick_device(config.device)
+    device = pick_device(config.device)
     if device.index and processes.count() == 1:  # transformers' Trainer takes the first one that it sees
         remedy = f"set CUDA_VISIBLE_DEVICES={device.index} and device: cuda"
         raise request_error("device", "cuda or cuda:0 for training", config.device, remedy)

@@ -135,13 +135,14 @@ def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
             section.max_tokens,
             f"add data, lower max_tokens, or set {section.key}.repeat: true to start the data again",
         )
-    seen = taken = 0
-    for sample in samples.starting_at(0):
+    passes = (section.max_tokens - 1) // there  # whole ones, each of which has all samples: only the last is counted
+    seen, taken = passes * there, passes * len(examples)
+    for sample in samples.starting_at(taken):
         seen += len(sample["input_ids"])
         taken += 1
-        if seen >= section.max_tokens and taken % section.samples_per_step == 0:
+        if seen >= section.max_tokens:
             break
-    return taken // section.samples_per_step
+    return math.ceil(taken / section.samples_per_step)
 
 
 def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> tuple[Streamed, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lors_cli import console, processes
 from lors_cli.adapters.base import Adapter
-from lors_cli.artifacts import adapter_file
+from lors_cli.artifacts import adapter_file, sealed
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
 from lors_cli.errors import DivergedError, LorsError
@@ -28,6 +28,8 @@ from lors_cli.training.trainer import AdapterTrainer, own_share
 from lors_cli.training.watch import Watch
 
 log = logging.getLogger(__name__)
+
+LOG = "training_log.jsonl"
 
 
 def train(training: Training, directory: Path, teacher: Path | None, partial: Path) -> dict[str, Any]:
@@ -63,11 +65,14 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     model, attached, made_on = setup.model_and_adapters(training, directory, teacher, names)
     if not training.packing_tried:
         documents.refuse_leaks(model.model, section.key, type(model.model).__name__)
-    checkpoints = Checkpoints(scratch(partial) / checkpoint.CHECKPOINTS, attached, section)
-    resume = processes.agree(checkpoint.last(checkpoints.directory))
+    work = scratch(partial)
+    checkpoints = Checkpoints(work / checkpoint.CHECKPOINTS, attached, section, sealed.owner(work))
+    resume = checkpoints.latest()
     if resume:
         log.info("%s: resuming from %s", section.key, resume.name)
     else:
+        if (partial / LOG).exists():
+            log.info("%s: there is no checkpoint to go on from; the training begins again", section.key)
         _start(training, model, attached)
     facts = _run(training, model, attached, checkpoints, resume, partial)
     _write(training, attached, made_on, directory, partial)
@@ -147,7 +152,7 @@ def _run(
                 held_out=bool(held_out),
             ),
         )
-        trainer.add_callback(Watch(trainer, partial / "training_log.jsonl", section.key, advance, stop))
+        trainer.add_callback(Watch(trainer, partial / LOG, section.key, advance, stop))
         outcome = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if stop.came:  # after the last step too: what is left to do can wait
         raise KeyboardInterrupt
@@ -170,7 +175,7 @@ def _run(
         "eval_losses": held_out_losses,
         **({} if kept_loss is None else {"kept_step": kept_step, "eval_loss": kept_loss}),
         "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
-        "tokens_per_second": round(batches.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
+        "tokens_per_second": round(trainer.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
         "processes": processes.count(),
         "trainer": trainer.in_force,
         **cache.facts(),

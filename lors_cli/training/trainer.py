@@ -1,6 +1,7 @@
 """transformers' Trainer, made to train adapters: our batches, our checkpoints, an exact held-out loss."""
 
 import math
+import time
 from collections.abc import Mapping
 from functools import partial as bind
 from pathlib import Path
@@ -63,7 +64,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.cache, self.checkpoints, self.sharded = cache, checkpoints, sharded
         self.step_inputs: list[dict[str, Tensor]] = []
         self.finite: Tensor | None = None
-        self.tokens_before = 0
+        self.tokens_before, self.started = 0, time.monotonic()
+        self._before: dict[str, Any] = {"seconds": 0.0}
         self.in_force = self._check_accelerator(device)
         self.remove_callback(PrinterCallback)
         if sharded:  # the model is distributed already; accelerate would wrap it again, in DDP
@@ -106,6 +108,28 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Tokens that training has seen, over all processes, with those before a resumption."""
         return self.tokens_before + self.batches.tokens
 
+    @property
+    def seconds(self) -> float:
+        """How long training has taken, with what came before a resumption."""
+        return float(self._before["seconds"]) + time.monotonic() - self.started
+
+    def begin(self) -> None:
+        """Training begins, or goes on: Trainer has set its sums to zero, which are to cover the whole of it."""
+        self.started = time.monotonic()
+        if kept := self._before.get("losses"):
+            here, same = processes.rank(), len(kept["pending"]) == processes.count()
+            self._tr_loss += kept["pending"][here] if same else sum(kept["pending"]) / len(kept["pending"])
+            self._total_loss_scalar, self._globalstep_last_logged = kept["total"], kept["logged"]
+            self._initial_global_step = 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, at the end with the time of the whole training."""
+        if (last := logs.get("train_runtime")) is not None:
+            logs["train_runtime"] = round(last + self._before["seconds"], 4)
+            for key in ("train_samples_per_second", "train_steps_per_second"):
+                logs[key] = round(logs[key] * last / max(logs["train_runtime"], 1e-9), 3)
+        super().log(logs, start_time)
+
     def get_train_dataloader(self) -> Any:
         """The micro-batches; they are this process's own already, so accelerate is not asked to share them out."""
         return DataLoader(self.batches, batch_size=None)
@@ -145,8 +169,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        pending = processes.everyone(float(self._tr_loss))
+        self.cache.clear()  # a resumed run has nothing of what a held-out loss has made, and counts the same
         if self.args.should_save:
-            facts = {"tokens": self.tokens, "data": self.batches.state(self.state.global_step)}
+            losses = {"pending": pending, "total": self._total_loss_scalar, "logged": self._globalstep_last_logged}
+            facts = {
+                "tokens": self.tokens,
+                "data": self.batches.state(self.state.global_step),
+                "seconds": self.seconds,
+                "losses": losses,
+                "cache": self.cache.state(),
+            }
             self.checkpoints.save(self.optimizer, self.lr_scheduler, self.state, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -155,7 +188,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint_directory: str | None) -> None:
         if checkpoint_directory:
             facts = self.checkpoints.restore(Path(checkpoint_directory), self.optimizer, self.lr_scheduler)
-            self.tokens_before = facts["tokens"]
+            self.tokens_before, self._before = facts["tokens"], facts
+            self.cache.go_on(facts["cache"])
 
     def _load_rng_state(self, checkpoint_directory: str | None) -> None:
         """Nothing to restore: each step seeds its own."""

@@ -39,14 +39,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.log_file, self.section = trainer, log_file, section
         self.advance, self.stop = advance, stop
         self.losses: dict[str, float] = {}
-        self.started, self.tokens_before = time.monotonic(), 0
+        self.tokens_before = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         state.compute_steps(args, args.max_steps)  # a checkpoint brings the intervals of the run that wrote it
-        self.started, self.tokens_before = time.monotonic(), self.trainer.tokens
+        self.trainer.begin()
+        self.tokens_before = self.trainer.tokens
         if processes.rank() == 0:
             # what an interrupted run logged after its last checkpoint will be logged again
-            self.log_file.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in state.log_history))
+            self.log_file.write_text(
+                "".join(json.dumps(line, allow_nan=False, sort_keys=True) + "\n" for line in state.log_history)
+            )
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -66,7 +69,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             line["numerics"] = {**numerics.in_force(), **self.trainer.in_force}
         if processes.rank() == 0:
             with self.log_file.open("a") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+                file.write(json.dumps(line, allow_nan=False, sort_keys=True) + "\n")
         self.losses |= {key: logs[key] for key in ("loss", "eval_loss") if key in logs}
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -105,7 +108,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         state.epoch = state.global_step / state.max_steps  # Trainer would begin again after a resumption
-        seconds = max(time.monotonic() - self.started, 1e-9)
+        seconds = max(time.monotonic() - self.trainer.started, 1e-9)
         speed = (self.trainer.tokens - self.tokens_before) / seconds
         losses = "".join(f"{key} {loss:.4g}, " for key, loss in self.losses.items())
         self.advance(f"{losses}{speed:.0f} tokens/s, peak {memory.peak() / 1e9:.2f} GB")

@@ -123,18 +123,43 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, shard: int) -> None:
     assert files(tmp_path / "parts") == expected
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "long"])
-def test_files_to_go_on_with_are_as_they_were_left(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [("gone", "is missing"), ("cut", "has 50 bytes"), ("long", "bytes instead of"), ("header", "the header of")],
+)
+def test_files_that_are_lost_are_told_and_made_again(tmp_path: Path, damage: str, said: str) -> None:
     given = model()
     expected = written(given, tmp_path / "parts", SEVERAL)
     damaged = min((tmp_path / "parts").glob("*.safetensors"))
-    if damage == "gone":
-        damaged.unlink()
-    else:
-        damaged.write_bytes(damaged.read_bytes()[:50] if damage == "cut" else damaged.read_bytes() + b"more")
-    with pytest.raises(LorsError, match="--force starts over"):
-        ShardWriter(tmp_path / "parts", load.layout(given), SEVERAL, going_on=True)
+    content = damaged.read_bytes()
+    spoilt = {"cut": content[:50], "long": content + b"more", "header": content.replace(b"F32", b"I32", 1)}
+    damaged.unlink()
+    if damage in spoilt:
+        damaged.write_bytes(spoilt[damage])
+    writer = ShardWriter(tmp_path / "parts", load.layout(given), SEVERAL, going_on=True)
+    assert said in str(writer.lost)
     assert written(given, tmp_path / "parts", SEVERAL) == expected
+
+
+@pytest.mark.parametrize("shard", [ONE, SEVERAL])
+def test_a_flipped_bit_is_found_by_the_digests_of_what_was_written(tmp_path: Path, shard: int) -> None:
+    given = model()
+    first = ShardWriter(tmp_path, load.layout(given), shard)
+    for name, tensor in content(given).items():
+        first.write(name, tensor)
+    layer = first.flush("model.layers.1.")
+    assert layer.keys() == {name for name in content(given) if name.startswith("model.layers.1.")}
+    again = ShardWriter(tmp_path, load.layout(given), shard, going_on=True)
+    assert again.lost is None
+    assert again.damage(first.digests) is None
+    assert again.damage(dict.fromkeys(first.digests, "0")) is not None
+    with tensors.open_shard(tmp_path / "model.safetensors" if shard == ONE else again._file[min(layer)].path) as file:
+        assert min(layer) in file.keys()  # noqa: SIM118
+    path, start = again._file[min(layer)].path, again._file[min(layer)]._start[min(layer)]
+    text = bytearray(path.read_bytes())
+    text[start] ^= 1
+    path.write_bytes(text)
+    assert f"does not have the bytes that were written for {min(layer)}" in str(again.damage(layer))
 
 
 def test_a_tensor_that_is_a_view_is_written_as_it_looks(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ def stop_after(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """End the process's work, as a signal would, once so many blocks are recorded."""
     original, left = Record.add, [blocks]
 
-    def add(self: Record, phase: str, facts: Any) -> None:
+    def add(self: Record, *block: Any) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        original(self, phase, facts)
+        original(self, *block)
 
     monkeypatch.setattr(Record, "add", add)
 
@@ -187,29 +187,40 @@ def test_an_external_mask_from_a_file_or_a_model(lors: Lors, write_config: Write
     assert "does not hold 1:4" in refused.stderr
 
 
-@pytest.mark.parametrize("damage", ["weights gone", "weights zero", "states gone", "states cut", "progress cut"])
+@pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "zero"])
+@pytest.mark.parametrize("what", ["model.safetensors", "work/states-1", "work/progress.json", "work/request.json"])
 def test_damage_to_what_an_interrupted_run_left(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, damage: str
+    lors: Lors, write_config: WriteConfig, tmp_path: Path, what: str, how: str
 ) -> None:
-    config = write_config()
+    """It is named, what was made from it is made again, and the result has the bytes of a run without damage."""
+    config = write_config(prune__profile="owl", prune__sparsity=0.5)
+    lors("prune", config, f"output_dir={tmp_path}/whole")
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(1, patch)
+        stop_after(3, patch)
         lors("prune", config, status=130)
     assert "goes on with what" in lors("prune", config, "--dry-run").stdout
-    partial = tmp_path / "run/.pruned.partial"
-    what, how = damage.split()
-    names = {"weights": "model.safetensors", "states": "work/states-1", "progress": "work/progress.json"}
-    path = partial / names[what]
-    if how == "gone":
-        path.unlink()
-    elif how == "zero":
-        header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
-        path.write_bytes(path.read_bytes()[:header] + bytes(path.stat().st_size - header))
-    else:
-        path.write_bytes(path.read_bytes()[:10])
-    assert "--force starts over" in lors("prune", config, status=1).stderr
-    assert not (tmp_path / "run/pruned").exists()
-    lors("prune", config, "--force")
+    path = tmp_path / "run/.pruned.partial" / what
+    content_of = bytearray(path.read_bytes())
+    path.unlink()
+    if how != "gone":
+        middle = len(content_of) // 2
+        if how == "flipped":  # of the weights in one of the first block, as the last one is written again
+            places = load_places(content_of) if what == "model.safetensors" else middle
+            content_of[places] ^= 4
+        if how == "zero":
+            content_of = bytearray(len(content_of))
+        path.write_bytes(content_of[: {"empty": 0, "cut": middle}.get(how, len(content_of))])
+    said = lors("prune", config).stderr
+    assert path.name in said
+    assert "again" in said
+    assert content(tmp_path / "run/pruned") == content(tmp_path / "whole/pruned")
+
+
+def load_places(file: bytearray) -> int:
+    """A byte of the first block's weights in a safetensors file."""
+    length = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:length])
+    return length + int(header["model.layers.0.mlp.up_proj.weight"]["data_offsets"][0])
 
 
 def test_repair_keeps_the_pattern_and_changes_the_mask(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:

@@ -46,9 +46,10 @@ def test_each_block_sees_the_states_of_the_one_before(dense: Path, tmp_path: Pat
         events.append(f"visit {index}")
         return f"facts {index}"
 
-    def flush(index: int) -> None:
+    def flush(index: int) -> dict[str, str]:
         events.append(f"flush {index}")
         assert len(Record(tmp_path).done("phase")) == index
+        return {f"tensor {index}": "digest"}
 
     loop = first = make_loop(dense, WINDOWS, tmp_path)
     with pytest.raises(ZeroDivisionError):
@@ -58,6 +59,7 @@ def test_each_block_sees_the_states_of_the_one_before(dense: Path, tmp_path: Pat
     loop.run("phase", visit, 2, flush)
     assert events == ["visit 0", "flush 0", "visit 1", "flush 1"]
     assert Record(tmp_path).done("phase") == ["facts 0", "facts 1"]
+    assert Record(tmp_path).written == {"tensor 0": "digest", "tensor 1": "digest"}
     loop.run("phase", visit, 2, flush)  # nothing is left to do
     assert len(events) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.json", "states-0", "states-1"]

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from lors_cli.errors import LorsError
 from lors_cli.sequential.record import Record
 
 
@@ -29,10 +28,32 @@ def test_only_the_first_process_writes(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    Record(tmp_path).add("prune", {"a": 1})
-    (file,) = tmp_path.iterdir()
-    assert json.loads(file.read_text()) == {"prune": [{"a": 1}]}
-    file.write_text(file.read_text()[:5])
-    with pytest.raises(LorsError, match=r"progress\.json is damaged .*--force starts over"):
-        Record(tmp_path)
+@pytest.mark.parametrize("damage", ["cut", "edited", "unsealed", "another's"])
+def test_a_damaged_file_is_named_and_put_aside(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    Record(tmp_path, "mine").add("prune", {"a": 1}, {"0": "digest"}, {"tensor": "digest"})
+    assert Record(tmp_path, "mine").states == {"0": "digest"}
+    file = tmp_path / "progress.json"
+    text = file.read_text()
+    spoilt = {
+        "cut": text[:50],
+        "edited": text.replace('"a": 1', '"a": 2'),
+        "unsealed": json.dumps({"prune": [{"a": 1}]}),
+        "another's": text,
+    }[damage]
+    file.write_text(spoilt)
+    record = Record(tmp_path, "yours" if damage == "another's" else "mine")
+    assert record.nothing_done()
+    assert (record.states, record.written) == ({}, {})
+    assert "progress.json cannot be used" in caplog.text
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"progress.json.damaged": spoilt}
+
+
+def test_a_phase_begins_again_and_the_one_before_it_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record = Record(tmp_path)
+    record.add("profile", {"outliers": 0.5})
+    record.add("prune", {"a": 1}, {"0": "digest"}, {"tensor": "digest"})
+    record.begin_again("prune", "a file is gone")
+    assert "prune: a file is gone" in caplog.text
+    later = Record(tmp_path)
+    assert later.phases == {"profile": [{"outliers": 0.5}], "prune": []}
+    assert (later.states, later.written) == ({}, {})

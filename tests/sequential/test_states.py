@@ -151,5 +151,30 @@ def test_a_file_is_read_at_need_only_from_the_disk(tmp_path: Path) -> None:
     put_all(states, 0)
     states.turn()
     states.remove()
-    with pytest.raises(LorsError, match="starts over"):
+    with pytest.raises(LorsError, match="cannot be read"):
         states[0]
+
+
+def test_damage_to_any_window_is_told(tmp_path: Path) -> None:
+    states = make(tmp_path, [0, 1, 2])
+    states.open(0, "host")
+    for block in range(2):
+        put_all(states, block)
+        digests = states.turn()
+    path = tmp_path / "states-1"
+    whole = path.read_bytes()
+    assert digests.keys() == {"0", "1", "2"}
+    assert make(tmp_path, [0, 1, 2]).damage(1, digests) is None
+    spoilt = bytearray(whole)
+    spoilt[len(whole) // 2] ^= 1
+    cases = {
+        "for window 1": spoilt,
+        "bytes instead of": whole[:-1],
+        "for window 0": (tmp_path / "states-0").read_bytes(),
+    }
+    for said, content in cases.items():
+        path.write_bytes(bytes(content))
+        assert said in str(make(tmp_path, [0, 1, 2]).damage(1, digests))
+    assert make(tmp_path, [2]).damage(1, digests) is not None  # each process looks at its own
+    path.unlink()
+    assert "is missing" in str(make(tmp_path, [0]).damage(1, digests))

@@ -101,7 +101,7 @@ def test_a_full_disk_keeps_the_checkpoint_and_the_best_adapter_before(
     assert "cannot write" in result.stderr
     assert "GB free" in result.stderr
     places = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
-    assert places - {"best-6"} == {"checkpoint-2", "checkpoint-4", "best-4"}
+    assert places - {"best-6"} == {"checkpoint-2", "best-2", "checkpoint-4", "best-4"}
     assert unwritten not in places
     assert "resuming from checkpoint-4" in lors("train", config).stderr
     assert same(adapter(tmp_path), wanted)
@@ -130,17 +130,19 @@ def test_values_that_are_not_finite_stop_it_with_step_module_and_checkpoint(
 ) -> None:
     config = write_config(
         train__method=method,
-        train__learning_rate=1e30,  # products of two linears then overflow in the second step
+        train__learning_rate=1000,
+        train__weight_decay=1000,  # products of two linears then overflow in the third step
+        train__alpha=1e6,
         train__max_grad_norm=0,
         train__save_steps=1,
         train__gradient_checkpointing=method == "spp",
     )
     lors("prune", config)
     result = lors("train", config, status=1)
-    for word in ("step 2: the output of model.layers.0.self_attn.", "is NaN or infinite", "checkpoint-1 is kept"):
+    for word in ("step 3: the output of model.layers.0.self_attn.", "is NaN or infinite", "checkpoint-2 is kept"):
         assert word in result.stderr, result.stderr
     assert not (tmp_path / "run/adapter").exists()
-    assert checkpoints(tmp_path) == [1]
+    assert checkpoints(tmp_path) == [1, 2]
 
 
 def test_a_gradient_that_is_not_finite_is_named(

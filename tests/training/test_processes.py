@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import Result
 
 from lors_cli.errors import RequestError
-from lors_cli.models import load
+from lors_cli.models.device import pick_device
 from tests.training import processes
 from tests.training.outcome import CHECKPOINTS, losses, manifest
 
@@ -133,5 +133,5 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(lors: Lors, config: 
 def test_a_numbered_gpu_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RequestError, match="CUDA_VISIBLE_DEVICES"):
-        load.pick_device("cuda:0")
-    assert load.pick_device("cpu").type == "cpu"
+        pick_device("cuda:0")
+    assert pick_device("cpu").type == "cpu"

@@ -4,6 +4,11 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from lors_cli.config.train import Train
+from lors_cli.data.example import Example
+from lors_cli.data.samples import Held
+from lors_cli.training.reading import _steps
+
 Lors = Callable[..., Result]
 Jsonl = Callable[..., Path]
 WriteConfig = Callable[..., Path]
@@ -61,3 +66,19 @@ def test_fields_to_leave_out_are_named_by_the_error(
     assert "row 1, field lore" in said
     assert "train.ignore_fields: [lore]" in said
     lors("train", config, "train.ignore_fields=[lore]", "--dry-run")
+
+
+@pytest.mark.parametrize("most", [1, 19, 20, 21, 59, 60, 61, 100, 1234])
+@pytest.mark.parametrize("per_step", [1, 3, 4])
+def test_tokens_tell_the_steps_as_counting_does(most: int, per_step: int) -> None:
+    examples: list[Example] = [{"input_ids": [1] * n, "labels": [1] * n} for n in (2, 3, 5, 9, 1)]
+    samples = Held(examples, seed=3)
+    seen = taken = 0
+    for sample in samples.starting_at(0):
+        seen, taken = seen + len(sample["input_ids"]), taken + 1
+        if seen >= most and taken % per_step == 0:
+            break
+    text = {"method": "lors", "dataset": "a", "max_tokens": most, "repeat": True, "batch_size": per_step}
+    assert _steps(Train.model_validate(text), samples, examples) == taken // per_step
+    huge = Train.model_validate({**text, "max_tokens": 10**15})  # counted one by one, it never ended
+    assert _steps(huge, samples, examples) == pytest.approx(10**15 / 20 * 5 / per_step, rel=1e-9)
