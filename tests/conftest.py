@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
 from lors_cli import offline
 from lors_cli.cli import app
-from lors_cli.data import builtin
 from lors_cli.sparsity.mask import keep_largest
 from lors_cli.sparsity.pattern import Pattern
+from tests import pico
 from tests.evaluation.tasks import write_tasks
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"needs the data sets in {SHARED_DATA}")
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,46 +42,14 @@ def _seed() -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 384 tokens, trained on the built-in text."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(list(builtin.texts("test")), trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", pad_token="<|end|>")
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return pico.tokenizer()
 
 
 @pytest.fixture(scope="session")
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
     """Write a random pico Llama to a directory."""
 
-    def make(
-        path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, shard: str = "5GB", **changes: Any
-    ) -> Path:
-        torch.manual_seed(seed)
-        settings = {
-            "vocab_size": 384,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
-            "tie_word_embeddings": True,
-            "eos_token_id": 0,
-            "bos_token_id": None,
-            "pad_token_id": 0,
-        }
-        LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).to(dtype).save_pretrained(path, max_shard_size=shard)
-        tokenizer.save_pretrained(path)
-        return path
-
-    return make
+    return partial(pico.make, tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +75,79 @@ def test_the_group_of_a_shared_folder_stays(tmp_path: Path) -> None:
     with publish.written_aside(tmp_path / "final") as partial:
         (partial / "sub").mkdir()
     assert all(path.stat().st_mode & stat.S_ISGID for path in (tmp_path / "final", tmp_path / "final" / "sub"))
+
+
+def files(directory: Path) -> dict[str, str]:
+    return {str(p.relative_to(directory)): p.read_text() for p in directory.rglob("*") if p.is_file()}
+
+
+def make(directory: Path, content: str) -> Path:
+    (directory / "work").mkdir(parents=True)
+    (directory / "lors.json").write_text(content)
+    (directory / "work" / "request.json").write_text(content)
+    return directory
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_kill_at_any_step_of_publishing_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, replaces: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    steps = 0
+    for last in range(100):
+        place = tmp_path / str(last)
+        final = place / "pruned"
+        partial = make(publish.partial_directory(final), "new")
+        if replaces:
+            make(final, "old")
+            shutil.rmtree(final / "work")
+        left = last
+
+        def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+            def instead(*arguments: Any, **named: Any) -> Any:
+                nonlocal left
+                if left == 0:
+                    raise Killed
+                left -= 1
+                return call(*arguments, **named)
+
+            return instead
+
+        with monkeypatch.context() as patched:
+            for module, name in ((os, "fsync"), (Path, "rename"), (publish, "remove")):
+                patched.setattr(module, name, counted(getattr(module, name)))
+            try:
+                publish.publish(partial, final)
+                killed = False
+            except Killed:
+                killed = True
+        publish.settle(final)
+        assert not publish.unsettled(final)
+        found = files(place)
+        resumable = {".pruned.partial/lors.json": "new", ".pruned.partial/work/request.json": "new"}
+        assert found in ({"pruned/lors.json": "new"}, resumable | ({"pruned/lors.json": "old"} if replaces else {}))
+        if not killed:
+            steps = last
+            break
+    assert steps > 5
+
+
+def test_work_of_an_older_version_is_swept_and_somebody_elses_is_not(tmp_path: Path) -> None:
+    make(tmp_path / "pruned", "old")
+    other = make(tmp_path / "other", "theirs")
+    (other / "work" / "thesis.tex").touch()
+    for final in (tmp_path / "pruned", other):
+        publish.settle(final)
+    assert not (tmp_path / "pruned" / "work").exists()
+    assert (other / "work" / "thesis.tex").exists()
+
+
+def test_files_cut_off_in_an_interrupted_run_are_not_published(tmp_path: Path) -> None:
+    partial = make(publish.partial_directory(tmp_path / "pruned"), "new")
+    (partial / ".config.json.new").write_text("{")
+    (partial / ".mode-abc").mkdir()
+    publish.publish(partial, tmp_path / "pruned")
+    assert files(tmp_path) == {"pruned/lors.json": "new"}
+    assert os.listdir(tmp_path / "pruned") == ["lors.json"]
