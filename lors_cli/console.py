@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from lors_cli.errors import LorsError
+from lors_cli import interrupts
+from lors_cli.errors import LorsError, name_file
 
 log = logging.getLogger("lors_cli")
 
@@ -106,10 +107,14 @@ def result(text: str) -> None:
 
 def error(problem: BaseException, *, debug: bool) -> None:
     """Render an error on stderr: its message, or with `debug` its traceback."""
+    if isinstance(problem, OSError):
+        name_file(problem)
     if debug:
         traceback.print_exception(problem)
     elif isinstance(problem, LorsError):
         log.error("%s", problem)
+    elif isinstance(problem, OSError) and problem.filename:
+        log.error("%s: %s (run again with --debug for the traceback)", problem.filename, problem.strerror)
     else:
         log.error("%s: %s (run again with --debug for the traceback)", type(problem).__name__, problem)
 
@@ -134,6 +139,7 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[..., No
 
     def advance(detail: str = "", steps: int = 1) -> None:
         nonlocal done, last_time, last_done
+        interrupts.check()
         done += steps
         if terminal:
             bar.update(task, completed=done, description=f"{label} {detail}")

@@ -11,6 +11,8 @@ A ``RequestError`` carries every problem that was found, so that a file with thr
 import difflib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from io import IOBase
+from traceback import walk_tb
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -99,6 +101,15 @@ def together(make: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
 def first_line(error: BaseException, otherwise: str = "") -> str:
     """The first line of what an error says; of one that says nothing `otherwise`, or its class."""
     return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
+
+
+def name_file(error: OSError) -> None:
+    """Let an error of a read or a write say of which file, as one of an open does: of the innermost that was open."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    values = [value for frame in reversed(frames) for value in frame.f_locals.values() if isinstance(value, IOBase)]
+    names = [name for value in values if isinstance(name := getattr(value, "name", None), str)]
+    if error.errno and error.filename is None and names:
+        error.filename = names[0]
 
 
 def close(name: str, known: Collection[str]) -> str | None:

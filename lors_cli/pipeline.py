@@ -6,12 +6,13 @@ those against the models last, because a model may have to be fetched or convert
 
 import gc
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lors_cli import console, numerics, offline, processes
+from lors_cli import console, interrupts, numerics, offline, processes
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, gathered, request_error
-from lors_cli.run import early
+from lors_cli.run import early, tidy
 from lors_cli.run.layout import STAGES
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
         got = f"{processes.count()} processes for {', '.join(stages)}"
         expected = f"one process, because only the stages {', '.join(sorted(shared))} can be shared"
         raise request_error("command", expected, got, "start those with torchrun, and the others without")
-    early.check(config, stages)
+    tidy.run_directory(Path(config.output_dir))
+    early.check(config, stages, force=force)
     if config.eval and config.eval.offline:
         offline.switch_on()
     numerics.check(config.device)
@@ -54,6 +56,7 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
             if processes.rank() == 0:
                 job.show()
             gc.collect()  # a stage's model would stay until the next one's is there too
+            interrupts.check()  # which a signal in a finaliser does not end
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     processes.stop()
@@ -61,21 +64,26 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
 
 def _prepared(config: Config, stages: list[str], *, force: bool) -> list["Job"]:
     """The jobs of the stages; of all of them together the problems are raised."""
+    from lors_cli.artifacts import inputs
     from lors_cli.run.graph import Graph
     from lors_cli.run.perform import check_output
 
     graph = Graph(config, stages)
 
-    def begun(stage: str) -> Preparing:
-        preparing = prepare_of(stage)(config, graph)
-        next(preparing)
-        return preparing
-
-    def finished(preparing: Preparing) -> "Job":
-        try:
+    def begun(stage: str) -> tuple[Preparing, inputs.Inputs]:
+        preparing, read = prepare_of(stage)(config, graph), inputs.Inputs()
+        with inputs.watched(read, learns=True):
             next(preparing)
+        return preparing, read
+
+    def finished(begun: tuple[Preparing, inputs.Inputs]) -> "Job":
+        preparing, read = begun
+        try:
+            with inputs.watched(read, learns=True):
+                next(preparing)
         except StopIteration as done:
             job: Job = done.value
+        job.read = read
         check_output(job, force=force)
         return job
 

@@ -14,7 +14,7 @@ from typer.testing import Result
 
 import lors_cli.adapters
 import lors_cli.pruning
-from lors_cli.config.yaml12 import parse
+from lors_cli.yaml12 import parse
 
 PAGE = (Path(__file__).parents[1] / "docs/add-a-method.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

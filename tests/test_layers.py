@@ -24,8 +24,8 @@ LAYERS = [
     {"pruning", "adapters"},
     {"kernels"},
     {"numerics"},
-    {"sparsity", "console", "processes", "offline", "options"},
-    {"errors"},
+    {"sparsity", "console", "processes", "offline", "options", "yaml12"},
+    {"errors", "interrupts"},
 ]
 NUMERICS = {"pruning", "adapters", "kernels", "sparsity"}
 

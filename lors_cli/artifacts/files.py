@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lors_cli.errors import LorsError
+from lors_cli.errors import LorsError, name_file
 
 CARD = "README.md"  # the model card of a directory
+LARGEST, DEEPEST = 1 << 25, 64  # of a file of settings
 
 
 def card_data(directory: Path) -> dict[str, Any]:
@@ -35,6 +36,33 @@ def each_key_once(said: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]
     return once
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of settings.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else, or more than settings ever do: `LARGEST` bytes, `DEEPEST` levels.
+
+    """
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes, and a file of settings has no {LARGEST:,}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        deep = _depth(content) > DEEPEST
+    except RecursionError:
+        deep = True
+    if deep:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__}, not an object")
+    return content
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if parts is None else 1 + max(map(_depth, parts), default=0)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, whole or not at all.
 
@@ -58,7 +86,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         LorsError: the write failed.
 
     """
-    aside = path.with_name(path.name + ".new")
+    aside = path.with_name(f".{path.name}.new")
     try:
         with aside.open("wb") as file:
             file.write(content)
@@ -71,6 +99,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_failed(path: Path, error: BaseException) -> LorsError:
     """The error for a write that did not succeed, with the space that is left."""
+    if isinstance(error, OSError):
+        name_file(error)
     free = shutil.disk_usage(path.parent).free
     return LorsError(
         f"cannot write {path}: {error} ({free / 1e9:.2f} GB free there); free space or set another output_dir"

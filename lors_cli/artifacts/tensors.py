@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from lors_cli.artifacts import files, publish
-from lors_cli.artifacts.model_files import FilesError, weight_files
+from lors_cli.artifacts import files, inputs, publish
+from lors_cli.artifacts.links import FilesError
+from lors_cli.artifacts.model_files import weight_files
 
+Model = TypeVar("Model", bound=nn.Module)
 PACKED_SUFFIX = ".packed.safetensors"  # only `lors unpack` reads such files
 
 
@@ -52,8 +54,8 @@ def open_shard(path: Path) -> Any:
     try:
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        reason = f"is truncated or damaged ({path.stat().st_size} bytes): {error}"
-        raise FilesError(path, reason, "copy it again from its source") from None
+        size = f"truncated or damaged ({path.stat().st_size} bytes)" if path.is_file() else "gone"
+        raise FilesError(path, f"is {size}: {error}", "copy it again from its source") from None
 
 
 def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
@@ -91,10 +93,31 @@ class TensorFiles:
                     self._file[name] = file
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor `name`, memory-mapped: its pages are given back once it is dropped, because no other shares it."""
-        with open_shard(self._file[name]) as shard:
-            tensor: Tensor = shard.get_tensor(name)
-        return tensor
+        """The tensor `name`, in memory of its own: what is written to the file later does not reach it.
+
+        Copied by numpy: in a thread a torch operation would start a second team of OpenMP threads, which slows the
+        first one down.
+
+        Raises:
+            LorsError: the file is damaged, or, of a stage's input, it is not what it was when the stage began.
+
+        """
+        file = self._file[name]
+
+        def copied() -> Tensor:
+            with open_shard(file) as shard:
+                mapped: Tensor = shard.get_tensor(name)
+            content = torch.from_numpy(mapped.reshape(-1).view(torch.uint8).numpy().copy())
+            return content.view(mapped.dtype).view(mapped.shape)
+
+        return inputs.steadily([file], copied, learns=False)
+
+
+def unmapped(model: Model) -> Model:
+    """The same model; what it has on the CPU is in memory of its own, and not a file that may be written to later."""
+    for tensor in (tensor for tensor in [*model.parameters(), *model.buffers()] if tensor.device.type == "cpu"):
+        tensor.data = tensor.data.clone()
+    return model
 
 
 def write(tensors: dict[str, Tensor], path: Path) -> None:

@@ -187,6 +187,9 @@ def _readable(source: Address, chosen: list[Path]) -> list[Path]:
     split = f", split: {min(splits.of_single(first))}" if len(alike) > 1 else ""
     remedy = f"name those to read by their ending, as in {source.key}: {{path: {named}{split}}}"
     for file in chosen:
+        if not file.is_file():
+            got = f"{file}, which is a dangling link, a pipe, a socket or a device"
+            raise request_error(source.key, "files that can be read", got, "move it away, or name the files to read")
         if ending(file) not in ENDINGS:
             expected = f"files ending in {KINDS}, perhaps compressed ({', '.join(COMPRESSED)})"
             others = f", or {remedy}" if ending(first) in ENDINGS else ""

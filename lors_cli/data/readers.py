@@ -66,6 +66,8 @@ NO_TEXT = {
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 KEYS_ONCE = each_key_once("the key {!r} stands there twice")
 TO_LINES = "write each row on a line of its own"
+LONGEST = 2**28  # bytes of a line
+MOST_CHARACTERS = 2**30  # of what is read as a whole; a small compressed file can hold much more
 
 
 def ending(path: Path) -> str:
@@ -98,6 +100,8 @@ def rows(path: Path, key: str, skip: int = 0) -> Iterator[Row]:
         raise
     except (ValueError, OSError, EOFError, lzma.LZMAError) as error:
         raise _unreadable(path, key, str(error)) from None
+    except MemoryError:
+        raise _unreadable(path, key, "a row of it does not fit into memory", TO_LINES) from None
 
 
 def _unreadable(where: object, key: str, got: str, remedy: str = "repair the file") -> RequestError:
@@ -107,10 +111,23 @@ def _unreadable(where: object, key: str, got: str, remedy: str = "repair the fil
 def _lines(file: Any, path: Path, key: str) -> Iterator[tuple[int, str]]:
     """The lines, with their numbers, of a file of text."""
     number = 0
-    for raw in file:
+    while raw := file.readline(LONGEST + 1):
+        if len(raw) > LONGEST:
+            raise _unreadable(f"{path}, line {number + 1}", key, f"more than {LONGEST:,} bytes", TO_LINES)
         for line in raw.splitlines():  # those of old Macs end in \r alone
             number += 1
             yield number, _decoded(line, f"{path}, line {number}", key, first=number == 1)
+
+
+def _joined(lines: Iterator[tuple[int, str]], path: Path, key: str) -> str:
+    """All of the lines as one text."""
+    kept, size = list[str](), 0
+    for _, line in lines:
+        kept.append(line)
+        size += len(line)
+        if size > MOST_CHARACTERS:
+            raise _unreadable(path, key, f"more than {MOST_CHARACTERS:,} characters of one value", TO_LINES)
+    return "\n".join(kept)
 
 
 def _decoded(content: bytes, where: str, key: str, *, first: bool) -> str:
@@ -139,7 +156,7 @@ def _json(file: Any, path: Path, key: str, skip: int) -> Iterator[Row]:
     if first is None:
         return
     if first[1].lstrip().startswith("["):
-        yield from islice(_list("\n".join(line for _, line in chain([first], lines)), path, key), skip, None)
+        yield from islice(_list(_joined(chain([first], lines), path, key), path, key), skip, None)
         return
     for number, line in islice(chain([first], lines), skip, None):
         if line.strip() == "{":
@@ -150,7 +167,7 @@ def _json(file: Any, path: Path, key: str, skip: int) -> Iterator[Row]:
 def _over_lines(line: str, lines: Iterator[tuple[int, str]], where: str, key: str) -> RequestError:
     """The error of an object that is written over several lines, with how to get rows out of it if it has some."""
     try:
-        whole = json.loads("\n".join([line, *(line for _, line in lines)]))
+        whole = json.loads(_joined(chain([(0, line)], lines), Path(where), key))
         got = f"one object, over several lines, with the keys {list(whole)}"
         remedy = from_inside(whole)
     except (ValueError, RecursionError):
@@ -205,7 +222,10 @@ def _whole_characters(row: Row, where: str, key: str) -> Row:
 
 
 def _text(file: Any, path: Path, key: str, skip: int) -> Iterator[Row]:
-    text = _decoded(file.read(), str(path), key, first=True).replace("\r\n", "\n").replace("\r", "\n")
+    content = file.read(MOST_CHARACTERS + 1)
+    if len(content) > MOST_CHARACTERS:
+        raise _unreadable(path, key, f"more than {MOST_CHARACTERS:,} bytes of one text", "split it into several files")
+    text = _decoded(content, str(path), key, first=True).replace("\r\n", "\n").replace("\r", "\n")
     try:
         first = json.loads(text.lstrip().partition("\n")[0])
     except (ValueError, RecursionError):

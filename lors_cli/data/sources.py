@@ -13,10 +13,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts import digest
+from lors_cli.artifacts import digest, inputs
 from lors_cli.data import builtin, hub, local, readers
 from lors_cli.data.readers import Row
 from lors_cli.errors import nearest, request_error
+
+ROWS = 256  # between two looks at the file that they are read from
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ class Source(hub.Address):
         if not self._is_one:
             files = local.files(self)
             root = os.path.commonpath([file.parent for file in files])  # elsewhere, the same files are the same rows
-            named = {os.path.relpath(file, root): digest.of_file(file) for file in files}
+            named = {os.path.relpath(file, root): inputs.of_file(file) for file in files}
+            inputs.listed(self.path, lambda: [str(file) for file in local.files(self)])
             return {**facts, "shards": len(files), "digest": digest.of_value(named)}
         if (file := Path(self.path).expanduser()).is_file():
-            return {**facts, "digest": digest.of_file(file)}
+            return {**facts, "digest": inputs.of_file(file)}
         return {**facts, "path": self.path}
 
     def read(self, skip: int = 0) -> Iterator[Row]:
@@ -131,5 +134,20 @@ class Source(hub.Address):
         if self.is_hub:
             return islice(hub.rows(self), skip, None)
         if self._is_one:
-            return readers.rows(local.files(self)[0], self.key, skip)
+            return self._steady(local.files(self)[0], skip)
         return islice(chain.from_iterable(shard.read() for shard in self.shards()), skip, None)
+
+    def _steady(self, file: Path, skip: int) -> Iterator[Row]:
+        """The rows of one file, which stays what it was when the stage began to read it, also while it is read."""
+
+        def begun() -> tuple[Iterator[Row], list[Row]]:
+            rows = readers.rows(file, self.key, skip)
+            return rows, list(islice(rows, 1))
+
+        rows, first = inputs.steadily([file], begun)
+        yield from first
+        for number, row in enumerate(rows):
+            if number % ROWS == 0:
+                inputs.vouch(file)
+            yield row
+        inputs.vouch(file)

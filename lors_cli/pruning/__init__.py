@@ -45,7 +45,7 @@ class PermuteOptions(Options):
 class RiaOptions(PermuteOptions):
     """The options of ria."""
 
-    exponent: float = option(0.5, "a, the power to which the input norms are raised", after="variant", ge=0)
+    exponent: float = option(0.5, "a, the power to which the input norms are raised", after="variant", ge=0, le=100)
 
 
 class SparseGPTOptions(Options):
@@ -56,8 +56,9 @@ class SparseGPTOptions(Options):
         "lambda, which is added to the Hessian's diagonal, as a fraction of the diagonal's mean",
         after="repair_cycles",
         gt=0,
+        le=1000,
     )
-    block_size: int = option(128, "how many columns have their mask chosen together", ge=1)
+    block_size: int = option(128, "how many columns have their mask chosen together", ge=1, le=10**6)
 
 
 class StructuredOptions(Options):
@@ -66,8 +67,8 @@ class StructuredOptions(Options):
     ratio: float = option(
         ..., "the fraction of the attention groups and MLP channels that a block loses", after="permute", ge=0, lt=1
     )
-    keep_first: int = option(4, "how many blocks at the start stay whole", ge=0)
-    keep_last: int = option(2, "how many blocks at the end stay whole", ge=0)
+    keep_first: int = option(4, "how many blocks at the start stay whole", ge=0, le=10**4)
+    keep_last: int = option(2, "how many blocks at the end stay whole", ge=0, le=10**4)
 
 
 class TaylorOptions(StructuredOptions):
@@ -88,13 +89,15 @@ class OwlOptions(Options):
     profile_range: float = option(
         0.08, "lambda: the sparsities of two blocks differ by at most twice this", after="profile", gt=0, lt=0.5
     )
-    profile_outlier: float = option(5.0, "M: a score above M times the mean of its block is an outlier", gt=0)
+    profile_outlier: float = option(5.0, "M: a score above M times the mean of its block is an outlier", gt=0, le=10**6)
 
 
 class DsnotOptions(Options):
     """The options of the repair dsnot."""
 
-    repair_cycles: int = option(50, "how many exchanges of weights are tried in each row", after="repair", ge=1)
+    repair_cycles: int = option(
+        50, "how many exchanges of weights are tried in each row", after="repair", ge=1, le=10**6
+    )
 
 
 METHODS = {

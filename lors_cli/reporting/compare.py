@@ -165,6 +165,8 @@ def _answers(directory: Path, tasks: tuple[str, ...], metric: str) -> _Items:
     identity = hashlib.sha256()
     values: list[float] = []
     for task in tasks:
+        if not items.is_task(task):  # it would be a path to elsewhere
+            raise _UnusableError(f"no task has the name {task!r:.100}")
         with _explained(directory / f"{task}.jsonl.gz") as path:
             names, answers = items.answers(path, metric)
         identity.update(names + b"\n")

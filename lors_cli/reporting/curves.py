@@ -1,6 +1,7 @@
 """The plots of training: losses, and perplexity over its steps."""
 
 import json
+import logging
 import math
 import re
 from collections import defaultdict
@@ -9,12 +10,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from lors_cli.errors import LorsError
 from lors_cli.reporting import lines, plots, text
 from lors_cli.reporting.columns import PERPLEXITY
 from lors_cli.reporting.lines import Value
 from lors_cli.reporting.origin import DENSE, PRUNED, TUNED
 from lors_cli.reporting.rows import Row
 from lors_cli.reporting.table import Heading, Table
+from lors_cli.run import manifest, seal
+
+log = logging.getLogger(__name__)
 
 MOST = 20  # curves in a picture
 POINTS = 300  # in a curve; more cannot be seen
@@ -69,7 +74,13 @@ def _logged(table: Table) -> Iterator[tuple[str, str, str]]:
 def _read(path: Path) -> Log:
     """The losses that a training logged, with steps and tokens; lines that cannot be read are passed over."""
     losses: Log = {"loss": [], "eval_loss": []}
-    for line in path.read_text(errors="replace").splitlines():
+    try:
+        made = manifest.read(path.parent)
+        content = seal.content_of(path.parent, made, path.name) if made else b""
+    except LorsError as error:
+        log.warning("report: no curves of %s: %s", path.parent, error)
+        return losses
+    for line in content.decode(errors="replace").splitlines():
         try:
             values = json.loads(line)
             for name, points in losses.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import __version__
-from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts import publish
 from lors_cli.errors import LorsError, Problem, RequestError
-from lors_cli.run import manifest
+from lors_cli.run import manifest, places, seal, tidy
 from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Manifest
 
@@ -76,6 +76,7 @@ def find(arguments: list[Path]) -> tuple[list[Path], list[LeftOut]]:
     """
     problems, runs, unfinished = [], dict[Path, Path](), list[LeftOut]()
     for argument in arguments:
+        places.exists("RUN_DIR", argument)
         if not argument.is_dir():
             got = f"{argument}, {'a file' if argument.exists() else 'which does not exist'}"
             problems.append(Problem("RUN_DIR", WANTED, got, "correct the path"))
@@ -86,6 +87,7 @@ def find(arguments: list[Path]) -> tuple[list[Path], list[LeftOut]]:
             remedy = "name the output_dir of a config, or the folder above several"
             problems.append(Problem("RUN_DIR", WANTED, f"{argument}, which has none in it", remedy))
         for directory in directories:
+            tidy.run_directory(directory)
             if runs.setdefault(directory.resolve(), directory) == directory:
                 unfinished += _unfinished(directory)
     if problems:
@@ -146,13 +148,15 @@ def read(directory: Path, manifests: Manifests) -> Run | LeftOut:
     if made.stage != "eval":
         return refuse(f"eval/{manifest.NAME} is of another stage, {made.stage!r}")
     try:
-        results = json.loads((place / RESULTS).read_text())
+        results = json.loads(seal.content_of(place, made, RESULTS))
     except FileNotFoundError:
         return refuse(f"eval/ has no {RESULTS}")
     except (ValueError, OSError) as error:
         return refuse(f"eval/{RESULTS} cannot be read: {error}")
-    if digest.of_directory(place) != made.digest:
-        return refuse("eval/ is not what lors wrote: its digest differs, so a file was edited or damaged")
+    except LorsError:
+        return refuse(f"eval/ is not what lors wrote: {RESULTS} was edited or damaged")
+    if damage := seal.damage(place, made):
+        return refuse(f"eval/ is not what lors wrote: {damage}")
     version = made.versions.get("lors_cli", "?")
     if version.partition(".")[0] != __version__.partition(".")[0]:
         return refuse(f"it was evaluated by lors {version}, and this is {__version__}", "use that version, or " + again)

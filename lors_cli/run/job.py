@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli import console
-from lors_cli.artifacts import digest
+from lors_cli.artifacts import inputs
+from lors_cli.artifacts.inputs import Inputs
+from lors_cli.artifacts.public import hidden
 from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError
+from lors_cli.evaluation import table
 from lors_cli.models import source
-from lors_cli.run import manifest
+from lors_cli.run import manifest, seal
 from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Facts, Request
+
+RESULTS = "results.json"
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Job:
         plan: what a dry run says that it will do.
         resumable: whether it goes on with what an interrupted one left.
         digests: of the inputs, once `request` was asked for.
+        read: the files that it has read so far, which have to stay what they are until it is finished.
 
     """
 
@@ -40,6 +46,7 @@ class Job:
     plan: list[str] = field(default_factory=list)
     resumable: bool = False
     digests: dict[str, str] = field(default_factory=dict)
+    read: Inputs = field(default_factory=Inputs)
 
     @property
     def output(self) -> Path:
@@ -47,13 +54,20 @@ class Job:
         return STAGES[self.stage].output(self.config.output_dir)
 
     def request(self) -> Request:
-        """Everything that determines the result; weights that are still on the hub are fetched now."""
-        self.digests = {name: verified_digest(source.complete(path)) for name, path in self.inputs.items()}
+        """Everything that determines the result; weights that are still on the hub are fetched now.
+
+        Raises:
+            LorsError: an input is not what its manifest says, or not what it was when the request was checked.
+
+        """
+        with inputs.watched(self.read):
+            self.digests = {name: verified_digest(source.complete(path)) for name, path in self.inputs.items()}
+            inputs.check()
         return Request(settings=self.plain_settings(), inputs=self.digests)
 
     def plain_settings(self) -> dict[str, Any]:
-        """The settings, as JSON would give them back."""
-        plain: dict[str, Any] = json.loads(json.dumps(self.settings))
+        """The settings, as JSON would give them back; a secret that somebody wrote among them is not kept."""
+        plain: dict[str, Any] = hidden(json.loads(json.dumps(self.settings)))
         return plain
 
     def origin(self) -> dict[str, Any]:
@@ -63,13 +77,17 @@ class Job:
         """
         paths = {name: str(path.absolute()) for name, path in self.inputs.items()}
         hub_ids = {name: known for name, path in self.inputs.items() if (known := source.hub_id(path))}
-        config = self.config.model_dump(mode="json") | {"output_dir": str(Path(self.config.output_dir).absolute())}
+        config = hidden(self.config.model_dump(mode="json"))
+        config["output_dir"] = str(Path(self.config.output_dir).absolute())
         return {"config": config, "input_paths": paths, "hub_ids": hub_ids}
 
     def show(self) -> None:
         """Print the result: the table of an evaluation, else where it is."""
-        table = self.output / "results.md"
-        console.result(table.read_text().strip() if table.is_file() else str(self.output))
+        made = manifest.read(self.output)
+        if made is None or self.stage != "eval":
+            console.result(str(self.output))
+        else:
+            console.result(table.render(json.loads(seal.content_of(self.output, made, RESULTS))).strip())
 
 
 def verified_digest(path: Path) -> str:
@@ -80,11 +98,9 @@ def verified_digest(path: Path) -> str:
 
     """
     if path.is_file():
-        return digest.of_file(path)
-    measured, made = digest.of_directory(path), manifest.read(path)
-    if made and measured != made.digest:
-        raise LorsError(
-            f"{path} is not what its {manifest.NAME} recorded: a file was damaged or edited. Make it again with"
-            f" --force, or delete {path / manifest.NAME} to use it as it is"
-        )
+        return inputs.of_file(path)
+    measured, made = inputs.of_directory(path), manifest.read(path)
+    if made and (damage := seal.damage(path, made, measured)):
+        remedy = f"Make it again with --force, or {manifest.AS_IT_IS.format(path / manifest.NAME)}"
+        raise LorsError(f"{path} is not what its {manifest.NAME} recorded: {damage}. {remedy}")
     return measured

@@ -2,9 +2,14 @@
 
 A manifest has the same fields for every stage, and facts of a type for each stage. On disk both are one flat object, in
 which keys that nothing was said about are left out. Keys that this version does not know are kept as they are.
+
+It holds the digests of all files that were published with it, and of itself: that is its seal (`run.seal`). What is
+printed or gone on from is checked against them. Manifests of version 0.1 have neither, and are read without.
 """
 
 import json
+import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +18,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lors_cli import numerics
-from lors_cli.artifacts import digest, files
+from lors_cli.artifacts import digest
+from lors_cli.artifacts.files import each_key_once
+from lors_cli.artifacts.public import without_secrets
 from lors_cli.errors import LorsError
 from lors_cli.run import environment
 
 NAME = "lors.json"
+UNSEALED = re.compile(r"$|\?$|0\.[01](\.|$)")  # the versions whose manifests have no seal
+AS_IT_IS = "delete {} to use the directory as it is"
 Number = int | float  # an int stays one: 16 and 16.0 are not the same bytes
 
 
@@ -158,6 +167,8 @@ class Manifest(Record):
     numerics: dict[str, Any] = Field(default_factory=dict)  # what decided how torch computed, besides the dtype
     seconds: Number | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)
+    files: dict[str, str] | None = None  # the digests of the files that were published with it, by their names
+    seal: str | None = None  # the digest of all the rest of the manifest
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -195,20 +206,32 @@ def read(directory: Path) -> Manifest | None:
     """The manifest of `directory`, or None where there is none.
 
     Raises:
-        LorsError: it is not JSON, or its values are not of the types that they should have.
+        LorsError: it cannot be read, is not JSON, has values of other types than it should have, or was edited.
 
     """
     path = directory / NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        return parse(json.loads(path.read_text()))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=each_key_once("{} stands there twice"))
+        made = parse(content)
+        _check_seal(content, made)
+        return made
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         reason = str(error)
-    raise LorsError(f"{path} is damaged ({reason}); make the directory again with --force")
+    raise LorsError(f"{path} is damaged ({reason}); make the directory again with --force, or {AS_IT_IS.format(path)}")
+
+
+def _check_seal(content: dict[str, Any], made: Manifest) -> None:
+    sealed = {key: value for key, value in content.items() if key != "seal"}
+    if made.seal is not None and made.seal != digest.of_value(sealed):
+        raise ValueError("it is not what lors wrote: its seal differs, so it was edited")
+    version = made.versions.get("lors_cli", "")
+    if (made.seal is None or made.files is None) and (made.files or made.seal or not UNSEALED.match(version)):
+        raise ValueError(f"it has no {'seal' if made.seal is None else 'files'}, as all of lors {version or '?'} have")
 
 
 def parse(content: Any) -> Manifest:
@@ -226,16 +249,6 @@ def parse(content: Any) -> Manifest:
     return Manifest(**common, facts=facts(**recorded))
 
 
-def write(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest of a directory that is otherwise complete.
-
-    Raises:
-        LorsError: the write failed.
-
-    """
-    files.write_json(directory / NAME, manifest.content)
-
-
 def build(
     directory: Path,
     stage: str,
@@ -250,11 +263,11 @@ def build(
     """The manifest of a finished `directory`, made on this machine in so many seconds."""
     from lors_cli.models import memory  # it imports torch, which whoever only reads manifests does without
 
-    origin = {"config": config, "input_paths": input_paths, "hub_ids": hub_ids or None}
+    origin: dict[str, Any] = {"config": config, "input_paths": input_paths, "hub_ids": hub_ids or None}
     return Manifest(
         stage=stage,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=" ".join(sys.argv),
+        command=without_secrets(" ".join(sys.argv)),
         request=request,
         digest=digest.of_directory(directory),
         facts=facts,

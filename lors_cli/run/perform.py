@@ -4,26 +4,28 @@ A job is skipped if its output was made from the same request, and refused if it
 happens in a hidden partial directory; the manifest is written last, and the directory gets its name by renaming.
 """
 
-import json
 import logging
+import os
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lors_cli import console, processes
-from lors_cli.artifacts import files, publish
+from lors_cli.artifacts import inputs, locks, publish, sealed
 from lors_cli.artifacts.public import without_places
+from lors_cli.artifacts.sealed import REQUEST
 from lors_cli.config.dump import as_yaml
-from lors_cli.errors import Problem, RequestError, request_error
+from lors_cli.errors import LorsError, Problem, RequestError, request_error
 from lors_cli.models import memory, source
-from lors_cli.run import card, failures, manifest, request
+from lors_cli.run import card, failures, manifest, places, request, seal
 from lors_cli.run.job import Job, verified_digest
-from lors_cli.run.manifest import Request
+from lors_cli.run.manifest import Facts, Request
 
 log = logging.getLogger(__name__)
 
-REQUEST = "request.json"  # in a partial directory: what it is being made from, and whether by force
+KEPT = (".safetensors", ".gz")  # suffixes of what an interrupted run goes on with, apart from ``work/``
 
 
 def perform(job: Job, *, force: bool = False) -> None:
@@ -42,16 +44,25 @@ def perform(job: Job, *, force: bool = False) -> None:
             with failures.explained(job.stage, job.output):
                 job.work(publish.partial_directory(job.output))
         return
-    with publish.exclusive(job.output.parent):
+    with publish.exclusive(job.output.parent, reading=True) as unwritable, ExitStack() as locked:
         needed = False
         try:
+            if not unwritable:
+                publish.settle(job.output)
             asked = job.request()
             needed = force or not _finished(job, asked)
+            if needed and unwritable:
+                needed = False
+                raise unwritable
+            if needed:
+                needed = False
+                locked.enter_context(locks.replacing(job.output))
+                needed = True
             partial = _open_partial(job, asked, forced=force) if needed else job.output
         finally:
             processes.agree(needed)
         if not needed:
-            log.info("%s: %s is up to date, nothing to do", job.stage, job.output)
+            log.info("%s", _up_to_date(job))
             return
         with console.log_to(job.output.parent / "lors.log"), failures.explained(job.stage, job.output):
             _make(job, asked, partial)
@@ -63,18 +74,34 @@ def _make(job: Job, asked: Request, partial: Path) -> None:
     log.info("%s: started", job.stage)
     memory.forget_peaks()
     try:
-        facts = job.work(partial)
+        facts = _worked(job, partial)
         made = manifest.build(partial, job.stage, asked, facts, time.monotonic() - started, **job.origin())
         config = job.config.model_dump(mode="json", exclude_unset=True)
         card.write(partial, made, as_yaml(without_places(config)))
-        manifest.write(partial, made)
+        seal.write(partial, made)
         publish.publish(partial, job.output)
     except BaseException as error:
         log.debug("%s: failed: %s", job.stage, error)
+        publish.settle(job.output)
         if not job.resumable or not _worth_keeping(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
     log.info("%s: finished in %.0f s: %s", job.stage, made.seconds, job.output)
+
+
+def _worked(job: Job, partial: Path) -> Facts:
+    """Do the work, from beginning to end on the same inputs."""
+    with inputs.watched(job.read), locks.reading(path for path in job.inputs.values() if path.is_dir()):
+        try:
+            facts = job.work(partial)
+        except Exception as error:  # whatever became of reading an input that had changed, or gone
+            try:
+                inputs.check()
+            except LorsError as changed:
+                raise changed from error
+            raise
+        inputs.check()
+    return facts
 
 
 def check_output(job: Job, *, force: bool) -> None:
@@ -84,6 +111,9 @@ def check_output(job: Job, *, force: bool) -> None:
         RequestError: it holds something that lors did not make, or that was made with other settings.
 
     """
+    if force or not job.output.exists():
+        places.check_replaceable(job.output)
+    places.check_replaceable(_partial(job))
     if job.output.exists() and not (job.output / manifest.NAME).is_file():
         raise request_error(
             "output_dir",
@@ -101,16 +131,31 @@ def check_output(job: Job, *, force: bool) -> None:
 
 
 def plan(job: Job, *, force: bool) -> str:
-    """What performing the job would do, a line for each thing."""
+    """What performing the job would do, a line for each thing.
+
+    Raises:
+        RequestError: its output was made from another request, and cannot be replaced.
+
+    """
+    if (
+        (job.output / manifest.NAME).is_file()
+        and not os.access(job.output.parent, os.W_OK)
+        and _finished(job, job.request())
+    ):
+        return _up_to_date(job)
     goes_on = [f"goes on with what an interrupted run left in {_partial(job)}"] if left(job) and not force else []
     return "\n".join(f"{job.stage}: {line}" for line in [*job.plan, *goes_on, f"writes {job.output}"])
 
 
+def _up_to_date(job: Job) -> str:
+    return f"{job.stage}: {job.output} is up to date, nothing to do"
+
+
 def left(job: Job) -> tuple[Request, bool] | None:
-    """What an interrupted run of a resumable job was making, and whether by force; None if it left nothing."""
+    """What an interrupted run of a resumable job was making, and whether by force; None if it left nothing to use."""
     try:
-        interrupted = json.loads((_partial(job) / "work" / REQUEST).read_text())
-    except (OSError, ValueError):
+        interrupted = sealed.read_json(_partial(job) / "work" / REQUEST)
+    except sealed.DamagedError:
         return None
     return (_completed(job, Request(**interrupted["request"])), interrupted["forced"]) if job.resumable else None
 
@@ -165,10 +210,32 @@ def _open_partial(job: Job, asked: Request, *, forced: bool) -> Path:
     partial, interrupted = _partial(job), left(job)
     if interrupted and interrupted[0] == asked and (interrupted[1] or not forced):
         log.info("%s: going on with what an interrupted run left in %s", job.stage, partial)
+        _keep_what_goes_on(partial)
         return partial
     if interrupted and not forced:
         raise RequestError(*_differences(job, interrupted[0].content, asked.content, partial))
     if partial.exists():
+        if job.resumable and not interrupted and _worth_keeping(partial):
+            _say_why(job, partial)
         shutil.rmtree(partial)
-    files.write_json(publish.scratch(partial) / REQUEST, {"request": asked.content, "forced": forced})
+    sealed.write_json(publish.scratch(partial) / REQUEST, {"request": asked.content, "forced": forced})
     return partial
+
+
+def _keep_what_goes_on(partial: Path) -> None:
+    """Remove the small files beside ``work/``, which may have been cut off as they were written: each is written again.
+
+    Weights and the items of an evaluation stay, because what is in ``work/`` counts on them.
+    """
+    for path in partial.rglob("*"):
+        if path.is_file() and path.relative_to(partial).parts[0] != publish.WORK and path.suffix not in KEPT:
+            path.unlink()
+
+
+def _say_why(job: Job, partial: Path) -> None:
+    """What an interrupted run left is not gone on with, because nothing vouches for what it was making."""
+    request = partial / "work" / REQUEST
+    try:
+        sealed.read_json(request)
+    except sealed.DamagedError as error:
+        log.warning("%s: %s cannot be used: %s; the work begins again from the beginning", job.stage, request, error)

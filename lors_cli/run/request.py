@@ -19,7 +19,7 @@ NOT_OF_THE_RESULT = {
     *("repeat", "parallel", "micro_batch_size", "gradient_checkpointing", "chunked_loss"),
 }
 # The same of an evaluation: how it is measured.
-NOT_OF_AN_EVALUATION = {"batch_size", "offline", "allow_code_execution"}
+NOT_OF_AN_EVALUATION = {"batch_size", "offline", "allow_code_execution", "trust_task_code"}
 # Settings that are paths, and the settings that hold what is there: it counts, and not where it lies. A teacher counts
 # among the inputs.
 BY_CONTENT: dict[tuple[str, ...], tuple[str, ...]] = {

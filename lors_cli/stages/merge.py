@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lors_cli import console
 from lors_cli.adapters import METHODS
 from lors_cli.adapters.base import Adapter
-from lors_cli.artifacts import adapter_file, model_files, tensors
+from lors_cli.artifacts import adapter_file, companions, model_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, removal, request_error
@@ -107,8 +107,8 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     if shards != [pruned / model_files.SINGLE]:
         (partial / model_files.INDEX).write_bytes((pruned / model_files.INDEX).read_bytes())
     if getattr(skeleton, "lors_untied", False):
-        load.copy_config(pruned, partial, skeleton)
-    model_files.copy_companions(pruned, partial)
+        load.copy_config(pruned, partial, skeleton, trust_remote_code=config.trust_remote_code)
+    companions.copy(pruned, partial, trust_remote_code=config.trust_remote_code)
     if untied is not None:
         untie.record(partial, untied)
     facts = _prove(pruned, partial, names, weights, expect_kept=not section.dense)
@@ -126,18 +126,17 @@ def _merged_tensors(
     untied: dict[str, str] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one shard after merging; modules that were merged are taken off `todo`."""
-    with tensors.open_shard(shard) as file:
-        stored_names = list(file.keys())
-        copies = [(copy, stored) for stored, copy in (untied or {}).items() if stored in stored_names]
-        for key, stored in [*zip(stored_names, stored_names, strict=True), *copies]:
-            tensor, module = file.get_tensor(stored), weights.by_file.get(key, key).removesuffix(".weight")
-            if module in content.modules:
-                merged = _bind(content, module, tensor).effective_weight(tensor)
-                if not mask.finite(merged):
-                    raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
-                tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
-                todo.discard(module)
-            yield key, mask.positive_zeros(tensor) if module in names else tensor
+    file = tensors.TensorFiles(shard)
+    copies = [(copy, stored) for stored, copy in (untied or {}).items() if stored in file.layout]
+    for key, stored in [*zip(file.layout, file.layout, strict=True), *copies]:
+        tensor, module = file.tensor(stored), weights.by_file.get(key, key).removesuffix(".weight")
+        if module in content.modules:
+            merged = _bind(content, module, tensor).effective_weight(tensor)
+            if not mask.finite(merged):
+                raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
+            tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
+            todo.discard(module)
+        yield key, mask.positive_zeros(tensor) if module in names else tensor
 
 
 def _bind(content: AdapterFile, module: str, weight: Tensor) -> Adapter:
@@ -161,11 +160,11 @@ def _prove(pruned: Path, merged: Path, names: set[str], weights: Weights, *, exp
     """
     modules: dict[str, dict[str, Any]] = {}
     for shard in tensors.shards(pruned):
-        with tensors.open_shard(shard) as before, tensors.open_shard(merged / shard.name) as after:
-            for key in before.keys():  # noqa: SIM118 - safe_open is not a mapping
-                module = weights.by_file.get(key, key).removesuffix(".weight")
-                if module in names:
-                    modules[module] = _compare(before.get_tensor(key), after.get_tensor(key))
+        before, after = tensors.TensorFiles(shard), tensors.TensorFiles(merged / shard.name)
+        for key in before.layout:
+            module = weights.by_file.get(key, key).removesuffix(".weight")
+            if module in names:
+                modules[module] = _compare(before.tensor(key), after.tensor(key))
     if names - modules.keys():
         raise LorsError(f"{pruned} has no tensor {min(names - modules.keys())}.weight; nothing was published")
     broken = [module for module, facts in modules.items() if facts["returned"] or facts["broken"]]

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from lors_cli import processes, pruning
-from lors_cli.artifacts import digest, model_files, publish
+from lors_cli.artifacts import companions, digest, publish
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load, measure, source
+from lors_cli.models.device import pick_device
 from lors_cli.models.weights import open_weights
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
@@ -56,7 +57,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     calibration = section.calibration
     if calibration:
         data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
-    device = load.pick_device(config.device)
+    device = pick_device(config.device)
     mask_path = Path(section.mask) if section.mask else None
     masks = Masks(mask_path, trust_remote_code=config.trust_remote_code) if mask_path else None
     yield
@@ -87,8 +88,8 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         record = engine.run(partial)
         if processes.rank() > 0:
             return Pruned()
-        load.copy_config(directory, partial, skeleton)
-        model_files.copy_companions(directory, partial)
+        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code)
+        companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
         made = {name: fact for block in record.done("prune") for name, fact in block.items()}
         facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
         verified = _verify(partial, engine.recipe, made, config.trust_remote_code)

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from lors_cli import processes
-from lors_cli.artifacts import digest, model_files
+from lors_cli.artifacts import companions, digest
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, measure, source, structure
+from lors_cli.models.device import pick_device
 from lors_cli.models.structure import Structure
 from lors_cli.models.weights import open_weights
 from lors_cli.pruning import STRUCTURED
@@ -43,7 +44,7 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         calibration = None
     if calibration:
         data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
-    device = load.pick_device(config.device)
+    device = pick_device(config.device)
     yield
     directory = graph.input("prune", "model").path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
@@ -68,8 +69,8 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         kept = choose(method, options, reduction, torch.Generator().manual_seed(config.seed), model, tokens)
         smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.before)
         structure.write_weights(directory, partial, smaller, skeleton.dtype)
-        load.copy_config(directory, partial, skeleton)
-        model_files.copy_companions(directory, partial)
+        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code)
+        companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
         facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", reduction.summary())
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}

@@ -7,7 +7,8 @@ from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.console import markdown_table
 from lors_cli.errors import request_error
 from lors_cli.models import measure, source
-from lors_cli.run import manifest
+from lors_cli.run import manifest, places, tidy
+from lors_cli.run.job import verified_digest
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -18,6 +19,8 @@ def inspect(path: Path) -> dict[str, Any]:
         LorsError: a file is damaged.
 
     """
+    places.exists("PATH", path)
+    tidy.outputs([path])
     if (path / adapter_file.CONFIG).is_file():
         facts = inspect_adapter(path)
     elif (path / "config.json").is_file():
@@ -27,7 +30,8 @@ def inspect(path: Path) -> dict[str, Any]:
         state = "has neither config.json nor adapter_config.json" if path.is_dir() else "does not exist"
         got = f"{path}, which {state}"
         raise request_error("PATH", "a model or adapter directory", got, "name a directory such as runs/x/pruned")
-    made = manifest.read(path)
+    if made := manifest.read(path):
+        verified_digest(path)
     files = sorted(file for file in path.iterdir() if file.is_file())
     return {
         "path": str(path),

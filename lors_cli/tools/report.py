@@ -8,7 +8,7 @@ from typing import Any
 from lors_cli.artifacts import files
 from lors_cli.errors import Problem, RequestError, nearest, request_error
 from lors_cli.reporting import notes, rows, runs
-from lors_cli.reporting.runs import LeftOut, Manifests
+from lors_cli.reporting.runs import LeftOut, Manifests, Run
 from lors_cli.reporting.table import Table, build
 from lors_cli.run import manifest
 
@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = {"terminal": ".txt", "markdown": ".md", "csv": ".csv", "latex": ".tex", "json": ".json", "html": ".html"}
 STEM = "report"
+MISSHAPEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what values of wrong types raise
+DAMAGED = "what it says of a model's origin is not in the report; copy it again, or make it again with --force"
 
 
 def report(
@@ -71,10 +73,21 @@ def collect(arguments: list[Path], *, over_seeds: bool = False, strict: bool = F
     directories, left = runs.find(arguments)
     read = [runs.read(directory, manifests) for directory in directories]
     usable = [one for one in read if not isinstance(one, LeftOut)]
-    every, models_left = rows.of_runs(usable, manifests)
+    try:
+        every, models_left = rows.of_runs(usable, manifests)
+    except MISSHAPEN:
+        strange = [one for run in usable if (one := _strange(run, manifests))]
+        usable = [run for run in usable if run.directory not in {one.path for one in strange}]
+        every, models_left = rows.of_runs(usable, manifests)
+        left += strange
     used = {row.origin.manifests[stage].digest for row in every for stage in row.origin.manifests}
     left += [one for one in read if isinstance(one, LeftOut) and not _only_serves(one.path, used, manifests)]
     left += models_left
+    told = {one.reason for one in left}
+    damaged = {
+        place.resolve(): (place, why) for place, why in reversed(manifests.damaged.items())
+    }  # once, as asked for
+    left += [LeftOut(place, why, DAMAGED) for place, why in damaged.values() if why not in told]
     if left and (strict or not every):
         more = ", or leave out --strict" if every else ""
         raise RequestError(
@@ -86,6 +99,20 @@ def collect(arguments: list[Path], *, over_seeds: bool = False, strict: bool = F
     if not every:
         raise request_error("RUN_DIR", "at least one evaluated model", "none", "run `lors eval`")
     return build(every, left, over_seeds=over_seeds)
+
+
+def _strange(run: Run, manifests: Manifests) -> LeftOut | None:
+    """A run whose values are not of the types that lors writes, which only a seal tells, and old manifests have none.
+
+    Each is tried alone, because in a table of several nobody would know whose they are.
+    """
+    try:
+        rows.of_runs([run], manifests)
+    except MISSHAPEN as error:
+        files = f"{run.directory}/*/{manifest.NAME}"
+        reason = f"one of {files} or its results are not as lors writes them: {type(error).__name__}: {error}"
+        return LeftOut(run.directory, reason, "make what was edited again with --force")
+    return None
 
 
 def _only_serves(directory: Path, used: set[str], manifests: Manifests) -> bool:

@@ -11,7 +11,7 @@ from lors_cli.data.example import IGNORED
 from lors_cli.data.instructions import Rules, check, examples
 from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
-from tests.conftest import CHAT_TEMPLATE
+from tests.pico import CHAT_TEMPLATE
 
 Jsonl = Callable[..., Path]
 ALPACA = [

@@ -112,6 +112,27 @@ def test_what_cannot_be_read_is_named_with_its_reason(tmp_path: Path, name: str,
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.txt.gz"])
+def test_a_small_file_that_holds_much_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(readers, "LONGEST", 1000)
+    monkeypatch.setattr(readers, "MOST_CHARACTERS", 2000)
+    content = {"a.jsonl.gz": '{"text": "%s"}' % ("a" * 9**6), "a.json.gz": "[" + "{},\n" * 9**6}.get(name, "a\n" * 9**6)
+    (tmp_path / name).write_bytes(gzip.compress(content.encode(), mtime=0))
+    with pytest.raises(RequestError, match=rf"{name}.*more than [12],000 "):
+        read(tmp_path / name)
+    (tmp_path / name).write_bytes(gzip.compress(LINES.encode(), mtime=0))
+    monkeypatch.setattr(readers, "_json", memory_is_full)
+    monkeypatch.setattr(readers, "_text", memory_is_full)
+    with pytest.raises(RequestError, match=rf"{name}: .*memory"):
+        read(tmp_path / name)
+
+
+def memory_is_full(*_: Any) -> Any:
+    raise MemoryError
+
+
 def test_pairs_of_surrogates_are_whole_characters(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00 \\\\ud83d"}\n')
     assert read(tmp_path / "a.jsonl") == [{"text": "\N{GRINNING FACE} \\ud83d"}]

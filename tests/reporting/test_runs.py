@@ -40,7 +40,9 @@ DAMAGES: dict[str, Any] = {
     "cannot be read": lambda run: (run / "eval/results.json").write_text('{"models": {'),
     "is damaged": lambda run: (run / "eval/lors.json").write_text("{"),
     "is not one that lors wrote": lambda run: (run / "eval/lors.json").write_text("[]"),
-    "evaluated by lors 7.0": lambda run: edit_json(run / "eval/lors.json", versions={"lors_cli": "7.0"}),
+    "it has no seal, as all of lors 7.0 have": lambda run: edit_json(
+        run / "eval/lors.json", versions={"lors_cli": "7.0"}
+    ),
     "is of another stage": lambda run: edit_json(run / "eval/lors.json", stage="prune"),
 }
 
@@ -183,15 +185,21 @@ def test_every_file_of_two_hundred_runs_is_read_once(tmp_path: Path, monkeypatch
     for number in range(200):
         make_run(tmp_path / f"run{number}", train={"learning_rate": 1e-6 * (number + 1)})
     opened: dict[str, int] = {}
-    read_text = Path.read_text
+    read_text, read_bytes = Path.read_text, Path.read_bytes
 
     def counted(path: Path, *args: Any, **options: Any) -> str:
         opened[str(path)] = opened.get(str(path), 0) + 1
         return read_text(path, *args, **options)
 
+    def counted_bytes(path: Path) -> bytes:
+        if path.suffix != ".gz":
+            opened[str(path)] = opened.get(str(path), 0) + 1
+        return read_bytes(path)
+
     monkeypatch.setattr(Path, "read_text", counted)
+    monkeypatch.setattr(Path, "read_bytes", counted_bytes)
     table = collect([tmp_path])
     assert len(table.entries) == 202
     assert set(opened.values()) == {1}
-    assert len(opened) == 200 * 6  # four manifests, the results and the config of the merged model
+    assert len(opened) == 200 * 5  # four manifests and the results
     assert json.loads(read_text(tmp_path / "run0/eval/results.json"))

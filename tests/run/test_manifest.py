@@ -20,15 +20,13 @@ def store(directory: Path, content: object) -> Path:
 
 
 @pytest.mark.parametrize("content", OLD, ids=[content["stage"] for content in OLD])
-def test_an_old_manifest_is_read_and_written_as_it_was(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_an_old_manifest_is_read_as_it_was(tmp_path: Path, content: dict[str, Any]) -> None:
     made = manifest.read(store(tmp_path, content))
     assert made is not None
     assert type(made.facts) is manifest.FACTS[content["stage"]]
     assert made.facts.model_extra == {}  # each of its facts is known
     assert made.request == Request(**content["request"])
-    before = (tmp_path / manifest.NAME).read_bytes()
-    manifest.write(tmp_path, made)
-    assert (tmp_path / manifest.NAME).read_bytes() == before
+    assert json.dumps(made.content) == json.dumps(content)
 
 
 def test_facts_have_their_names() -> None:
