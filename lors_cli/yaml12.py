@@ -135,26 +135,6 @@ def _refuse(problem: str, place: Any) -> NoReturn:
     raise MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
-def check_limits(text: str) -> None:
-    """Check a YAML text of any version and with any tags before another loader builds what it says.
-
-    Raises:
-        YAMLError: it is not well-formed, has several documents, or would grow beyond the limits of this module.
-
-    """
-    _composed(Bounded(text))
-
-
-def _composed(loader: Bounded) -> Node | None:
-    try:
-        node: Node | None = loader.get_single_node()
-    except (ValueError, OverflowError) as error:  # of PyYAML, which asks Python for the character "\UFFFFFFFF"
-        raise MarkedYAMLError(problem=str(error), problem_mark=loader.get_mark()) from None
-    finally:
-        loader.dispose()
-    return node
-
-
 def read_text(path: Path) -> str:
     """The text of a YAML file, of which no more is read than the limit; a pipe that the shell has opened is one, too.
 
@@ -192,7 +172,12 @@ def lines(text: str) -> dict[KeyPath, int]:
 
 def _parse(text: str) -> tuple[Any, dict[KeyPath, int]]:
     loader, places = _Loader(text), dict[KeyPath, int]()
-    node = _composed(loader)
+    try:
+        node = loader.get_single_node()
+    except (ValueError, OverflowError) as error:  # of PyYAML, which asks Python for the character "\UFFFFFFFF"
+        raise MarkedYAMLError(problem=str(error), problem_mark=loader.get_mark()) from None
+    finally:
+        loader.dispose()
     if node is None:
         return None, places
     _walk(node, (), places)

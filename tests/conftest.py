@@ -83,25 +83,7 @@ def write_config(dense: Path, tmp_path: Path) -> Callable[..., Path]:
     """Write a config of the whole job on the pico model; dotted keyword arguments change it."""
 
     def write(**changes: Any) -> Path:
-        text = {"dataset": "python-topics", "sequence_length": 32}
-        config: dict[str, Any] = {
-            "model": str(dense),
-            "output_dir": str(tmp_path / "run"),
-            "dtype": "float32",
-            "device": "cpu",
-            "prune": {"method": "wanda", "sparsity": "2:4", "calibration": {**text, "samples": 8}},
-            "train": {
-                "method": "lors",
-                "rank": 4,
-                "dataset": {"path": "python-topics", "limit": 3},
-                "sequence_length": 32,
-                "batch_size": 4,
-                "learning_rate": 1e-2,
-                "max_steps": 4,
-            },
-            "merge": {},
-            "eval": {"perplexity": {**text, "samples": 4}},
-        }
+        config = pico.config(str(dense), str(tmp_path / "run"))
         for key, value in changes.items():
             *parents, last = key.split("__")
             target = config

@@ -58,3 +58,26 @@ def make(
     LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).to(dtype).save_pretrained(path, max_shard_size=shard)
     tokenizer.save_pretrained(path)
     return path
+
+
+def config(model: str, output_dir: str) -> dict[str, Any]:
+    """A config of the whole job on the model."""
+    text = {"dataset": "python-topics", "sequence_length": 32}
+    return {
+        "model": model,
+        "output_dir": output_dir,
+        "dtype": "float32",
+        "device": "cpu",
+        "prune": {"method": "wanda", "sparsity": "2:4", "calibration": {**text, "samples": 8}},
+        "train": {
+            "method": "lors",
+            "rank": 4,
+            "dataset": {"path": "python-topics", "limit": 3},
+            "sequence_length": 32,
+            "batch_size": 4,
+            "learning_rate": 1e-2,
+            "max_steps": 4,
+        },
+        "merge": {},
+        "eval": {"perplexity": {**text, "samples": 4}},
+    }

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from yaml import YAMLError
 
 from lors_cli.config.dump import as_yaml
-from lors_cli.yaml12 import check_limits, lines, parse, read_text
+from lors_cli.yaml12 import Bounded, lines, parse, read_text
 
 SCALARS: list[tuple[str, Any]] = [
     ("2:4", "2:4"),  # base 60 in YAML 1.1
@@ -106,11 +107,11 @@ def test_refuses(text: str, problem: str) -> None:
 
 def test_limits_hold_for_other_loaders_too() -> None:
     task = "task: !function utils.load\ndate: 2026-01-02\nuntil: ['\\n']\n"  # YAML 1.1 and a tag of lm-eval
-    check_limits(task)
+    yaml.compose(task, Bounded)
     deep, long = "a: " + "[\n" * 60, f"a: {'9' * 5000}"
     for text, problem in ((bomb("[1, 1]", "[*]"), "values"), (deep, "deeply"), (long, "digits")):
         with pytest.raises(YAMLError, match=problem):
-            check_limits(task + text)
+            yaml.compose(task + text, Bounded)
 
 
 def test_pairs_of_surrogates_are_what_json_means() -> None:

@@ -194,7 +194,8 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
     """The method, rank and alpha of an adapter directory.
 
     Raises:
-        RequestError: there is none, or it is of a kind that lors cannot merge.
+        RequestError: there is none, or it is damaged, or of a kind that lors cannot merge.
+
     """
     wanted = f"an adapter directory ({CONFIG} and {WEIGHTS})"
     for name in (CONFIG, WEIGHTS):

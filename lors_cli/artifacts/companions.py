@@ -27,15 +27,8 @@ CONFIGS = (
 # The names that transformers' tokenizers have for their files; tests compare them with `vocab_files_names`.
 TOKENIZER = (
     *("tokenizer.json", "tokenizer.*.json", "special_tokens_map.json", "added_tokens.json"),
-    *(
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "tokenizer.model",
-        "tokenizer.model.v*",
-        "tiktoken.model",
-        "tekken.json",
-    ),
+    *("vocab.json", "vocab.txt", "merges.txt", "tiktoken.model", "tekken.json"),
+    *("tokenizer.model", "tokenizer.model.v*"),
     *("spiece.model", "spm.model", "spm_char.model", "sentencepiece.model", "sentencepiece.bpe.model"),
     *("source.spm", "target.spm", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json"),
     *("normalizer.json", "emoji.json", "byte_maps.json", "word_shape.json", "word_pronunciation.json"),

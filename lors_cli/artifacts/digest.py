@@ -14,8 +14,6 @@ from lors_cli.errors import LorsError
 # What a model or adapter is made of: weights, configs, tokenizer, templates, code. Anything else (a README) may change.
 CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.py", "merges.txt", "vocab.txt")
 ATTEMPTS = 3  # of reading a file that changes meanwhile
-
-
 Signature: TypeAlias = tuple[int, int, int, int, int]
 TICK = 20_000_000  # nanoseconds; the clocks by which file systems date changes are finer than that
 
@@ -60,6 +58,11 @@ def of_file(path: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _of_file(path: Path, _: Signature) -> str:
+    return of_bytes(path)
+
+
+def of_bytes(path: Path) -> str:
+    """The digest of a file's bytes, which are read for it each time."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

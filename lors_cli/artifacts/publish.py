@@ -40,10 +40,8 @@ def publish(partial: Path, final: Path) -> None:
     finds out how far this came.
     """
     scratched = partial / WORK
-    for left in [
-        *partial.rglob(f"{MODES}*"),
-        *partial.rglob(".*.new"),
-    ]:  # of an interrupted run that this one continued
+    # of an interrupted run that this one continued
+    for left in [*partial.rglob(f"{MODES}*"), *partial.rglob(".*.new")]:
         remove(left)
     folder, file = _modes(partial)
     for path in [*partial.rglob("*"), partial]:

@@ -6,7 +6,6 @@ checkpoint, or one of another run, is noticed like a flipped bit. Seals tell of 
 out anybody who makes them anew.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -80,7 +79,7 @@ def read_or_warn(path: Path, consequence: str, owner: str = "") -> Any:
 
 def seal(directory: Path, owner: str, name: str) -> None:
     """Write the digests of all files of a directory that will have this name."""
-    digests = {path.name: _of_file(path) for path in sorted(directory.iterdir())}
+    digests = {path.name: digest.of_bytes(path) for path in sorted(directory.iterdir())}
     write_json(directory / DIGESTS, digests, f"{owner}/{name}")
 
 
@@ -100,7 +99,7 @@ def damage(directory: Path, owner: str) -> str | None:
         for name, wanted in digests.items():
             if name not in found:
                 return f"{name} is missing"
-            if _of_file(directory / name) != wanted:
+            if digest.of_bytes(directory / name) != wanted:
                 return f"{name} does not have the bytes that were saved"
     except DamagedError as error:
         return f"{DIGESTS}: {error}"
@@ -117,8 +116,3 @@ def put_aside(path: Path) -> Path:
     else:
         kept.unlink(missing_ok=True)
     return path.rename(kept)
-
-
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

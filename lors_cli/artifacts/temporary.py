@@ -48,14 +48,10 @@ def directory(purpose: str) -> Iterator[Path]:
 @lru_cache
 def _sweep(place: str) -> None:
     """Remove the directories of killed processes; once for each process, since a place can have many files."""
-    for path in Path(place).glob(".lors-*"):
+    found = [path for path in Path(place).glob(".lors-*") if NAME.fullmatch(path.name)]
+    for path in (path for path in found if path.is_dir() and not path.is_symlink()):
         with suppress(OSError):
-            if (
-                NAME.fullmatch(path.name)
-                and path.is_dir()
-                and not path.is_symlink()
-                and (lock := _locked(path)) is not None
-            ):
+            if (lock := _locked(path)) is not None:
                 publish.remove(path)
                 os.close(lock)
 

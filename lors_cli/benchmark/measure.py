@@ -34,7 +34,7 @@ def seconds(subject: Subject, inputs: Tensor, target: Tensor | None) -> float:
 def _attention_flops(products: int, query: int) -> Any:
     """Counts the matrix `products` of an attention kernel whose argument number `query` is the query.
 
-    Keys and values may have fewer heads than the query, which torch's own formula knows only from version 2.12 on.
+    Keys and values may have fewer heads than the query, which the formula of torch 2.13 knows, unlike that of 2.11.
     """
 
     def count(*shapes: Any, **_: Any) -> int:

@@ -34,16 +34,16 @@ SIGKILL, SIGXCPU = 9, 24  # of signal(7); the module takes longer to import than
 
 # For each machine its number in <linux/audit.h> and those of system calls.
 CALLS = {
-    "x86_64": {"arch": 0xC000003E, "execve": 59, "prlimit64": 302, "seccomp": 317, "pivot_root": 155},
-    "aarch64": {"arch": 0xC00000B7, "execve": 221, "prlimit64": 261, "seccomp": 277, "pivot_root": 41},
+    "x86_64": {"arch": 0xC000003E, "execve": 59, "prlimit64": 302, "seccomp": 317},
+    "aarch64": {"arch": 0xC00000B7, "execve": 221, "prlimit64": 261, "seccomp": 277},
 }
 # What no program under test needs: the namespaces hold without, but much of the kernel is not to be reached at all.
 # name: (x86_64, aarch64), None where there is no such call
 REFUSED = {
-    "clone": (56, 220),
+    "clone": (56, 220),  # and with it threads
     "fork": (57, None),
     "vfork": (58, None),
-    "execveat": (322, 281),  # and with them threads
+    "execveat": (322, 281),
     "unshare": (272, 97),
     "setns": (308, 268),
     "mount": (165, 40),
@@ -112,6 +112,11 @@ def mount(source: bytes, target: str, kind: bytes | None, flags: int, options: b
     call("mount", source, os.fsencode(target), kind, flags, options)
 
 
+def column() -> int:
+    """Which of the numbers of a call is this machine's."""
+    return list(CALLS).index(os.uname().machine)
+
+
 def unshare() -> None:
     """Leave the namespaces of everybody else, as nobody in particular, who has all rights in the new ones."""
     owners = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
@@ -130,7 +135,7 @@ def show(shown: list[str], hidden: list[str]) -> None:
     os.chdir(root)
     for folder in ("old", "empty", HOME.strip("/")):
         os.mkdir(folder)
-    call("syscall", CALLS[os.uname().machine]["pivot_root"], b".", b"old")
+    call("syscall", REFUSED["pivot_root"][column()], b".", b"old")
     os.chdir("/")
     for source, target in [
         *((f"/old{source}", path) for source, path in sources),
@@ -169,12 +174,11 @@ def filter_calls(path: int) -> None:
         path: address of the command's name, which nobody else knows, nor has something at.
 
     """
-    machine = os.uname().machine
-    own, column = CALLS[machine], list(CALLS).index(machine)
+    own, mine = CALLS[os.uname().machine], column()
     steps = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, own["arch"]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
     steps += [(AT_LEAST, 0, 1, FIRST_SHARED), (RETURN, 0, 0, ABSENT)]
     for numbers in REFUSED.values():
-        if (number := numbers[column]) is not None:
+        if (number := numbers[mine]) is not None:
             steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
     for number, first in ((own["execve"], path), (own["prlimit64"], 0)):  # allowed with one first argument: 0 is itself
         low, high = (

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lors_cli.artifacts import files
+from lors_cli.artifacts import digest, files
 
 FOLDER = "items"
 PERPLEXITY = "perplexity"
@@ -55,9 +55,7 @@ def damage(path: Path, wanted: str) -> str | None:
     """Why `path` is not the file that `write` gave the SHA-256 `wanted`; None if it is."""
     if not path.is_file():
         return "is missing"
-    return (
-        None if hashlib.sha256(path.read_bytes()).hexdigest() == wanted else "does not have the bytes that were written"
-    )
+    return None if digest.of_bytes(path) == wanted else "does not have the bytes that were written"
 
 
 def read(path: Path) -> list[dict[str, Any]]:

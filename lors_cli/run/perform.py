@@ -50,16 +50,12 @@ def perform(job: Job, *, force: bool = False) -> None:
             if not unwritable:
                 publish.settle(job.output)
             asked = job.request()
-            needed = force or not _finished(job, asked)
-            if needed and unwritable:
-                needed = False
-                raise unwritable
-            if needed:
-                needed = False
+            if force or not _finished(job, asked):
+                if unwritable:
+                    raise unwritable
                 locked.enter_context(locks.replacing(job.output))
-                needed = True
-            partial = _open_partial(job, asked, forced=force) if needed else job.output
-        finally:
+                partial, needed = _open_partial(job, asked, forced=force), True
+        finally:  # the others wait to hear whether there is anything to help with; where this one fails there is not
             processes.agree(needed)
         if not needed:
             log.info("%s", _up_to_date(job))

@@ -15,7 +15,6 @@ from lors_cli.search.runs import Run
 FINISHED, FAILED, MISSING = "finished", "failed", "missing"
 # What a manifest says of the moment and the machine; all else is the same each time that a training is done.
 COST = ("created", "command", "seconds", "peak_memory", "tokens_per_second", "estimated_bytes")
-
 NOT_SHOWN = ("config", "files", "seal")  # of a manifest
 
 

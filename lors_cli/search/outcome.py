@@ -14,9 +14,8 @@ from lors_cli.search.runs import Run
 from lors_cli.search.study import Study
 
 FILE = "outcome.json"
-Outcome = dict[
-    str, Any
-]  # "value" to choose by, "models" as evaluated, facts of the "training", its "cost", or why it "diverged"
+# "value" to choose by, "models" as evaluated, facts of the "training", its "cost", or why it "diverged"
+Outcome = dict[str, Any]
 
 
 def read(study: Study, run: Run) -> Outcome:

@@ -84,9 +84,8 @@ def collect(arguments: list[Path], *, over_seeds: bool = False, strict: bool = F
     left += [one for one in read if isinstance(one, LeftOut) and not _only_serves(one.path, used, manifests)]
     left += models_left
     told = {one.reason for one in left}
-    damaged = {
-        place.resolve(): (place, why) for place, why in reversed(manifests.damaged.items())
-    }  # once, as asked for
+    # the same place under two names is said once, under the first
+    damaged = {place.resolve(): (place, why) for place, why in reversed(manifests.damaged.items())}
     left += [LeftOut(place, why, DAMAGED) for place, why in damaged.values() if why not in told]
     if left and (strict or not every):
         more = ", or leave out --strict" if every else ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 from lors_cli.benchmark import clock, measure
 from lors_cli.benchmark.roofline import Setting
@@ -103,3 +104,13 @@ def test_warming_up_does_not_count() -> None:
     assert calls == ["a", "b"] * 5  # in turns
     assert max(taken.values()) < 0.05
     assert min(clock.medians({"a": lambda: time.sleep(0.01)}, CPU, rounds=2, warm_up=0).values()) >= 0.01
+
+
+def test_attention_counts_as_torch_does_with_the_heads_of_keys_repeated() -> None:
+    query, key, repeated = (2, 8, 16, 32), (2, 2, 24, 32), (2, 8, 24, 32)
+    aten = torch.ops.aten
+    forward = measure.ATTENTION[aten._scaled_dot_product_flash_attention]
+    backward = measure.ATTENTION[aten._scaled_dot_product_flash_attention_backward]
+    assert len(measure.ATTENTION) == 6
+    assert forward(query, key, key) == sdpa_flop_count(query, repeated, repeated)
+    assert backward(query, query, key, key) == sdpa_backward_flop_count(query, query, repeated, repeated)

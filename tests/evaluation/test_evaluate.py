@@ -73,6 +73,21 @@ def test_items_add_up_to_the_results(lors: Lors, write_config: WriteConfig, task
     assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+def interrupted_at(number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Interrupt an evaluation when the task of this number is asked; the list gets the names of those that are."""
+    asked: list[str] = []
+    run = harness.Harness.run
+
+    def interrupted(self: Any, task: Any) -> Any:
+        asked.append(task.name)
+        if len(asked) == number:
+            raise KeyboardInterrupt
+        return run(self, task)
+
+    monkeypatch.setattr(harness.Harness, "run", interrupted)
+    return asked
+
+
 def test_what_was_interrupted_in_a_task_goes_on_with_that_task(
     lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,16 +98,7 @@ def test_what_was_interrupted_in_a_task_goes_on_with_that_task(
     lors("eval", config)
     unbroken = contents(tmp_path / "run/eval")
     (tmp_path / "run/eval").rename(tmp_path / "unbroken")
-    asked: list[str] = []
-    run = harness.Harness.run
-
-    def interrupted(self: Any, task: Any) -> Any:
-        asked.append(task.name)
-        if len(asked) == 4:
-            raise KeyboardInterrupt
-        return run(self, task)
-
-    monkeypatch.setattr(harness.Harness, "run", interrupted)
+    asked = interrupted_at(4, monkeypatch)
     lors("eval", config, status=130)
     # another batch size is no other request
     lors("eval", config, "eval.batch_size=2")
@@ -126,16 +132,7 @@ def test_what_is_damaged_after_an_interruption_is_measured_again(
     lors("eval", config)
     unbroken = contents(tmp_path / "run/eval")
     (tmp_path / "run/eval").rename(tmp_path / "unbroken")
-    asked: list[str] = []
-    run = harness.Harness.run
-
-    def interrupted(self: Any, task: Any) -> Any:
-        asked.append(task.name)
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return run(self, task)
-
-    monkeypatch.setattr(harness.Harness, "run", interrupted)
+    asked = interrupted_at(3, monkeypatch)
     lors("eval", config, status=130)
     asked[:] = [""] * 3
     path = tmp_path / "run/.eval.partial" / damaged

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lors_cli.config.methods import complete
 from lors_cli.config.reference import json_schema
 from lors_cli.search.sweep_file import SweepFile
+from tests import pico
 
 Path = tuple[str, ...]
 STAGES = ("prune", "align", "train", "recover", "merge", "eval")
@@ -144,24 +145,7 @@ SWEEP_FIELDS = list(fields(SWEEP_SCHEMA, SWEEP_SCHEMA))
 
 def base(root: str) -> dict[str, Any]:
     """A config of the whole job that is correct."""
-    text = {"dataset": "python-topics", "sequence_length": 32}
-    return {
-        "model": f"{root}/model",
-        "output_dir": f"{root}/out/run",
-        "dtype": "float32",
-        "device": "cpu",
-        "prune": {"method": "wanda", "sparsity": "2:4", "calibration": {**text, "samples": 8}},
-        "train": {
-            "method": "lors",
-            "rank": 4,
-            "dataset": {"path": "python-topics", "limit": 3},
-            "sequence_length": 32,
-            "batch_size": 4,
-            "max_steps": 4,
-        },
-        "merge": {},
-        "eval": {"perplexity": {**text, "samples": 4}},
-    }
+    return pico.config(f"{root}/model", f"{root}/out/run")
 
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
