@@ -12,11 +12,13 @@ def methods() -> None:
     """Print every pruning and adapter method with its equation and paper."""
     with reporting(None, debug=False):
         from lors_cli import adapters, pruning
+        from lors_cli.config import recipes
 
         tables: dict[str, Mapping[str, Any]] = {
             "pruning (prune.method)": pruning.all_methods(),
             "profiles over blocks (prune.profile)": pruning.PROFILES,
             "repairs (prune.repair)": pruning.REPAIRS,
+            "updates (prune.update)": pruning.UPDATES,
             "adapters (train.method)": adapters.METHODS,
         }
         width = max(len(name) for rows in tables.values() for name in rows)
@@ -26,6 +28,16 @@ def methods() -> None:
                 console.result(f"  {name:{width}}  {row.equation}\n  {'':{width}}  {row.paper}")
                 if len(formulations := getattr(row, "formulations", ())) > 1:
                     console.result(f"  {'':{width}}  formulations: {', '.join(formulations)}")
+                if rate := getattr(row, "learning_rate", None):
+                    console.result(f"  {'':{width}}  learning_rate: {rate:g} if left out")
+        console.result("recipes (recipe)")
+        for name, recipe in recipes.RECIPES.items():
+            newest = ", best" if name == recipes.NEWEST else ""
+            console.result(f"  {name:{width}}  of {recipe.released}{newest}")
+            for preset in recipe.presets:
+                which = f", with {', '.join(preset.methods)}" if preset.methods else ""
+                values = ", ".join(f"{preset.section}.{key}: {value}" for key, value in preset.values.items())
+                console.result(f"  {'':{width}}  {values}{which}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from lors_cli import pruning
 from lors_cli.config.fields import (
+    BatchSize,
     Count,
     Dataset,
     Fault,
@@ -59,6 +60,21 @@ class Override(Section):
             yield Fault("", "either sparsity or skip: true", "" if drop else "add skip: true, or sparsity: 0.5", drop)
 
 
+class TuneBlocks(Section):
+    """Gradient steps (Adam) on what is left of each block, until it puts out what the dense block does."""
+
+    steps: Count = Field(32, description="how many steps each block gets")
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1e-3, description="Adam's learning rate at the first step, from which it falls linearly to zero"
+    )
+    batch_size: BatchSize = Field(4, description="calibration windows per step, over all processes")
+    target: Literal["layer", "dense"] = Field(
+        "layer",
+        description="what the block is brought back to; layer: what the dense block makes of the states that the pruned"
+        " blocks before it leave; dense: what it makes of the dense model's own states",
+    )
+
+
 class Prune(MethodSection):
     """dense model -> <output_dir>/pruned"""
 
@@ -72,7 +88,7 @@ class Prune(MethodSection):
         " from_mask",
     )
     calibration: Calibration | None = Field(
-        None, description="the text for a method, a profile or a repair that looks at activations"
+        None, description="the text for a method, a profile, a repair or an update that looks at activations"
     )
     overrides: list[Override] = Field(
         [], description="other targets for some linears; the last one that matches a linear counts"
@@ -90,6 +106,16 @@ class Prune(MethodSection):
     repair: Annotated[str, OneOf(pruning.REPAIRS)] | None = Field(
         None, description="how pruned weights are changed afterwards (see `lors methods`); not at all if left out"
     )
+    update: Annotated[str, OneOf(["none", *pruning.UPDATES])] = Field(
+        "none",
+        description="how the kept weights are changed once all zeros are chosen (see `lors methods`), whatever the"
+        " method; none leaves them as the method does",
+    )
+    tune_blocks: TuneBlocks | None = Field(
+        None,
+        description="gradient steps on the kept weights and the norms of each block, after its linears were pruned,"
+        " repaired and updated; {} takes the defaults",
+    )
     mask: PathText | None = Field(
         None, description="a .safetensors file of masks, or a sparse model whose zeros are taken; only for from_mask"
     )
@@ -100,8 +126,9 @@ class Prune(MethodSection):
 
     @classmethod
     def option_classes(cls) -> Classes:
-        """The options of all methods, profiles and repairs."""
-        return _options(pruning.all_methods()) | _options(pruning.PROFILES) | _options(pruning.REPAIRS)
+        """The options of all methods, profiles, repairs and updates."""
+        rows = (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS, pruning.UPDATES)
+        return {name: options for registry in rows for name, options in _options(registry).items()}
 
     @property
     def own_options(self) -> type[Options]:
@@ -111,12 +138,14 @@ class Prune(MethodSection):
     def faults(self) -> Iterator[Fault]:
         """What does not fit the method, and what would be without effect."""
         method = pruning.all_methods()[self.method]
-        reader = self.method if method.calibrated else self.repair or self.profile
-        if reader and self.calibration is None:
-            expected = f"calibration: {{dataset: ...}}, because {reader} looks at activations"
+        update = None if self.update == "none" else f"update: {self.update}"
+        reader = self.method if method.calibrated else self.repair or self.profile or update
+        needs = reader or ("tune_blocks" if self.tune_blocks else None)
+        if needs and self.calibration is None:
+            expected = f"calibration: {{dataset: ...}}, because {needs} looks at activations"
             yield Fault("calibration", expected, "add calibration: {dataset: ...}, with text like the model's use")
         yield from self.option_faults(_options(pruning.all_methods()), self.method)
-        for key, rows in (("profile", pruning.PROFILES), ("repair", pruning.REPAIRS)):
+        for key, rows in (("profile", pruning.PROFILES), ("repair", pruning.REPAIRS), ("update", pruning.UPDATES)):
             yield from self._row_option_faults(key, rows)
         if self.sequential == "linear" and self.option("permute"):
             expected = "sequential: block with permute, which changes several linears together"
@@ -126,24 +155,28 @@ class Prune(MethodSection):
             yield without_effect("sequential", f"{self.method} does not look at activations")
 
     def _row_option_faults(self, key: str, rows: Mapping[str, Row]) -> Iterator[Fault]:
-        """The options of a profile or a repair that is not chosen."""
-        own = rows[getattr(self, key)].options.model_fields if getattr(self, key) else {}
+        """The options of a profile, a repair or an update that is not chosen."""
+        own = rows[getattr(self, key)].options.model_fields if getattr(self, key) in rows else {}
         for name, row in rows.items():
             for option in row.options.model_fields.keys() - own.keys():
                 if self.changed(option):
                     yield without_effect(option, f"it is for {key}: {name}", f"add {key}: {name}")
 
     def _structured_faults(self) -> Iterator[Fault]:
-        for key in ("sparsity", "profile", "repair", "mask", "overrides"):
+        for key in ("sparsity", "profile", "repair", "tune_blocks", "mask", "overrides"):
             if getattr(self, key):
                 expected = f"no {key}: {self.method} makes blocks smaller and does not leave zeros"
                 yield Fault(key, expected, drop=(key,))
+        if self.update != "none":
+            expected = f"update: none: {self.method} makes blocks smaller and does not leave zeros"
+            yield Fault("update", expected, drop=("update",))
         for key in ("sequential", "states"):
             if self.changed(key):
                 yield without_effect(key, f"{self.method} does not go from block to block")
 
     def _zeros_faults(self, method: Method) -> Iterator[Fault]:
         fraction = self.sparsity is not None and self.sparsity.m is None
+        yield from self._tuning_faults()
         if self.mask and not method.reads_mask:
             yield without_effect("mask", f"{self.method} makes its own", "write method: from_mask")
         if method.reads_mask and not self.mask:
@@ -159,6 +192,12 @@ class Prune(MethodSection):
             yield Fault("permute", expected, 'write N:M as sparsity, such as "2:4"', drop=("permute",))
         if self.profile:
             yield from self._profile_faults(fraction)
+
+    def _tuning_faults(self) -> Iterator[Fault]:
+        if self.tune_blocks and self.calibration and self.tune_blocks.batch_size > self.calibration.samples:
+            most = self.calibration.samples
+            expected = f"a batch_size of at most {most} windows, which is calibration.samples"
+            yield Fault("tune_blocks.batch_size", expected, f"write tune_blocks: {{batch_size: {most}}}")
 
     def _profile_faults(self, fraction: bool) -> Iterator[Fault]:
         if self.mask:

@@ -1,20 +1,21 @@
 """Pruning methods: tensors in, tensors out; one file a method, named as in YAML.
 
-``METHODS`` leave zeros, ``STRUCTURED`` ones make blocks smaller; ``PROFILES`` spread a sparsity over blocks, and
-``REPAIRS`` change a pruned weight afterwards. `rows` says what the functions of a row get and return, and
-docs/add-a-method.md how to add one. Nothing here imports torch.
+``METHODS`` leave zeros, ``STRUCTURED`` ones make blocks smaller; ``PROFILES`` spread a sparsity over blocks,
+``REPAIRS`` exchange zeros afterwards, and ``UPDATES`` then change the kept weights. `rows` says what the functions of a
+row get and return, and docs/add-a-method.md how to add one. Nothing here imports torch.
 """
 
 from typing import Literal
 
 from lors_cli.options import Options, option
-from lors_cli.pruning.rows import Method, Profile, Repair, Row, StructuredMethod
+from lors_cli.pruning.rows import Method, Profile, Repair, Row, StructuredMethod, Update
 
 __all__ = [
     "METHODS",
     "PROFILES",
     "REPAIRS",
     "STRUCTURED",
+    "UPDATES",
     "PermuteOptions",
     "StructuredOptions",
     "all_methods",
@@ -100,6 +101,21 @@ class DsnotOptions(Options):
     )
 
 
+class LeastSquaresOptions(Options):
+    """The options of the update least_squares."""
+
+    update_damping: float = option(
+        0.1,
+        "lambda, which holds the weights near where pruning left them, as a fraction of the mean of the Hessian's"
+        " diagonal",
+        after="update",
+        gt=0,
+        le=1000,
+    )
+    update_iterations: int = option(8, "at most so many steps of conjugate gradients", ge=1, le=10**6)
+    update_tolerance: float = option(0.01, "the part of its first residual at which a row is solved", ge=0, lt=1)
+
+
 METHODS = {
     "magnitude": Method(
         "lors_cli.pruning.magnitude",
@@ -169,6 +185,16 @@ REPAIRS = {
         paper="Zhang et al. 2024, ICLR, arXiv 2310.08915",
         options=DsnotOptions,
         statistic="input_moments",
+    ),
+}
+
+UPDATES = {
+    "least_squares": Update(
+        "lors_cli.pruning.least_squares",
+        equation="min over W on the mask of tr[(W - W_d) H (W - W_d)^T] + lambda |W - W_0|^2, H = X^T X",
+        paper="the problem of Boza 2024, arXiv 2401.02938, solved by conjugate gradients",
+        options=LeastSquaresOptions,
+        statistic="hessian",
     ),
 }
 

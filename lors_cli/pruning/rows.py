@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from lors_cli.pruning.least_squares import Fit
     from lors_cli.sparsity.pattern import Pattern
 
 
@@ -160,3 +161,18 @@ class Repair(Row):
         """The repaired weight, (R, C), which holds `pattern` as `pruned` does."""
         repaired: Tensor = self._call("repair", dense, pruned, statistic, pattern, options=options)
         return repaired
+
+
+@dataclass(frozen=True)
+class Update(Row):
+    """How kept weights are changed once all zeros are chosen.
+
+    Its module has ``update(dense, pruned, statistic, tokens, **options)``; `tokens` is how many the statistic has seen.
+    """
+
+    functions: ClassVar[tuple[str, ...]] = ("update",)
+
+    def update(self, dense: "Tensor", pruned: "Tensor", statistic: Any, tokens: int, options: Options) -> "Fit":
+        """The updated weight, (R, C), with the support of `pruned`, and what the update came to."""
+        fit: Fit = self._call("update", dense, pruned, statistic, tokens, options=options)
+        return fit

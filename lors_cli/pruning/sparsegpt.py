@@ -36,7 +36,7 @@ class Factor(NamedTuple):
 
 
 def prepare(statistic: Tensor, *, damping: float = 0.01) -> Factor:
-    """Factor the inverse of the Hessian `statistic`, (C, C), 2 X^T X up to a factor. Uses up its memory.
+    """Factor the inverse of the Hessian `statistic`, (C, C), 2 X^T X up to a factor, which stays as it is.
 
     Args:
         statistic: (C, C), float32 or float64.
@@ -46,9 +46,11 @@ def prepare(statistic: Tensor, *, damping: float = 0.01) -> Factor:
         LorsError: no damping made the Hessian positive definite.
 
     """
-    dead = statistic.diagonal() == 0
+    diagonal = statistic.diag().clone()
+    dead = diagonal == 0
     statistic.diagonal()[dead] = 1
     upper, needed = inverse_factor(statistic, damping)
+    statistic.diagonal().copy_(diagonal)
     return Factor(upper, dead, needed)
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lors_cli.sparsity import mask
+
 PANEL = 384  # rows of a Hessian updated together
 
 
@@ -30,6 +32,10 @@ class Statistic:
             add_up(getattr(self, name))
         counts = add_up(torch.tensor([self.tokens, self.samples])).tolist()
         self.tokens, self.samples = counts
+
+    def finite(self) -> bool:
+        """Whether all numbers are."""
+        return all(mask.finite(getattr(self, name)) for name in self.vectors)
 
     def permute(self, index: Tensor) -> None:
         """Reorder the features as ``x[..., index]`` does."""

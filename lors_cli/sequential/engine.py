@@ -15,7 +15,7 @@ from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
 from lors_cli.models.weights import Weights
-from lors_cli.sequential import fold, linear_by_linear, prune_linears
+from lors_cli.sequential import fold, linear_by_linear, prune_linears, tune
 from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input
 from lors_cli.sequential.loop import BlockLoop
@@ -23,6 +23,7 @@ from lors_cli.sequential.prune_linears import Facts
 from lors_cli.sequential.recipe import Recipe
 from lors_cli.sequential.record import Record
 from lors_cli.sequential.states import States
+from lors_cli.sequential.targets import Targets
 from lors_cli.sparsity import mask
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Pruning:
     tokens: Tensor | None
     device: torch.device
     placement: str
+    seed: int = 0
 
     def run(self, partial: Path) -> Record:
         """Write the pruned weights into `partial`, or go on with what an interrupted run left there.
@@ -49,6 +51,7 @@ class Pruning:
         layout = load.layout(self.skeleton)
         scratch = publish.scratch(partial)
         dtype = next(iter(layout.values())).dtype
+        self.targets: Targets | None = None
         self.blocks = Blocks(self.skeleton, self.checkpoint, dtype, self.device)
         record = Record(scratch, sealed.owner(scratch))
         going_on = bool(record.done("prune"))
@@ -77,16 +80,24 @@ class Pruning:
             self.recipe = self.recipe.with_profile(shares, self.blocks.prefix)
         if self.recipe.section.sequential == "linear" and self.recipe.statistics:
             # as a rule a block has four inputs that linears share
-            self.loop.run("prune", self._prune_linear_by_linear, passes=5, flush=self._flush)
+            visit, passes = self._prune_linear_by_linear, 5
         else:
-            self.loop.run("prune", self._prune, passes=2, flush=self._flush)
+            visit, passes = self._prune, 2
+        if tuning := self.recipe.section.tune_blocks:
+            windows = len(self.tokens) if self.tokens is not None else 1
+            passes += 2 + -(-tuning.steps * tuning.batch_size // windows)
+        self.loop.run("prune", visit, passes, self._flush, self.targets)
 
     def _loop(self, scratch: Path, dtype: torch.dtype, record: Record) -> BlockLoop:
         if self.tokens is None:
             return BlockLoop(self.blocks, {}, None, self.placement, record)
         ours = range(len(self.tokens))[processes.rank() :: processes.count()]
         hidden = self.skeleton.config.get_text_config().hidden_size
-        states = States(scratch, ours, (self.tokens.shape[1], hidden), dtype, self.device)
+        shape = self.tokens.shape[1], hidden
+        states = States(scratch, ours, shape, dtype, self.device)
+        if tuning := self.recipe.section.tune_blocks:
+            dense = tuning.target == "dense"
+            self.targets = Targets(States(scratch, ours, shape, dtype, self.device, "targets", durable=dense))
         # one window at a time, as the published codes do: a batch would round otherwise
         windows = {window: self.tokens[window : window + 1].to(self.device) for window in ours}
         return BlockLoop(self.blocks, windows, states, self.placement, record)
@@ -108,20 +119,21 @@ class Pruning:
             statistics += [shared.statistics[str(profile.statistic)].value()] * len(shared.linears)
         return {"outliers": profile.share(weights, statistics, self.recipe.options(profile))}
 
-    def _prune(self, index: int, block: nn.Module) -> Facts:
+    def _prune(self, index: int, block: nn.Module) -> dict[str, Any]:
         """A visit that gathers the statistics of the whole block, prunes it, and runs it again."""
         targeted, prefix = self._targeted(index, block), f"{self.blocks.prefix}.{index}"
         if self.recipe.statistics and targeted:
-            inputs = self.loop.gather(targeted, block, self.recipe.statistics)
+            inputs = self.loop.gather(targeted, block, self.recipe.statistics, aim=True)
         else:
+            self.loop.aim(block)
             inputs = [Input([name], {}, torch.empty(0, 0)) for name in targeted]
         if self.recipe.permutes:
             self._permute(prefix, block, inputs)
         facts = self._solve(prefix, targeted, inputs)
-        if self.recipe.statistics:
+        tuned = targeted if self.recipe.section.tune_blocks else {}
+        if self.recipe.reads_text and not tuned:
             self.loop.advance(block)
-        self._write(index, block)
-        return facts
+        return self._finish(index, block, facts, tuned)
 
     @torch.no_grad()
     def _permute(self, prefix: str, block: nn.Module, inputs: list[Input]) -> None:
@@ -137,7 +149,7 @@ class Pruning:
                 " between its linears tells channels apart; set prune.permute: false"
             )
 
-    def _prune_linear_by_linear(self, index: int, block: nn.Module) -> Facts:
+    def _prune_linear_by_linear(self, index: int, block: nn.Module) -> dict[str, Any]:
         """A visit in which each linear sees the pruned ones before it."""
         targeted, prefix = self._targeted(index, block), f"{self.blocks.prefix}.{index}"
         facts: Facts = {}
@@ -145,9 +157,20 @@ class Pruning:
         def prune_input(shared: Input) -> None:
             facts.update(self._solve(prefix, targeted, [shared]))
 
-        linear_by_linear.run(targeted, self.recipe.statistics, self.loop, block, prune_input)
+        self.loop.aim(block)
+        tuned = targeted if self.recipe.section.tune_blocks else {}
+        linear_by_linear.run(targeted, self.recipe.statistics, self.loop, block, prune_input, advance=not tuned)
+        return self._finish(index, block, facts, tuned)
+
+    def _finish(self, index: int, block: nn.Module, facts: Facts, tuned: dict[str, nn.Linear]) -> dict[str, Any]:
+        """Tune the block, if linears of it are to be `tuned`, and write it."""
+        tuning, options = None, self.recipe.section.tune_blocks
+        if options and tuned:
+            self.loop.say("tuning")
+            tuning = tune.tune(block, tuned, self.loop, options, self.seed + (index << 32))
+            tune.report(f"{self.blocks.prefix}.{index}", tuning)
         self._write(index, block)
-        return facts
+        return {"linears": facts, "tuning": tuning}
 
     def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> Facts:
         self.loop.say(f"pruning {', '.join(name for shared in inputs for name in shared.linears)}")
@@ -156,6 +179,8 @@ class Pruning:
             error = "not measured" if fact["error"] is None else f"{fact['error']:.6f}"
             damping = "" if fact["damping"] is None else f", damping {fact['damping']:g}"
             seconds, tokens = fact["seconds"], fact["tokens"]
+            if update := fact["update"]:
+                damping += f", update {update['error_before']:.6f} -> {update['error_after']:.6f}"
             log.debug(
                 "%s: sparsity %.6f, error %s%s, %d tokens, %.2f s",
                 name,

@@ -23,6 +23,8 @@ def run(
     loop: BlockLoop,
     block: nn.Module,
     prune: Callable[[Input], None],
+    *,
+    advance: bool = True,
 ) -> None:
     """Prune the `linears` of `block` one input after another, and take the windows of `loop` to the next block.
 
@@ -32,6 +34,7 @@ def run(
         loop: gives the windows, and takes their output states.
         block: the block, on the device.
         prune: prunes the linears of one input in place.
+        advance: whether the windows go to the next block; if not, somebody else takes them there.
 
     Raises:
         LorsError: a linear was not used, or used twice; or the windows took different ways through the block.
@@ -48,7 +51,8 @@ def run(
                 shared.add(route.input_of(shared.linears[0], partial(loop.forward, block, window, "statistics")))
             shared.reduce()
             prune(shared)
-        loop.advance(block, before_each=route.start)
+        if advance:
+            loop.advance(block, before_each=route.start)
 
 
 class _Route:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from lors_cli import processes
 from lors_cli.errors import Problem, RequestError
 from lors_cli.models import linears, load, memory
+from lors_cli.pruning import least_squares
 from lors_cli.sequential.recipe import Recipe
 from lors_cli.sequential.states import PLACEMENTS
 
@@ -21,12 +22,16 @@ OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2", "dense")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, and where the calibration states go. Each of several processes needs this; `disk` is for all together."""
+    """Bytes, and where the calibration states go. Each of several processes needs this; `disk` is for all together.
+
+    The statistics and the solver are done with before tuning begins. `states` are also those of the targets.
+    """
 
     process: int
     blocks: int
     statistics: int
     solver: int
+    tuning: int
     activations: int
     states: int
     placement: str
@@ -37,10 +42,11 @@ class Estimate:
     def lines(self) -> list[str]:
         """The figures, for people, with the setting that decides each."""
         gpu = f", device {self.device / 1e9:.2f} GB" if self.device else ""
+        tuning = f" or tuning {self.tuning / 1e9:.2f} (prune.tune_blocks)" if self.tuning else ""
         return [
             f"memory: host {self.host / 1e9:.2f} GB{gpu}: process {self.process / 1e9:.2f}, blocks"
             f" {self.blocks / 1e9:.2f}, statistics {self.statistics / 1e9:.2f} and solver {self.solver / 1e9:.2f}"
-            f" (prune.method), activations {self.activations / 1e9:.2f} (sequence_length), states"
+            f" (prune.method){tuning}, activations {self.activations / 1e9:.2f} (sequence_length), states"
             f" {self.states / 1e9:.2f} on the {self.placement} (samples x sequence_length, prune.states)",
             f"disk: {self.disk / 1e9:.2f} GB while it works",
         ]
@@ -66,13 +72,17 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     largest = _most_together(fullest)
     hessians = "hessian" in recipe.statistics
     statistics = 4 * sum(w * w if hessians else w for w in widths) if recipe.statistics else 0
-    # H, and of its factorisation two at a time; the weight in float32 with its errors and scores
-    solver = 4 * (3 * wide * wide * hessians + 4 * largest)
+    # H, and of its factorisation two at a time; the weight in float32 with its errors and scores, or six of some rows
+    factors = 3 if recipe.method.statistic == "hessian" else 0
+    fitted = 6 * min(largest, least_squares.ROWS * wide) if recipe.update else 0
+    solver = 4 * (factors * wide * wide + max(4 * largest, largest + fitted))
     count, length = windows or (0, 0)
     hidden = model.config.get_text_config().hidden_size
     activations = length * (4 * wide + 8 * hidden) * size
-    states = -(-count // processes.count()) * length * hidden * size
-    work = statistics + solver + activations
+    tuned = recipe.section.tune_blocks
+    tuning = _tuning(block // size, sum(widths), length, size) if tuned else 0
+    states = (2 if tuned else 1) * -(-count // processes.count()) * length * hidden * size
+    work = max(statistics + solver, tuning) + activations
     process = psutil.Process().memory_info().rss
     on_gpu = device.type == "cuda"
     host = process + (block if on_gpu else 2 * block + work)
@@ -84,19 +94,29 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
         else asked
     )
     at = placement if on_gpu or placement == "disk" else "host"
+    files = 2 if tuned and (placement == "disk" or tuned.target == "dense") else 1
     weights = sum(t.numel() * t.dtype.itemsize for t in layout.values())
     return Estimate(
         process=process,
         blocks=2 * block,
         statistics=statistics,
         solver=solver,
+        tuning=tuning,
         activations=activations,
         states=states,
         placement=at,
         host=host + (states if at == "host" else 0),
         device=on_device + (states if at == "device" else 0),
-        disk=weights + 2 * count * length * hidden * size,
+        disk=weights + files * 2 * count * length * hidden * size,
     )
+
+
+def _tuning(parameters: int, widths: int, length: int, size: int) -> int:
+    """The bytes to tune a block of so many `parameters`, whose inputs have so many features, in a dtype of `size`."""
+    # float32: the weights, their gradients, Adam's two; as the block computes: the gradients of a window, the zeros,
+    # and where that is not float32 the weights
+    each = 4 * 4 + size + 1 + (size if size < 4 else 0)
+    return parameters * each + 4 * widths * length * size  # a Llama block keeps four numbers for each input of a linear
 
 
 def check(need: Estimate, device: torch.device, output: Path) -> None:

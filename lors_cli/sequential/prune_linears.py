@@ -47,11 +47,10 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
     method, facts = recipe.method, {}
     first = f"{prefix}.{shared.linears[0]}"
     started = time.monotonic()
-    statistic = None
-    if method.statistic in shared.statistics:
-        statistic = shared.statistics[method.statistic].value()
-        if not mask.finite(statistic):
+    for gathered in shared.statistics.values():
+        if not gathered.finite():
             raise LorsError(f"{first}: NaN or infinity in its calibration inputs; check the model, or its dtype")
+    statistic = shared.statistics[method.statistic].value() if method.statistic in shared.statistics else None
     try:
         statistic = method.prepare(statistic, recipe.options(method))
     except LorsError as error:
@@ -60,7 +59,7 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
     for names in _together(list(linears), prefix, recipe):
         stacked = torch.cat([dense[name] for name in names]) if len(names) > 1 else dense[names[0]]
         try:
-            pruned = _pruned(f"{prefix}.{names[0]}", stacked, statistic, shared, recipe)
+            pruned, fit = _pruned(f"{prefix}.{names[0]}", stacked, statistic, shared, recipe)
         except LorsError as error:
             raise LorsError(f"{prefix}.{', '.join(names)}: {error}") from None
         seconds = (time.monotonic() - started) / len(names)
@@ -71,6 +70,7 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
                 "sparsity": mask.sparsity(weight),
                 "error": _error(dense[name], weight, shared.probe),
                 "damping": getattr(statistic, "damping", None),
+                "update": fit,
                 "seconds": round(seconds, 3),
             }
         started = time.monotonic()
@@ -85,8 +85,10 @@ def _together(names: list[str], prefix: str, recipe: Recipe) -> list[list[str]]:
     return [[name] for name in names]
 
 
-def _pruned(full: str, dense: Tensor, statistic: Any, shared: Input, recipe: Recipe) -> Tensor:
-    """`dense` pruned and repaired to the target of the linear `full`."""
+def _pruned(
+    full: str, dense: Tensor, statistic: Any, shared: Input, recipe: Recipe
+) -> tuple[Tensor, dict[str, Any] | None]:
+    """`dense` pruned and repaired to the target of the linear `full`, and updated; with what the update came to."""
     method, repair, pattern = recipe.method, recipe.repair, recipe.targets[full]
     if recipe.masks:
         statistic = recipe.masks.tensor(full).to(dense.device)
@@ -94,7 +96,13 @@ def _pruned(full: str, dense: Tensor, statistic: Any, shared: Input, recipe: Rec
     if repair:
         gathered = shared.statistics[str(repair.statistic)].value()
         pruned = repair.repair(dense, pruned, gathered, pattern or mask.held_by(pruned), recipe.options(repair))
-    return mask.positive_zeros(pruned)
+    if not recipe.update:
+        return mask.positive_zeros(pruned), None
+    gathered = shared.statistics[str(recipe.update.statistic)].value()
+    fit = recipe.update.update(dense, pruned, gathered, shared.tokens, recipe.options(recipe.update))
+    facts = {"error_before": fit.before, "error_after": fit.after}
+    facts |= {"damping": fit.damping, "rows_left": fit.rows_left, "steps": fit.steps}
+    return mask.positive_zeros(fit.weight), facts
 
 
 def _error(dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:

@@ -8,8 +8,8 @@ from lors_cli.config.prune import Prune
 from lors_cli.errors import request_error
 from lors_cli.models.linears import select
 from lors_cli.options import Options
-from lors_cli.pruning import METHODS, PROFILES, REPAIRS, PermuteOptions
-from lors_cli.pruning.rows import Method, Profile, Repair, Row
+from lors_cli.pruning import METHODS, PROFILES, REPAIRS, UPDATES, PermuteOptions
+from lors_cli.pruning.rows import Method, Profile, Repair, Row, Update
 from lors_cli.sequential.masks import Masks
 from lors_cli.sparsity.pattern import Pattern
 
@@ -49,9 +49,20 @@ class Recipe:
         return REPAIRS[self.section.repair] if self.section.repair else None
 
     @property
+    def update(self) -> Update | None:
+        """The registry row of the update."""
+        return UPDATES.get(self.section.update)
+
+    @property
     def statistics(self) -> list[str]:
         """What calibration gathers for pruning."""
-        return [row.statistic for row in (self.method, self.repair) if row and row.statistic]
+        rows = (self.method, self.repair, self.update)
+        return list(dict.fromkeys(row.statistic for row in rows if row and row.statistic))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether calibration windows go through the blocks as they are pruned."""
+        return bool(self.statistics or self.section.tune_blocks)
 
     @property
     def permutes(self) -> bool:

@@ -24,7 +24,14 @@ TOLERANCE = 1e-5  # of the largest state; as a rule nothing differs at all
 
 
 @torch.no_grad()
-def check(skeleton: PreTrainedModel, key: str, *, ranked: Collection[str], linear_by_linear: bool = False) -> None:
+def check(
+    skeleton: PreTrainedModel,
+    key: str,
+    *,
+    ranked: Collection[str],
+    linear_by_linear: bool = False,
+    tuned: bool = False,
+) -> None:
     """Refuse what pruning block by block would do wrong, or could not do at all.
 
     Args:
@@ -32,6 +39,7 @@ def check(skeleton: PreTrainedModel, key: str, *, ranked: Collection[str], linea
         key: where the config names it.
         ranked: the linears whose weights calibration will rank, by their full names.
         linear_by_linear: whether each linear is to see the pruned ones before it.
+        tuned: whether gradients will be computed in each block.
 
     Raises:
         RequestError: see above; it says which part of the model does not fit.
@@ -67,6 +75,9 @@ def check(skeleton: PreTrainedModel, key: str, *, ranked: Collection[str], linea
             raise request_error(
                 "prune.sequential", "block, where a linear is called twice", f"linear; {full}", "set it to block"
             )
+    if tuned and (failure := _no_gradients(model, windows[0])):
+        needed = "blocks in which gradients can be computed"
+        raise request_error("prune.tune_blocks", needed, f"{name}: {failure}", "leave tune_blocks out")
 
 
 def _whole(model: PreTrainedModel, windows: dict[int, Tensor]) -> tuple[list[list[Tensor]], list[Counter[str]]]:
@@ -116,6 +127,22 @@ def _mismatch(
         return f"{prefix}.{number}: {error}"
     except Exception as error:  # the code of any model
         return f"{prefix}.{number} cannot be run by itself ({_first_line(error)})"
+    return None
+
+
+def _no_gradients(model: PreTrainedModel, ids: Tensor) -> str | None:
+    """Why no gradients can be computed in the blocks, run one by one; None where they can."""
+    prefix, blocks = linears.find_blocks(model)
+    states: dict[int, Tensor] = {}
+    calls = replay.capture(model, {0: ids}, states.__setitem__)
+    for number, block in enumerate(blocks):
+        parameters = list(block.requires_grad_(True).parameters())
+        try:
+            with torch.enable_grad():
+                output = calls.run(block, number, 0, states[0].clone())
+                torch.autograd.grad(output.square().sum(), parameters, allow_unused=True)
+        except Exception as error:  # the code of any model
+            return f"{prefix}.{number}: {_first_line(error)}"
     return None
 
 

@@ -28,9 +28,16 @@ class Calls:
     def __init__(self) -> None:
         self.arguments: dict[int, list[Arguments]] = {}
 
-    def run(self, block: nn.Module, index: int, window: int, states: Tensor) -> Tensor:
-        """The output states of `block` (the `index`-th) on the `states` of `window`."""
+    def run(
+        self, block: nn.Module, index: int, window: int, states: Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """The output states of `block` (the `index`-th) on the `states` of `window`.
+
+        With a `dtype`, which is that of the block now, all that the block is called with is cast to it.
+        """
         args, kwargs = self.arguments[window][index]
+        if dtype:
+            states, args, kwargs = _cast((states, args, kwargs), dtype)
         versions = [(tensor, tensor._version) for tensor in _tensors((args, kwargs))]
         result = states_of(block(states, *args, **kwargs))
         if any(tensor._version != version for tensor, version in versions):
@@ -42,6 +49,17 @@ def states_of(output: Any) -> Tensor:
     """The states in what a block returns: a tensor, or the first of a tuple."""
     states: Tensor = output[0] if isinstance(output, tuple | list) else output
     return states
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """`value` with its floating point tensors in `dtype`."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _cast(one, dtype) for key, one in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return type(value)(_cast(one, dtype) for one in value)
+    return value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -22,12 +22,26 @@ PLACEMENTS = ("device", "host", "disk")
 
 
 class States:
-    """States of the `windows` (numbers within all windows), each (1, length, hidden)."""
+    """States of the `windows` (numbers within all windows), each (1, length, hidden).
+
+    `name` begins the names of the files. Those that are not `durable` are for the block at hand: no later run goes on
+    from them, so they are on the disk only where they are kept there.
+    """
 
     def __init__(
-        self, directory: Path, windows: Sequence[int], shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+        self,
+        directory: Path,
+        windows: Sequence[int],
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+        name: str = "states",
+        *,
+        durable: bool = True,
     ) -> None:
         self.windows = windows
+        self.durable = durable
+        self._name = name
         self._directory, self._shape, self._dtype, self._device = directory, (1, *shape), dtype, device
         self._bytes = shape[0] * shape[1] * dtype.itemsize
         self._held: dict[int, Tensor] = {}
@@ -63,8 +77,11 @@ class States:
             )
         if self._placement != "disk":
             self._held[window] = states if self._placement == "device" else states.cpu()
+            if not self.durable:
+                return
         content = states.cpu().contiguous().view(torch.uint8).numpy()
-        self._digests[str(window)] = hashlib.sha256(content.data).hexdigest()
+        if self.durable:
+            self._digests[str(window)] = hashlib.sha256(content.data).hexdigest()
         path = self._path(self._block + 1)
         with open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o644)) as file:
             file.seek(window * self._bytes)
@@ -73,7 +90,8 @@ class States:
     def turn(self) -> dict[str, str]:
         """All were put: bring them to the disk; they are now the states that enter the next block. Their digests."""
         self._block += 1
-        publish.flush(self._path(self._block))
+        if self.durable:
+            publish.flush(self._path(self._block))
         return dict(self._digests)
 
     def damage(self, block: int, digests: Mapping[str, str]) -> str | None:
@@ -95,7 +113,7 @@ class States:
             self._path(block).unlink(missing_ok=True)
 
     def _path(self, block: int) -> Path:
-        return self._directory / f"states-{block % 2}"
+        return self._directory / f"{self._name}-{block % 2}"
 
     def _from_file(self, window: int) -> Tensor:
         states = torch.from_numpy(self._mapped(window)).view(self._dtype).view(self._shape)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lors_cli import processes, pruning
 from lors_cli.artifacts import companions, digest, publish
@@ -50,8 +51,8 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     common.check_row("prune.method", section.method, pruning.mistake(pruning.all_methods()[section.method]))
     if section.method in pruning.STRUCTURED:
         return (yield from prune_structured.prepare(config, section, graph))
-    for name, rows in (("profile", pruning.PROFILES), ("repair", pruning.REPAIRS)):
-        if chosen := getattr(section, name):
+    for name, rows in (("profile", pruning.PROFILES), ("repair", pruning.REPAIRS), ("update", pruning.UPDATES)):
+        if (chosen := getattr(section, name)) in rows:
             common.check_row(f"prune.{name}", chosen, pruning.mistake(rows[chosen]))
     key = "prune.input" if section.input else "model"
     calibration = section.calibration
@@ -65,15 +66,19 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.check_prunable(skeleton, key)
     recipe = build(section, linears.all_linears(skeleton), masks)
-    if recipe.statistics or section.profile:
+    if recipe.reads_text or section.profile:
         stepwise = section.sequential == "linear" and bool(recipe.statistics)
-        rehearsal.check(skeleton, key, ranked=recipe.targets, linear_by_linear=stepwise)
+        rehearsal.check(
+            skeleton, key, ranked=recipe.targets, linear_by_linear=stepwise, tuned=section.tune_blocks is not None
+        )
     elif calibration:
         log.warning("prune.calibration is not used: %s does not look at activations", section.method)
         calibration = None
     if source.is_complete(directory):
         open_weights(directory, skeleton, key)
     tokens = common.calibration_tokens(config, calibration, directory, skeleton) if calibration else None
+    if tokens is not None and recipe.update:
+        _warn_of_few(tokens.numel(), recipe, skeleton)
     token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     partial = publish.partial_directory(STAGES["prune"].output(config.output_dir))
     shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
@@ -84,16 +89,19 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         for line in need.lines():
             log.info("prune: %s", line)
         checkpoint = open_weights(directory, skeleton, key)
-        engine = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement)
+        engine = Pruning(skeleton, checkpoint, recipe, tokens, device, need.placement, config.seed)
         record = engine.run(partial)
         if processes.rank() > 0:
             return Pruned()
         load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code)
         companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
-        made = {name: fact for block in record.done("prune") for name, fact in block.items()}
+        made = {name: fact for block in record.done("prune") for name, fact in block["linears"].items()}
         facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
         verified = _verify(partial, engine.recipe, made, config.trust_remote_code)
-        return Pruned(**facts, **verified, states=need.placement, profile=record.phases.get("profile"))
+        if engine.recipe.update:
+            _log_update(made)
+        tuning = _tuning_facts(record.done("prune"), engine.blocks.prefix)
+        return Pruned(**facts, **verified, states=need.placement, profile=record.phases.get("profile"), tuning=tuning)
 
     return Job(
         stage="prune",
@@ -115,16 +123,61 @@ def _summary(recipe: Recipe, windows: tuple[int, int] | None, device: torch.devi
     section = recipe.section
     extras = [f"profile {section.profile}"] if section.profile else []
     extras += [f"repair {section.repair}"] if section.repair else []
+    extras += [f"update {section.update}"] if recipe.update else []
+    if tuning := section.tune_blocks:
+        extras += [f"{tuning.steps} steps on each block towards target: {tuning.target}"]
     extras += [f"calibration {windows[0]} x {windows[1]} tokens"] if windows else []
     targets = Counter(str(pattern or section.mask) for pattern in recipe.targets.values())
     counts = ", ".join(f"{number} linears to {target}" for target, number in targets.items())
     return "; ".join([f"{section.method} on {device}: {counts}", *extras])
 
 
+def _warn_of_few(tokens: int, recipe: Recipe, skeleton: PreTrainedModel) -> None:
+    """Say that there are inputs with more features than the calibration has tokens."""
+    widths = {name: one.in_features for name, one in linears.all_linears(skeleton).items() if name in recipe.targets}
+    if few := [name for name, width in widths.items() if width > tokens]:
+        log.warning(
+            "prune.update: %d calibration tokens limit the rank of Hessians; %d of %d linears have up to %d inputs;"
+            " their damping is raised, but more prune.calibration.samples are better",
+            tokens,
+            len(few),
+            len(widths),
+            max(widths.values()),
+        )
+
+
+def _log_update(made: Facts) -> None:
+    """What the update came to, over all linears."""
+    updates = {name: fact["update"] for name, fact in made.items()}
+    for name, update in updates.items():
+        if update["error_after"] >= update["error_before"] > 0:
+            log.warning("%s: the update did not make it better, so it is as it was pruned", name)
+    before, after = (
+        sum(update[key] for update in updates.values()) / len(updates) for key in ("error_before", "error_after")
+    )
+    left = sum(update["rows_left"] for update in updates.values())
+    log.info(
+        "prune: update: mean error of %d linears %.4f -> %.4f; %d rows are left", len(updates), before, after, left
+    )
+
+
 def _calibration_facts(tokens: Tensor, token_digest: str | None, made: Facts) -> dict[str, Any]:
     count, length = tokens.shape
     facts = {"windows": count, "tokens": count * length, "token_digest": token_digest}
     return {"calibration": {**facts, "tokens_per_linear": {name: fact.pop("tokens") for name, fact in made.items()}}}
+
+
+def _tuning_facts(blocks: list[dict[str, Any]], prefix: str) -> dict[str, Any] | None:
+    """What tuning did to each block, by its name; None where none was tuned."""
+    tuned = {f"{prefix}.{index}": block["tuning"] for index, block in enumerate(blocks) if block["tuning"]}
+    if not tuned:
+        return None
+    kept = [name for name, facts in tuned.items() if facts["kept"]]
+    seconds = sum(facts["seconds"] for facts in tuned.values())
+    log.info("prune: tuned %d of %d blocks, %.1f s", len(tuned) - len(kept), len(blocks), seconds)
+    if kept:
+        log.warning("prune: tuning did not lower the loss of %s, which stay as they were", ", ".join(kept))
+    return {"kept": len(kept), "seconds": round(seconds, 3), "blocks": tuned}
 
 
 def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: bool) -> dict[str, Any]:

@@ -10,12 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from lors_cli.pruning import METHODS, PROFILES, REPAIRS, PermuteOptions, StructuredOptions, all_methods, statistics
+from lors_cli.pruning import (
+    METHODS,
+    PROFILES,
+    REPAIRS,
+    UPDATES,
+    PermuteOptions,
+    StructuredOptions,
+    all_methods,
+    statistics,
+)
 from lors_cli.pruning.rows import Method, Row
 from lors_cli.sparsity.pattern import Pattern
 
-ROWS: dict[str, Row] = {**all_methods(), **PROFILES, **REPAIRS}
-CALLED = ("prune", "prepare", "score", "keep", "share", "spread", "repair")
+ROWS: dict[str, Row] = {**all_methods(), **PROFILES, **REPAIRS, **UPDATES}
+CALLED = ("prune", "prepare", "score", "keep", "share", "spread", "repair", "update")
 
 
 def test_the_registry_is_read_without_torch() -> None:

@@ -71,6 +71,19 @@ def test_the_parts_are_those_of_the_shapes(machine: Machine, skeleton: PreTraine
     assert wanda.device == 0
 
 
+def test_tuning_and_the_targets_are_counted(machine: Machine, skeleton: PreTrainedModel) -> None:
+    """Weights, gradients and Adam's two in float32, a window's gradients, the zeros, and what a backward pass reads."""
+    base, parameters, widths = need(skeleton), BLOCK // 4, 32 + 32 + 32 + 64
+    tuned = need(skeleton, tune_blocks={})
+    assert tuned.tuning == parameters * (4 * 4 + 4 + 1) + 4 * widths * 32 * 4
+    assert tuned.states == 2 * STATES
+    assert tuned.host - base.host == STATES + tuned.tuning - base.statistics - base.solver
+    assert tuned.disk == base.disk  # the targets of a block are only in memory
+    assert need(skeleton, tune_blocks={}, states="disk").disk == base.disk + 2 * STATES
+    assert need(skeleton, tune_blocks={"target": "dense"}).disk == base.disk + 2 * STATES
+    assert "tuning 0.00 (prune.tune_blocks)" in tuned.lines()[0]
+
+
 def test_settings_that_need_more_are_estimated_higher(machine: Machine, skeleton: PreTrainedModel) -> None:
     base = need(skeleton)
     assert need(skeleton, windows=(32, 32)).states == 2 * base.states

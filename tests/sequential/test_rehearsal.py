@@ -148,3 +148,29 @@ def test_a_model_that_cannot_be_tried_is_not_refused(caplog: pytest.LogCaptureFi
     model.config.hidden_act = "unheard of"
     check(model)
     assert "cannot be tried out" in caplog.text
+
+
+class Frozen(Good):
+    """It computes without gradients."""
+
+    @torch.no_grad()
+    def forward(self, states: Tensor, **kwargs: Any) -> Any:
+        return super().forward(states)
+
+
+def test_a_block_without_gradients_is_refused_for_tuning_alone() -> None:
+    check(odd(Good), tuned=True)
+    check(odd(Frozen))
+    with pytest.raises(
+        RequestError, match=r"model\.layers\.1: RuntimeError: element 0 of tensors does not require grad"
+    ) as caught:
+        check(odd(Frozen), tuned=True)
+    assert (caught.value.problems[0].key, caught.value.problems[0].remedy) == (
+        "prune.tune_blocks",
+        "leave tune_blocks out",
+    )
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "falcon", "opt", "bamba", "modernbert-decoder", "cohere2"])
+def test_blocks_of_known_models_have_gradients(name: str) -> None:
+    check(skeleton(name), tuned=True)

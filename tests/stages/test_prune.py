@@ -239,3 +239,20 @@ def test_the_owl_profile_has_the_asked_mean(lors: Lors, write_config: WriteConfi
     assert abs(levels["0"] - levels["1"]) == pytest.approx(0.16, abs=1e-4)
     assert sum(levels.values()) / 2 == pytest.approx(0.5, abs=1e-4)
     assert manifest["sparsity"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_an_update_says_what_it_came_to(
+    lors: Callable[..., Result], write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_config(prune__update="least_squares")
+    assert "update least_squares" in lors("prune", config, "--dry-run").stdout
+    done = lors("prune", config)
+    assert "prune: update: mean error of 14 linears" in done.stderr
+    assert "limit the rank" not in done.stderr
+    manifest = json.loads((tmp_path / "run/pruned/lors.json").read_text())
+    for name, facts in manifest["modules"].items():
+        update = facts["update"]
+        assert 0 < update["error_after"] < update["error_before"], name
+        assert update["damping"] == 0.1
+    few = lors("prune", config, "prune.calibration.samples=1", f"output_dir={tmp_path}/few")
+    assert "32 calibration tokens limit the rank of Hessians; " in few.stderr
