@@ -10,8 +10,7 @@ A wrong request is a ValueError here, not the RequestError of the command line.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,13 +21,13 @@ from transformers import PreTrainedModel
 
 from lors_cli import adapters
 from lors_cli.adapters import fit
-from lors_cli.adapters.attached import Settings, find, round_anew, unwrapped, whole
+from lors_cli.adapters.attached import Settings, find, place_vectors, round_anew, unwrapped, whole
 from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.artifacts import adapter_file
-from lors_cli.errors import RequestError, nearest
-from lors_cli.models import identity, linears, targets
+from lors_cli.errors import as_value_error, nearest
+from lors_cli.models import identity, linears, targets, vectors
 from lors_cli.models.load import load_model
 from lors_cli.sparsity import mask
 
@@ -51,7 +50,7 @@ def load(
         LorsError: a weight file is missing or damaged.
 
     """
-    with _as_value_error():
+    with as_value_error():
         return load_model(Path(directory), dtype, torch.device(device), trust_remote_code=trust_remote_code)
 
 
@@ -178,11 +177,15 @@ def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
         directory: a new one, or one that holds an older adapter and nothing else.
 
     Raises:
-        ValueError: no adapters are attached, or the directory holds something else.
+        ValueError: no adapters are attached, they came with trained norms, or the directory holds something else.
         LorsError: it cannot be written.
 
     """
     core, settings, attached = find(model)
+    if settings.vectors:
+        raise ValueError(
+            f"adapters alone, got some with {settings.vectors[0]}, which only `lors train` trains and saves"
+        )
     modules = {name: {key: whole(tensor) for key, tensor in a.tensors().items()} for name, a in attached.items()}
     kind = adapters.METHODS[settings.method].adapter
     sizes = {name: adapter.shape for name, adapter in attached.items()}
@@ -193,7 +196,7 @@ def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
         deque(tensors, maxlen=0)
         return
     content = adapter_file.AdapterFile(settings.method, settings.rank, settings.alpha, modules, identity.of(tensors))
-    with _as_value_error():
+    with as_value_error():
         adapter_file.save_whole(Path(directory), content, base=core.config._name_or_path, dropout=settings.dropout)
 
 
@@ -219,7 +222,7 @@ def place_adapter(model: Model, directory: str | PathLike[str], *, check: bool =
         _check_plain(model)
     elif any(hasattr(parameter, "full_tensor") for parameter in core.parameters()):  # a DTensor
         raise ValueError("a model that is whole in this process; load the adapter before fully_shard")
-    with _as_value_error():
+    with as_value_error():
         content = adapter_file.load(path, "directory")
         dropout = adapter_file.read_dropout(path)
     method, rank, alpha = content.method, content.rank, content.alpha
@@ -233,16 +236,18 @@ def place_adapter(model: Model, directory: str | PathLike[str], *, check: bool =
     wrong = fit.misfits(adapters.METHODS[method].adapter, lambda _: rank, content.modules, sizes)
     own = sizes if settings else [name for name in sizes if content.lacks(name)]
     wrong += [f"it has nothing for {name}" for name in own if name not in content.modules]
+    wrong += vectors.misfits(content, core)
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise ValueError(f"{path} does not fit this {type(core).__name__}: {'; '.join(wrong[:4])}{more}")
-    with _as_value_error():
+    with as_value_error():
         why = identity.why_other_in_memory(content, model) if check else None
     if why:
         raise ValueError(f"{path} was made on another model: this one {why}; load the model that it was made on")
     if settings is None:
         names = list(content.modules)
         attach(model, method=method, rank=rank, alpha=alpha, target_modules=names, dropout=dropout)
+    place_vectors(core, content.vectors)
     with torch.no_grad():
         for name, adapter in find(model)[2].items():
             for key, parameter in adapter.tensors().items():
@@ -269,7 +274,7 @@ def _targets(
     if isinstance(target_modules, str) or target_modules == []:
         raise ValueError(f"target_modules: a list of names or globs (['*'] for all), got {target_modules!r}")
     every = linears.all_linears(model, asked=target_modules or ())
-    with _as_value_error():
+    with as_value_error():
         names = linears.select(list(every), target_modules, "target_modules")
         measured = target_modules is None or packed
         sparsities = {name: mask.sparsity(every[name].weight) for name in names if measured}
@@ -289,12 +294,3 @@ def _check_plain(model: Any) -> None:
         raise ValueError(f"a plain transformers model, not wrapped yet, got {type(model).__name__}")
     if getattr(model.config, "quantization_config", None):
         raise ValueError("a model whose weights are plain floats, got a quantised one")
-
-
-@contextmanager
-def _as_value_error() -> Iterator[None]:
-    """Turn the error of a wrong request into a ValueError."""
-    try:
-        yield
-    except RequestError as error:
-        raise ValueError("; ".join(f"{p.key}: {p.expected}, got {p.got}: {p.remedy}" for p in error.problems)) from None

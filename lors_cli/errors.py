@@ -9,7 +9,8 @@ A ``RequestError`` carries every problem that was found, so that a file with thr
 """
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import IOBase
 from traceback import walk_tb
@@ -68,6 +69,15 @@ class RequestError(LorsError):
 def request_error(key: str, expected: str, got: object, remedy: str, file: object = None) -> RequestError:
     """A ``RequestError`` with a single problem."""
     return RequestError(Problem(key, expected, str(got), remedy, str(file) if file is not None else None))
+
+
+@contextmanager
+def as_value_error() -> Iterator[None]:
+    """Turn the error of a wrong request into a ValueError, for callers without a config."""
+    try:
+        yield
+    except RequestError as error:
+        raise ValueError("; ".join(f"{p.key}: {p.expected}, got {p.got}: {p.remedy}" for p in error.problems)) from None
 
 
 def gathered(make: Callable[[Item], Made], items: Iterable[Item]) -> tuple[list[Made], list[Problem]]:

@@ -172,16 +172,18 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     operands = Operands._make([*tensors, ctx.scale, ctx.slot])
     needed = Operands._make(ctx.needs_input_grad[2:])
     lora_A, lora_B = operands.lora_A, operands.lora_B
-    grad_x = grad_A = grad_B = None
+    grad_x = grad_bias = grad_A = grad_B = None
     if ctx.needs_input_grad[0]:
         grad_x = torch.ops.lors.linear_input_grad(grad_y, *operands)
     x, grad_y = x.reshape(-1, x.shape[-1]), grad_y.reshape(-1, grad_y.shape[-1])
+    if ctx.needs_input_grad[1]:
+        grad_bias = grad_y.sum(0)
     if needed.lora_A:
         grad_A = ctx.scale * ((grad_y @ lora_B.to(grad_y.dtype)).T @ x).to(lora_A.dtype)
     if needed.lora_B:
         grad_B = ctx.scale * (grad_y.T @ (x @ lora_A.to(x.dtype).T)).to(lora_B.dtype)
     none = Operands._make([None] * len(operands))
-    return grad_x, None, *none._replace(lora_A=grad_A, lora_B=grad_B)
+    return grad_x, grad_bias, *none._replace(lora_A=grad_A, lora_B=grad_B)
 
 
 _linear.register_autograd(_backward, setup_context=_save)

@@ -1,11 +1,12 @@
 """Adapters on disk, in PEFT's form: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
 A LoRA adapter loads in plain PEFT. The others name a ``peft_type`` that PEFT does not know, so that it refuses them:
-applied without the mask they would be another model.
+applied without the mask they would be another model. What was trained beside the adapters has the names that PEFT gives
+it, so that a LoRA adapter takes it along there: norms are `modules_to_save`, and biases of linears are "lora_only".
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class AdapterFile:
         made_on: the digests of the tensors of its model, as `lors_cli.models.identity` has them; empty if not recorded.
         config: all of adapter_config.json; empty before it is written.
         scaling: the rank and alpha of linears for which they are not `rank` and `alpha`.
+        vectors: trained values of other parameters of the model, of norms and biases, by their names in it.
         written: when its files were, in seconds since 1970.
 
     """
@@ -52,6 +54,7 @@ class AdapterFile:
     config: dict[str, Any] = field(default_factory=dict)
     scaling: dict[str, tuple[int, float]] = field(default_factory=dict)
     written: float = 0.0
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, linear: str) -> tuple[int, float]:
         """The rank and the alpha of the update of a linear."""
@@ -70,7 +73,12 @@ class AdapterFile:
 def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) -> None:
     """Write `content` into `directory`; `base` is the model that it was trained for, a directory or a hub id."""
     place = Path(base).expanduser()
-    write_tensors(content.modules, directory / WEIGHTS, made_on=content.made_on)
+    biases = {name for name in content.vectors if name.rpartition(".")[0] in content.modules}
+    norms = {name.rpartition(".")[0] for name in content.vectors.keys() - biases}
+    others = {
+        peft_options.stored_name(name, of_linear=name in biases): tensor for name, tensor in content.vectors.items()
+    }
+    write_tensors(content.modules, directory / WEIGHTS, others=others, made_on=content.made_on)
     config = {
         "peft_type": adapters.METHODS[content.method].peft_type,
         "task_type": "CAUSAL_LM",
@@ -79,9 +87,10 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
         "lora_alpha": content.alpha,
         "lora_dropout": dropout,
         "target_modules": sorted(content.modules),
-        "bias": "none",
+        "bias": peft_options.OWN_BIASES if biases else "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
+        **({"modules_to_save": sorted(norms)} if norms else {}),
     }
     files.write_json(directory / CONFIG, config)
 
@@ -105,22 +114,30 @@ def save_whole(directory: Path, content: AdapterFile, *, base: str, dropout: flo
 
 
 def write_tensors(
-    modules: Mapping[str, Mapping[str, Tensor]], path: Path, *, made_on: Mapping[str, Any] | None = None
+    modules: Mapping[str, Mapping[str, Tensor]],
+    path: Path,
+    *,
+    others: Mapping[str, Tensor] | None = None,
+    made_on: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the tensors of adapters, by module and name, under PEFT's names, with the digests of their model."""
+    """Write the tensors of adapters, by module and name, under PEFT's names, with the digests of their model.
+
+    `others` have the names that they are written under, apart from PEFT's prefix.
+    """
     flat = {
         f"{PREFIX}{module}.{name}.weight": tensor.detach().cpu()
         for module, named in modules.items()
         for name, tensor in named.items()
     }
+    flat |= {f"{PREFIX}{name}": tensor.detach().cpu() for name, tensor in (others or {}).items()}
     metadata = {"format": "pt", **({MADE_ON: json.dumps(made_on)} if made_on else {})}
     writer = FileWriter(path, flat, metadata=metadata)  # the library would write metadata in any order
     for name, tensor in flat.items():
         writer.write(name, tensor)
 
 
-def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of an adapter file, by module and name.
+def read_tensors(path: Path, *, without: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
+    """The tensors of an adapter file, by module and name; those `without` are left out.
 
     Raises:
         LorsError: the file is damaged.
@@ -130,6 +147,8 @@ def read_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
     modules: dict[str, dict[str, Tensor]] = {}
     with tensors.open_shard(path) as file:
         for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
+            if key in without:
+                continue
             module, _, name = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
             if not module or key != f"{PREFIX}{module}.{name}.weight":
                 raise ValueError(key)
@@ -152,14 +171,16 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
     config, path = read_config(directory, key), directory / WEIGHTS
     names = adapters.METHODS[config["method"]].adapter.parameter_names
     wanted, remedy = f"tensors {' and '.join(names)} of linears, floats and finite", "copy or train the adapter again"
+    content = _content(directory, key)
+    vectors = _read_vectors(path, content, names)
     try:
-        modules = read_tensors(path)
+        modules = read_tensors(path, without=vectors)
     except ValueError as error:
         remedy = f"save it with PEFT's save_embedding_layers=False, or {peft_options.MERGE_WITH_PEFT}"
         raise request_error(key, wanted, f"a tensor {error}", remedy, path) from None
     if not modules:
         raise request_error(key, wanted, "none", remedy, path)
-    content, rank, alpha = _content(directory, key), config["rank"], config["alpha"]
+    rank, alpha = config["rank"], config["alpha"]
     scaling = {module: peft_options.scaling(content, key, directory / CONFIG, module) for module in modules}
     scaling = {module: own for module, own in scaling.items() if own != (rank, alpha)}
     if uniform and scaling:
@@ -168,18 +189,22 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
         expected = "one rank and alpha for all linears, which `lors merge` alone does not need"
         raise request_error(key, expected, got, "merge it and name the merged model", directory / CONFIG)
     for module, named in modules.items():
+        if foreign := named.keys() - set(names):
+            without = "save it with PEFT's save_embedding_layers=False, or train it without this tensor"
+            raise request_error(key, wanted, f"a tensor {module}.{min(foreign)}", without, path)
         if missing := set(names) - named.keys():
             raise request_error(key, wanted, f"no {min(missing)} of {module}", remedy, path)
         for name, tensor in named.items():
-            if name not in names:
-                without = "save it with PEFT's save_embedding_layers=False, or train it without this tensor"
-                raise request_error(key, wanted, f"a tensor {module}.{name}", without, path)
-            if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-                got = f"{module}.{name} of {tensors.dtype_name(tensor.dtype)}"
-                raise request_error(key, wanted, got, "save it in float32", path)
-            if not bool(tensor.isfinite().all()):
-                raise request_error(key, wanted, f"NaN or infinity in {module}.{name}", remedy, path)
-            named[name] = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            named[name] = _in_full(key, f"{module}.{name}", tensor, path)
+    for name, tensor in vectors.items():
+        if tensor.dim() != 1:
+            got = f"modules_to_save with {name} of shape {tuple(tensor.shape)}"
+            without = f"train it without, or {peft_options.MERGE_WITH_PEFT}"
+            raise request_error(key, "trained vectors of norms and biases beside the adapters", got, without, path)
+    trained = {
+        str(peft_options.parameter(content, name.removeprefix(PREFIX))): _in_full(key, name, tensor, path)
+        for name, tensor in vectors.items()
+    }
     with tensors.open_shard(path) as file:
         metadata = file.metadata() or {}
     try:
@@ -187,7 +212,35 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
     except (ValueError, AttributeError, TypeError) as error:
         raise LorsError(f"{path}: its {MADE_ON} is damaged: {error}; copy or train the adapter again") from None
     written = max(file.stat().st_mtime for file in (path, directory / CONFIG))
-    return AdapterFile(**config, modules=modules, made_on=made_on, config=content, scaling=scaling, written=written)
+    facts: dict[str, Any] = {"made_on": made_on, "config": content, "scaling": scaling, "written": written}
+    return AdapterFile(**config, modules=modules, vectors=trained, **facts)
+
+
+def _read_vectors(path: Path, config: dict[str, Any], names: Collection[str]) -> dict[str, Tensor]:
+    """What an adapter file has beside the tensors `names` of linears, as its config says, by the names in the file."""
+    vectors = {}
+    with tensors.open_shard(path) as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
+            of_linear = any(key.endswith(f".{name}.weight") for name in names)
+            if key.startswith(PREFIX) and not of_linear and peft_options.parameter(config, key.removeprefix(PREFIX)):
+                vectors[key] = file.get_tensor(key).clone()
+    return vectors
+
+
+def _in_full(key: str, name: str, tensor: Tensor, path: Path) -> Tensor:
+    """A tensor of an adapter file in float32 at least.
+
+    Raises:
+        RequestError: it does not hold finite floats.
+
+    """
+    wanted = "tensors of floats that are finite"
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        got = f"{name} of {tensors.dtype_name(tensor.dtype)}"
+        raise request_error(key, wanted, got, "save it in float32", path)
+    if not bool(tensor.isfinite().all()):
+        raise request_error(key, wanted, f"NaN or infinity in {name}", "copy or train the adapter again", path)
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def read_config(directory: Path, key: str) -> dict[str, Any]:

@@ -17,13 +17,16 @@ DESCRIPTIVE = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
     *("eva_config", "megatron_core", "qalora_group_size"),  # parts of an option that is off, or has been carried out
     *("rank_pattern", "alpha_pattern"),  # see `scaling`
+    "modules_to_save",  # see `saves`
 }
 COPY = "copy the adapter again"
+OWN_BIASES = "lora_only"  # the value of "bias" that means those of the adapted linears
+BASE_LAYER = "base_layer"  # the adapted linear in PEFT's module
 MERGE_WITH_PEFT = "merge it with PEFT (merge_and_unload, which keeps no zeros) and name that model"
 # Values that PEFT merges as W + scale B A; tests/artifacts/test_peft_options.py compares each.
 VERIFIED: dict[str, tuple[Any, ...]] = {
     "task_type": ("CAUSAL_LM",),
-    "bias": ("none",),
+    "bias": ("none", OWN_BIASES),
     "init_lora_weights": (True, "gaussian", "orthogonal", "eva", "mica"),  # the others change the model's own weights
     "use_rslora": (True,),
 }
@@ -54,6 +57,7 @@ TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "exclude_modules": ("a regular expression or a list of names", _are_names),
     "layers_pattern": ("a regular expression or a list of names", _are_names),
     "layers_to_transform": ("a number or a list of numbers", _are_numbers),
+    "modules_to_save": ("a list of names", lambda value: isinstance(value, list) and _are_names(value)),
 }
 
 
@@ -132,6 +136,27 @@ def targets(config: dict[str, Any], name: str) -> bool:
     patterns = config.get("layers_pattern") or "[^.]*"
     number = next(filter(None, (re.match(rf".*\.{pattern}\.(\d+)\.", name) for pattern in _each(patterns))), None)
     return number is not None and int(number[1]) in _each(layers)
+
+
+def saves(config: dict[str, Any], name: str) -> bool:
+    """Whether PEFT keeps a trained copy of the parameter `name`, by the rule of its `modules_to_save`."""
+    endings = tuple(config.get("modules_to_save") or ())
+    parts = name.split(".")
+    return bool(endings) and any(".".join(parts[:depth]).endswith(endings) for depth in range(1, len(parts)))
+
+
+def stored_name(name: str, *, of_linear: bool) -> str:
+    """The name that PEFT gives a trained parameter of the model in its files; also of a bias of an adapted linear."""
+    place, _, kind = name.rpartition(".")
+    return f"{place}.{BASE_LAYER}.{kind}" if of_linear else name
+
+
+def parameter(config: dict[str, Any], stored: str) -> str | None:
+    """The parameter of the model whose trained values stand under the name `stored` in PEFT's files, if it is one."""
+    place, _, kind = stored.rpartition(".")
+    if config.get("bias") == OWN_BIASES and kind == "bias" and place.endswith(f".{BASE_LAYER}"):
+        return f"{place.removesuffix(f'.{BASE_LAYER}')}.{kind}"
+    return stored if saves(config, stored) else None
 
 
 def _each(value: Any) -> list[Any]:

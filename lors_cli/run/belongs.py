@@ -8,7 +8,7 @@ from lors_cli.adapters import METHODS, fit
 from lors_cli.artifacts import adapter_file, peft_options
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.errors import request_error
-from lors_cli.models import identity, linears, source
+from lors_cli.models import identity, linears, source, vectors
 from lors_cli.run import manifest
 from lors_cli.run.job import verified_digest
 
@@ -43,6 +43,7 @@ def check(adapter: Path, content: AdapterFile, model: Path, skeleton: PreTrained
     kind = METHODS[content.method].adapter
     problems = fit.misfits(kind, lambda name: content.of(name)[0], content.modules, shapes)
     problems += [f"it has nothing for {name}" for name in shapes if content.lacks(name)]
+    problems += vectors.misfits(content, skeleton)
     if problems:
         if any(fit.misfit(kind, content.of(name)[0], shapes[name]) for name in content.modules if name in shapes):
             remedy = f"train it with a smaller rank, or, if it is one of PEFT, {peft_options.MERGE_WITH_PEFT}"

@@ -216,7 +216,8 @@ def _step(step: Manifest) -> str:
     settings, facts = step.settings, step.facts
     if isinstance(facts, Pruned):
         row = pruning.all_methods()[settings["method"]]
-        extras = "".join(f", {key} {settings[key]}" for key in ("profile", "repair") if settings.get(key))
+        chosen = {key: settings.get(key) for key in ("profile", "repair", "update")}
+        extras = "".join(f", {key} {name}" for key, name in chosen.items() if name not in (None, "none"))
         goal = settings.get("sparsity") or "a given mask"
         if settings["method"] in pruning.STRUCTURED:
             before, after = ((facts.parameters or {})[when] for when in ("before", "after"))
@@ -225,11 +226,12 @@ def _step(step: Manifest) -> str:
     if isinstance(facts, Trained):
         method = adapters.METHODS[settings["method"]]
         rank = f", rank {settings['rank']}, alpha {settings['alpha']:g}, init {facts.init}" if method.has_rank else ""
+        also = f" and in {len(facts.also)} vectors of {' and '.join(settings['also'])}" if facts.also else ""
         verb = "Aligned" if step.stage == "align" else "Trained"
         return (
             f"{verb} with {settings['method']}{rank}, learning rate {settings['learning_rate']:g}:"
             f" {facts.steps} steps, {facts.tokens:,} tokens, {facts.trainable_parameters:,} parameters in"
-            f" {facts.linears} linears."
+            f" {facts.linears} linears{also}."
             f" `{method.equation}` ({method.paper})."
         )
     if isinstance(facts, Merged):

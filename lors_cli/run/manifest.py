@@ -55,6 +55,7 @@ class Pruned(Facts):
     asked: Number | str | None = None
     states: str | None = None
     profile: Any = None
+    tuning: dict[str, Any] | None = None  # kept (blocks that stay as they were), seconds, blocks by their names
     parameters: dict[str, int] | None = None
     reduction: Number | None = None  # parameters of the original for each one that is left
 
@@ -78,6 +79,7 @@ class Trained(Facts):
     trainer: dict[str, Any] | None = None  # what accelerate did: mixed precision, kind of distribution, compiler
     init: str | None = None
     linears: int | None = None
+    also: list[str] | None = None  # the parameters of the model that were trained beside the adapters
     estimated_bytes: int | None = None
 
 
@@ -92,6 +94,7 @@ class Merged(Facts):
     zeros: int | None = None
     parameters: int | None = None
     returned_zeros: int | None = None
+    also: list[str] | None = None  # the parameters that were replaced by trained values, besides the linears
     modules: dict[str, dict[str, Any]] | None = None
 
 

@@ -16,6 +16,7 @@ from lors_cli import console, processes
 from lors_cli.artifacts import inputs, locks, publish, sealed
 from lors_cli.artifacts.public import without_places
 from lors_cli.artifacts.sealed import REQUEST
+from lors_cli.config import recipes
 from lors_cli.config.dump import as_yaml
 from lors_cli.errors import LorsError, Problem, RequestError, request_error
 from lors_cli.models import memory, source
@@ -68,12 +69,13 @@ def _make(job: Job, asked: Request, partial: Path) -> None:
     """Do the work in the partial directory and publish it."""
     started = time.monotonic()
     log.info("%s: started", job.stage)
+    for line in recipes.said(job.config, job.stage):
+        log.info("%s: %s", job.stage, line)
     memory.forget_peaks()
     try:
         facts = _worked(job, partial)
         made = manifest.build(partial, job.stage, asked, facts, time.monotonic() - started, **job.origin())
-        config = job.config.model_dump(mode="json", exclude_unset=True)
-        card.write(partial, made, as_yaml(without_places(config)))
+        card.write(partial, made, as_yaml(without_places(recipes.written(job.config))))
         seal.write(partial, made)
         publish.publish(partial, job.output)
     except BaseException as error:
@@ -140,7 +142,10 @@ def plan(job: Job, *, force: bool) -> str:
     ):
         return _up_to_date(job)
     goes_on = [f"goes on with what an interrupted run left in {_partial(job)}"] if left(job) and not force else []
-    return "\n".join(f"{job.stage}: {line}" for line in [*job.plan, *goes_on, f"writes {job.output}"])
+    return "\n".join(
+        f"{job.stage}: {line}"
+        for line in [*recipes.said(job.config, job.stage), *job.plan, *goes_on, f"writes {job.output}"]
+    )
 
 
 def _up_to_date(job: Job) -> str:

@@ -55,6 +55,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         made = manifest.read(pruned)
         reduction = made.facts.given.get("reduction") if made else None
         kept = {"reduction": reduction} if reduction is not None else {}
-        return Aligned(**trained.given, **merged.given, **kept, original=made.original_digest if made else None)
+        facts = {**trained.given, **merged.given, **kept}  # both say what was trained beside the linears
+        return Aligned(**facts, original=made.original_digest if made else None)
 
     return dataclasses.replace(training, work=work)

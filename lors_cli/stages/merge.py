@@ -1,7 +1,8 @@
 """``lors merge``: pruned model + adapter -> <output_dir>/merged, shard by shard, with the mask proved on the files.
 
 The proof reads what was written: for every linear of the blocks, no position that is zero in the pruned model may be
-nonzero in the merged one, every N:M pattern must hold, and every zero must be +0.0.
+nonzero in the merged one, every N:M pattern must hold, and every zero must be +0.0. Everything else is as it was, byte
+for byte, apart from an adapted head and the norms and biases that were trained.
 """
 
 import logging
@@ -93,9 +94,9 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     content = adapter_file.load(adapter, key, uniform=False)
     belongs.check(adapter, content, pruned, skeleton, key)  # again, because an earlier stage may have made them
     names = set(linears.shapes(skeleton))
-    todo = set(content.modules)
+    todo = {*content.modules, *content.vectors}
     weights = open_weights(pruned, skeleton, "merge.input", converts=True)
-    untied = untie.tensors_to_copy(weights, skeleton, todo)
+    untied = untie.tensors_to_copy(weights, skeleton, set(content.modules))
     shards = tensors.shards(pruned)
     with console.progress("merge: shard", len(shards)) as advance:
         for shard in shards:
@@ -103,7 +104,7 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
             tensors.write(dict(merged), partial / shard.name)
             advance(shard.name)
     if todo:
-        raise LorsError(f"{pruned} has no tensor for {len(todo)} adapted linears, among them {min(todo)}.weight")
+        raise LorsError(f"{pruned} has no tensor for {len(todo)} trained modules, among them {min(todo)}")
     if shards != [pruned / model_files.SINGLE]:
         (partial / model_files.INDEX).write_bytes((pruned / model_files.INDEX).read_bytes())
     if getattr(skeleton, "lors_untied", False):
@@ -111,7 +112,10 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     companions.copy(pruned, partial, trust_remote_code=config.trust_remote_code)
     if untied is not None:
         untie.record(partial, untied)
+    _prove_others(pruned, partial, names, content, weights)
     facts = _prove(pruned, partial, names, weights, expect_kept=not section.dense)
+    if content.vectors:
+        facts["also"] = list(content.vectors)
     return Merged(method=content.method, rank=content.rank, alpha=content.alpha, **facts)
 
 
@@ -129,14 +133,22 @@ def _merged_tensors(
     file = tensors.TensorFiles(shard)
     copies = [(copy, stored) for stored, copy in (untied or {}).items() if stored in file.layout]
     for key, stored in [*zip(file.layout, file.layout, strict=True), *copies]:
-        tensor, module = file.tensor(stored), weights.by_file.get(key, key).removesuffix(".weight")
-        if module in content.modules:
-            merged = _bind(content, module, tensor).effective_weight(tensor)
-            if not mask.finite(merged):
-                raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
+        tensor, name = file.tensor(stored), weights.by_file.get(key, key)
+        module = name.removesuffix(".weight")
+        if name in content.vectors:
+            tensor = _finite(name, content.vectors[name].to(tensor.dtype))
+            todo.discard(name)
+        elif module in content.modules:
+            merged = _finite(module, _bind(content, module, tensor).effective_weight(tensor))
             tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
             todo.discard(module)
         yield key, mask.positive_zeros(tensor) if module in names else tensor
+
+
+def _finite(name: str, merged: Tensor) -> Tensor:
+    if not mask.finite(merged):
+        raise LorsError(f"{name}: the merged weight is not finite; the adapter is broken")
+    return merged
 
 
 def _bind(content: AdapterFile, module: str, weight: Tensor) -> Adapter:
@@ -181,6 +193,32 @@ def _prove(pruned: Path, merged: Path, names: set[str], weights: Weights, *, exp
     else:
         log.info("merge: the model had no mask to keep")
     return {**total, "returned_zeros": returned, "modules": modules}
+
+
+def _prove_others(pruned: Path, merged: Path, names: set[str], content: AdapterFile, weights: Weights) -> None:
+    """Check that of what is no linear of the blocks `names` exactly the adapter's vectors, and an adapted head, differ.
+
+    Raises:
+        LorsError: something else has changed, or a vector is not the trained one.
+
+    """
+    for shard in tensors.shards(pruned):
+        before, after = tensors.TensorFiles(shard), tensors.TensorFiles(merged / shard.name)
+        for key in before.layout:
+            name = weights.by_file.get(key, key)
+            if name.removesuffix(".weight") in names | content.modules.keys():
+                continue
+            old, new = before.tensor(key), after.tensor(key)
+            if not _same(new, content.vectors[name].to(old.dtype) if name in content.vectors else old):
+                raise LorsError(f"the merge wrote other values of {name} than it should have; nothing was published")
+    if content.vectors:
+        log.info("merge: %d trained vectors of norms and biases, all else as it was", len(content.vectors))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes, as NaN too is itself."""
+    alike = one.dtype == other.dtype and one.shape == other.shape
+    return alike and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _compare(old: Tensor, new: Tensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ the adapter is taken as it is: its product also updates the weights that the sma
 """
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +42,8 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     if method != "lora":
         remedy = "train with method: lora; what the other methods learn belongs to the zeros of the pruned model"
         raise request_error(key, "a lora adapter", method, remedy)
+    if adapter.maker == "train" and config.train and config.train.also:
+        raise _trained_beside("train.also", config.train.also)
     if not adapter.maker and not graph.input("recover", "pruned").maker:
         skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
         belongs.check(adapter.path, adapter_file.load(adapter.path, key), pruned, skeleton, key)
@@ -61,6 +63,8 @@ def _recover(
 ) -> Recovered:
     content = adapter_file.load(adapter, "recover.adapter")
     trust = config.trust_remote_code
+    if content.vectors:
+        raise _trained_beside("recover.adapter", list(content.vectors))
     belongs.check(adapter, content, pruned, load.skeleton(pruned, trust_remote_code=trust), "recover.adapter")
     smaller = structure.read(pruned)
     made = manifest.read(pruned)
@@ -93,6 +97,12 @@ def _recover(
         parameters=count,
         structured=smaller is not None,
     )
+
+
+def _trained_beside(key: str, names: Sequence[str]) -> RequestError:
+    """The error for norms and biases that were trained on the pruned model, which say nothing about the original's."""
+    expected, remedy = "adapters alone: norms and biases learnt what suits the pruned model", "train without train.also"
+    return request_error(key, expected, f"trained {names[0]} beside them", remedy)
 
 
 def _other(key: str, expected: str, got: str) -> RequestError:

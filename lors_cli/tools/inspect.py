@@ -49,13 +49,18 @@ def inspect_adapter(directory: Path) -> dict[str, Any]:
         module: {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
         for module, named in content.modules.items()
     }
+    beside = {
+        name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in content.vectors.items()
+    }
+    sizes = [t.numel() for named in [*content.modules.values(), content.vectors] for t in named.values()]
     return {
         "kind": "adapter",
         "method": content.method,
         "rank": content.rank,
         "alpha": content.alpha,
-        "parameters": sum(t.numel() for named in content.modules.values() for t in named.values()),
+        "parameters": sum(sizes),
         "modules": modules,
+        **({"also": beside} if beside else {}),
     }
 
 
@@ -74,6 +79,7 @@ def _table(facts: dict[str, Any]) -> str:
             [m, ", ".join(f"{n} {tuple(t['shape'])}" for n, t in named.items())]
             for m, named in facts["modules"].items()
         ]
+        rows += [[name, f"value {tuple(t['shape'])}"] for name, t in facts.get("also", {}).items()]
         return f"{head}\n{what}\n\n{markdown_table(['linear', 'tensors'], rows)}"
     what = f"linears of the blocks: sparsity {facts['sparsity']:.4f}, {facts['pattern']}, {facts['zeros']:,} zeros"
     if facts["not_finite"]:

@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from lors_cli.adapters.replace import replace_linears
+from lors_cli.adapters.vectors import train_vectors
 from lors_cli.config.train import Train
-from lors_cli.models import load, structure
+from lors_cli.models import load, structure, vectors
 from lors_cli.models.linears import decoder, find_blocks
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str) -> 
             if smaller := structure.of(skeleton):
                 structure.shrink(model, smaller)
             replace_linears(model, names, section.adapter, rank=section.rank, alpha=section.alpha)
+            train_vectors(model, vectors.find(model, section.also, names, section.key))
             model.train()
             whole = _saved_by_forward(model, size)
             if not section.gradient_checkpointing:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lors_cli import processes
-from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.vectors import Trained
 from lors_cli.artifacts import adapter_file, files, publish, sealed
 from lors_cli.config.train import Train
 from lors_cli.errors import LorsError
@@ -63,7 +63,7 @@ class Checkpoints:
 
     Args:
         directory: where they are.
-        adapters: by the names of their linears.
+        adapters: by the names of their linears; with vectors that are trained beside them, by their own.
         section: says how many of the latest stay, and whether the best adapters are kept.
         owner: the run that they belong to; those of another are not used.
 
@@ -72,7 +72,7 @@ class Checkpoints:
 
     """
 
-    def __init__(self, directory: Path, adapters: Mapping[str, Adapter], section: Train, owner: str = "") -> None:
+    def __init__(self, directory: Path, adapters: Mapping[str, Trained], section: Train, owner: str = "") -> None:
         self.directory, self.adapters = directory, adapters
         self._owner, self._key = owner, section.key
         self._count, self._keep_best = section.keep_checkpoints, section.keep == "best"
@@ -184,14 +184,14 @@ class Checkpoints:
         return {f"{module}.{name}": t for module, a in self.adapters.items() for name, t in a.tensors().items()}
 
 
-def save_adapters(adapters: Mapping[str, Adapter], directory: Path) -> None:
+def save_adapters(adapters: Mapping[str, Trained], directory: Path) -> None:
     """Write the adapters' tensors into `directory`."""
     modules = {module: adapter.tensors() for module, adapter in adapters.items()}
     adapter_file.write_tensors(modules, directory / adapter_file.WEIGHTS)
 
 
 @torch.no_grad()
-def load_adapters(adapters: Mapping[str, Adapter], directory: Path) -> None:
+def load_adapters(adapters: Mapping[str, Trained], directory: Path) -> None:
     """Give the adapters the tensors in `directory`."""
     saved = adapter_file.read_tensors(directory / adapter_file.WEIGHTS)
     for module, adapter in adapters.items():

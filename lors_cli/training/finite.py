@@ -7,37 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from lors_cli import processes
-from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.vectors import Trained
 
 
-def finite_gradients(adapters: Mapping[str, Adapter]) -> bool:
-    """Whether every gradient of the adapters is finite."""
-    gradients = [t.grad for adapter in adapters.values() for t in adapter.tensors().values() if t.grad is not None]
+def finite_gradients(trained: Mapping[str, Trained]) -> bool:
+    """Whether every gradient of what is trained is finite."""
+    gradients = [t.grad for one in trained.values() for t in one.tensors().values() if t.grad is not None]
     # a norm of squares overflows where no gradient does; the largest magnitude does not
     norms = torch._foreach_norm(gradients, float("inf"))
     return bool(torch.stack([norm.isfinite() for norm in norms]).all())
 
 
-def first_failure(model: nn.Module, adapters: Mapping[str, Adapter], batches: Iterable[dict[str, Any]]) -> str:
+def first_failure(model: nn.Module, trained: Mapping[str, Trained], batches: Iterable[dict[str, Any]]) -> str:
     """Run the micro-batches of the failed step again and name the first thing that is not finite.
 
-    In the order of computing: a trained tensor, the output of a module, the loss, the gradient of an adapter. All
+    In the order of computing: a trained tensor, the output of a module, the loss, the gradient of a trained tensor. All
     processes run all of their micro-batches, as sharded weights need; the first that found something is believed.
     """
-    failures = [_trained(adapters), *(_in_one(model, adapters, batch) for batch in batches)]
+    failures = [_trained(trained), *(_in_one(model, trained, batch) for batch in batches)]
     named = [name for of_process in processes.everyone(failures) for name in of_process if name]
     return str(named[0]) if named else "the sum of the gradients"
 
 
-def _trained(adapters: Mapping[str, Adapter]) -> str | None:
-    for name, adapter in adapters.items():
-        for own, tensor in adapter.tensors().items():
+def _trained(trained: Mapping[str, Trained]) -> str | None:
+    for name, one in trained.items():
+        for own, tensor in one.tensors().items():
             if not bool(tensor.isfinite().all()):
                 return f"{own} of {name}"
     return None
 
 
-def _in_one(model: nn.Module, adapters: Mapping[str, Adapter], batch: dict[str, Any]) -> str | None:
+def _in_one(model: nn.Module, trained: Mapping[str, Trained], batch: dict[str, Any]) -> str | None:
     failures: list[str] = []
 
     def watch(name: str) -> Any:
@@ -61,8 +61,8 @@ def _in_one(model: nn.Module, adapters: Mapping[str, Adapter], batch: dict[str, 
     loss.backward()
     if not failures and not bool(loss.isfinite()):
         failures.append("the loss")
-    for name, adapter in reversed(list(adapters.items())):  # backward goes from the last block to the first
-        for own, tensor in adapter.tensors().items():
+    for name, one in reversed(list(trained.items())):  # backward goes from the last block to the first
+        for own, tensor in one.tensors().items():
             if not failures and tensor.grad is not None and not bool(tensor.grad.isfinite().all()):
                 failures.append(f"the gradient of {own} of {name}")
     return failures[0] if failures else None

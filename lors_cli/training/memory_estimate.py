@@ -12,7 +12,7 @@ from lors_cli import processes
 from lors_cli.adapters.nf4_linear import BACKEND, BYTES_PER_WEIGHT, is_installed
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
-from lors_cli.models import linears, load, memory
+from lors_cli.models import linears, load, memory, vectors
 from lors_cli.models.device import check_dtype
 from lors_cli.training import activations, chunked
 
@@ -31,6 +31,7 @@ class Needs:
     loss: int
     process: int = 0  # what Python and the libraries take on the host, where the host computes
     activations: int | None = None  # unknown for some models
+    beside: int = 0  # numbers of those that are trained, of what is no adapter
 
     @classmethod
     def of(
@@ -44,10 +45,17 @@ class Needs:
         teacher: Any = None,
         sharded: bool = False,
     ) -> "Needs":
-        """What it takes to adapt the linears `names` of a (skeleton) model, with a (skeleton) teacher if any."""
+        """What it takes to adapt the linears `names` of a (skeleton) model, with a (skeleton) teacher if any.
+
+        Raises:
+            RequestError: the model does not have what is to be trained beside them.
+
+        """
         shapes = linears.shapes(skeleton, asked=names)
         sizes = [shapes[name] for name in names]
         trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
+        also = vectors.find(skeleton, section.also, names, f"{section.key}.also")
+        beside = sum(vector.numel() for vector in also.values())
         adapted = sum(map(math.prod, sizes)) * load.DTYPES[dtype].itemsize
         weights = load.weight_bytes(skeleton, dtype)
         if section.base == "packed":
@@ -67,7 +75,8 @@ class Needs:
         # the logits, their copy in float32 and the copy's gradient
         logits = tokens * skeleton.config.get_text_config().vocab_size
         return cls(
-            trained=trained,
+            trained=trained + beside,
+            beside=beside,
             weights=weights,
             cache=adapted if keeps else 0,
             # a teacher's logits are there with the student's

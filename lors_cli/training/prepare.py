@@ -56,8 +56,9 @@ class Training:
         way = f"{section.method} ({section.formulation})" if section.formulation else section.method
         rank = f"rank {section.rank}, " if adapters.METHODS[section.method].has_rank else ""
         shared = f" over {processes.count()} processes" if processes.count() > 1 else ""
+        also = f", {self.needs.beside:,} of them of {' and '.join(section.also)}" if section.also else ""
         return [
-            f"{way}, {rank}at most {len(self.names)} linears, {self.needs.trained:,} trainable parameters",
+            f"{way}, {rank}at most {len(self.names)} linears, {self.needs.trained:,} trainable parameters{also}",
             f"{reading.summary(self.data)}, {self.batching.per_step} a step{shared}, {self.batching.steps} steps",
             *self.needs.lines(section),
             *reading.findings(self.data),

@@ -7,9 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from lors_cli.adapters.replace import replace_linears
+from lors_cli.adapters.vectors import train_vectors
 from lors_cli.config.train import Train
 from lors_cli.errors import first_line, request_error
-from lors_cli.models import linears, tiny
+from lors_cli.models import linears, tiny, vectors
 
 
 def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> None:
@@ -21,7 +22,8 @@ def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> 
         names: of the linears that are adapted.
 
     Raises:
-        RequestError: the model does more with a linear than call it, or does not call it at all.
+        RequestError: the model does more with a linear than call it, or does not call it at all; or does not use what
+            is to be trained beside the adapters.
 
     """
     model = tiny.tiny(skeleton)
@@ -32,6 +34,8 @@ def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> 
     places = dict.fromkeys(map(_place, names))
     problem = _problem(model, section, places)
     if problem is None:
+        if section.also:
+            _check_vectors(tiny.tiny(skeleton), section, places)
         return
     bad = {place: found for place in places if (found := _problem(tiny.tiny(skeleton), section, [place]))}
     rest = [place for place in places if place not in bad]
@@ -42,6 +46,23 @@ def check(skeleton: PreTrainedModel, section: Train, names: Collection[str]) -> 
         f"{type(skeleton).__name__} with an adapter on {detail}",
         f"leave them out: {key}: [{', '.join(rest)}]" if rest and bad else linears.NO_REMEDY,
     )
+
+
+def _check_vectors(model: Any, section: Train, places: Collection[str]) -> None:
+    """Refuse norms and biases that a training step of a tiny model gives no gradient; it is changed."""
+    key, every = f"{section.key}.also", linears.all_linears(model, asked=places)
+    names = [full for full in every if _place(full) in places]
+    also = train_vectors(model, vectors.find(model, section.also, names, key))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.train()(input_ids=tiny.tokens(model, 1), use_cache=False).logits.sum().backward()
+        idle = [name for name, vector in also.items() if vector.tensors()["value"].grad is None]
+        problem = f"{idle[0]}, which it does not use" if idle else None
+    except Exception as error:  # the code of any model
+        problem = f"{type(error).__name__}: {first_line(error, 'no message')}"
+    if problem:
+        expected = "norms and biases that the model computes with as they are"
+        raise request_error(key, expected, f"{type(model).__name__} with {problem}", f"train without {key}")
 
 
 def _problem(model: Any, section: Train, places: Collection[str]) -> str | None:

@@ -10,7 +10,8 @@ from lors_cli import processes
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.replace import replace_linears
-from lors_cli.models import identity, load
+from lors_cli.adapters.vectors import Vector, train_vectors
+from lors_cli.models import identity, load, vectors
 from lors_cli.models.identity import Digests
 from lors_cli.models.linears import all_linears, head
 from lors_cli.training.loss import LanguageModelLoss
@@ -20,12 +21,16 @@ from lors_cli.training.sharding import shard
 
 def model_and_adapters(
     training: Training, directory: Path, teacher: Path | None, names: list[str]
-) -> tuple[LanguageModelLoss, dict[str, Adapter], dict[str, Digests]]:
+) -> tuple[LanguageModelLoss, dict[str, Adapter], dict[str, Vector], dict[str, Digests]]:
     """The loss of the model in `directory` with adapters around the linears `names`.
 
     Returns:
-        the loss, on the device or sharded over the processes; the adapters by these names; and, in the process that
-        will write them, the digests of the model that they are made on.
+        the loss, on the device or sharded over the processes; the adapters by these names; the vectors that are trained
+        beside them, by their names in the model; and, in the process that will write all this, the digests of the model
+        that they are made on.
+
+    Raises:
+        RequestError: the model does not have the vectors that were asked for.
 
     """
     section, device = training.section, training.device
@@ -54,6 +59,7 @@ def model_and_adapters(
         for name, linear in all_linears(model).items():
             if name.removesuffix(".linear") not in attached:
                 model.set_submodule(name, nf4_linear(linear))
+    also = train_vectors(model, vectors.find(model, section.also, names, f"{section.key}.also"))
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     teaching: dict[str, Any] = {}
@@ -71,4 +77,4 @@ def model_and_adapters(
         if teaching:
             teaching["teacher"].to(device)
         loss.resolve()
-    return loss, attached, made_on
+    return loss, attached, also, made_on

@@ -1,6 +1,7 @@
 """The work of a training: from a model directory and samples to the adapter's files, or to a checkpoint of it."""
 
 import logging
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lors_cli import console, processes
 from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.vectors import Vector
 from lors_cli.artifacts import adapter_file, sealed
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.publish import scratch
@@ -62,20 +64,24 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     if not section.target_modules:  # those that it names were tried before the work began
         skeleton = load.skeleton(directory, trust_remote_code=training.config.trust_remote_code)
         rehearsal.check(skeleton, section, names)
-    model, attached, made_on = setup.model_and_adapters(training, directory, teacher, names)
+    model, attached, also, made_on = setup.model_and_adapters(training, directory, teacher, names)
+    if also:
+        places = Counter(".".join(name.split(".")[-2:]) for name in also)
+        counts = ", ".join(f"{count} x {place}" for place, count in places.items())
+        log.info("%s: trained beside the adapters: %s", section.key, counts)
     if not training.packing_tried:
         documents.refuse_leaks(model.model, section.key, type(model.model).__name__)
     work = scratch(partial)
-    checkpoints = Checkpoints(work / checkpoint.CHECKPOINTS, attached, section, sealed.owner(work))
+    checkpoints = Checkpoints(work / checkpoint.CHECKPOINTS, {**attached, **also}, section, sealed.owner(work))
     resume = checkpoints.latest()
     if resume:
         log.info("%s: resuming from %s", section.key, resume.name)
     else:
         if (partial / LOG).exists():
             log.info("%s: there is no checkpoint to go on from; the training begins again", section.key)
-        _start(training, model, attached)
-    facts = _run(training, model, attached, checkpoints, resume, partial)
-    _write(training, attached, made_on, directory, partial)
+        _start(training, model, attached, also)
+    facts = _run(training, model, attached, also, checkpoints, resume, partial)
+    _write(training, attached, also, made_on, directory, partial)
     memories = memory.peak() / 1e9, training.needs.total / 1e9
     log.info("%s: peak memory %.2f GB, estimated %.2f", section.key, *memories)
     return {
@@ -84,6 +90,7 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
         "train_dtype": training.dtype,
         "init": section.resolved_init,
         "linears": len(names),
+        **({"also": list(also)} if also else {}),
         "estimated_bytes": training.needs.total,
     }
 
@@ -105,7 +112,7 @@ def _linears(training: Training, directory: Path) -> list[str]:
     return names
 
 
-def _start(training: Training, model: LanguageModelLoss, attached: dict[str, Adapter]) -> None:
+def _start(training: Training, model: LanguageModelLoss, attached: dict[str, Adapter], also: dict[str, Vector]) -> None:
     """Give the adapters their start, from the samples of the first steps if they start from data."""
     section, per_step = training.section, training.batching.per_step
     steps = 1 if section.resolved_init == "random" else section.init_steps
@@ -116,13 +123,19 @@ def _start(training: Training, model: LanguageModelLoss, attached: dict[str, Ada
             f"the data end before the steps that the start needs: {got}; lower {section.key}.batch_size or init_steps,"
             f" or set {section.key}.repeat: true"
         )
+    trained = [tensor for vector in also.values() for tensor in vector.tensors().values()]
+    for tensor in trained:  # the start is the adapters' alone: no gradient of it is to be left here
+        tensor.requires_grad_(False)
     start.initialize(training, model, attached, first)
+    for tensor in trained:
+        tensor.requires_grad_(True)
 
 
 def _run(
     training: Training,
     model: LanguageModelLoss,
     attached: dict[str, Adapter],
+    also: dict[str, Vector],
     checkpoints: Checkpoints,
     resume: Path | None,
     partial: Path,
@@ -140,6 +153,8 @@ def _run(
     ):
         trainer = AdapterTrainer(
             adapters=attached,
+            vectors=also,
+            vector_rate=section.also_learning_rate or section.learning_rate,
             batches=batches,
             held_out=own_share(held_out),
             cache=cache,
@@ -174,7 +189,7 @@ def _run(
         "last_loss": losses[-1] if losses else None,
         "eval_losses": held_out_losses,
         **({} if kept_loss is None else {"kept_step": kept_step, "eval_loss": kept_loss}),
-        "trainable_parameters": sum(t.numel() for a in attached.values() for t in a.tensors().values()),
+        "trainable_parameters": sum(t.numel() for one in trainer.trained.values() for t in one.tensors().values()),
         "tokens_per_second": round(trainer.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
         "processes": processes.count(),
         "trainer": trainer.in_force,
@@ -183,15 +198,22 @@ def _run(
 
 
 def _write(
-    training: Training, attached: dict[str, Adapter], made_on: dict[str, Digests], directory: Path, partial: Path
+    training: Training,
+    attached: dict[str, Adapter],
+    also: dict[str, Vector],
+    made_on: dict[str, Digests],
+    directory: Path,
+    partial: Path,
 ) -> None:
     """Write the adapter's files, of several processes the first."""
     section = training.section
     modules: dict[str, dict[str, Tensor]] = {name: dict(adapter.tensors()) for name, adapter in attached.items()}
-    if not all(bool(tensor.isfinite().all()) for named in modules.values() for tensor in named.values()):
+    vectors: dict[str, Tensor] = {name: vector.tensors()["value"] for name, vector in also.items()}
+    tensors = [*vectors.values(), *(tensor for named in modules.values() for tensor in named.values())]
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise DivergedError(
             f"the trained adapter is not finite; use a lower {section.key}.learning_rate. Nothing was published"
         )
     if processes.rank() == 0:
-        content = AdapterFile(section.method, section.rank, section.alpha, modules, made_on)
+        content = AdapterFile(section.method, section.rank, section.alpha, modules, made_on, vectors=vectors)
         adapter_file.save(partial, content, base=str(directory), dropout=section.option("dropout") or 0.0)

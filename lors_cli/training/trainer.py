@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer
 
 from lors_cli import processes
 from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.vectors import Trained, Vector
 from lors_cli.errors import request_error
 from lors_cli.training.batches import Batches
 from lors_cli.training.checkpoint import Checkpoints, load_adapters
@@ -28,6 +29,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     Args:
         adapters: by the names of their linears.
+        vectors: what is trained beside them, by their names; they do not decay.
+        vector_rate: the peak of their learning rate.
         batches: of this process, from the first step on that is still to do.
         held_out: micro-batches of this process for a held-out loss; every process has as many.
         cache: is told of micro-batches and steps.
@@ -37,6 +40,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         options: of Trainer; `model` gives a loss and takes num_items_in_batch.
 
     Attributes:
+        trained: adapters and vectors.
         step_inputs: the micro-batches of the step at hand.
         finite: whether all of its losses were finite so far, on the device.
         in_force: what accelerate does, for the manifest and the log.
@@ -50,6 +54,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self,
         *,
         adapters: Mapping[str, Adapter],
+        vectors: Mapping[str, Vector],
+        vector_rate: float,
         batches: Batches,
         held_out: list[dict[str, Tensor]],
         cache: TrainingCache,
@@ -60,7 +66,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         # Trainer asks for data sets where it only needs to know that there are some
         super().__init__(train_dataset=batches, eval_dataset=held_out or None, **options)
-        self.adapters, self.batches, self.held_out = adapters, batches, held_out
+        self.trained: dict[str, Trained] = {**adapters, **vectors}
+        self.vectors, self.vector_rate = vectors, vector_rate
+        self.batches, self.held_out = batches, held_out
         self.cache, self.checkpoints, self.sharded = cache, checkpoints, sharded
         self.step_inputs: list[dict[str, Tensor]] = []
         self.finite: Tensor | None = None
@@ -130,6 +138,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
                 logs[key] = round(logs[key] * last / max(logs["train_runtime"], 1e-9), 3)
         super().log(logs, start_time)
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimiser: what is trained beside the adapters has a learning rate of its own and no decay."""
+        new, optimizer = self.optimizer is None, super().create_optimizer(model)
+        if new and self.vectors:
+            own = [tensor for vector in self.vectors.values() for tensor in vector.tensors().values()]
+            numbers = {id(tensor) for tensor in own}
+            for group in optimizer.param_groups:
+                group["params"] = [tensor for tensor in group["params"] if id(tensor) not in numbers]
+            optimizer.add_param_group({"params": own, "lr": self.vector_rate, "weight_decay": 0.0})
+        return optimizer
+
     def get_train_dataloader(self) -> Any:
         """The micro-batches; they are this process's own already, so accelerate is not asked to share them out."""
         return DataLoader(self.batches, batch_size=None)
@@ -145,8 +164,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _average_gradients(self) -> None:
-        """Average the gradients after a step's last backward, as DDP does; adapters are small, so in one piece."""
-        gradients = [t.grad for a in self.adapters.values() for t in a.tensors().values() if t.grad is not None]
+        """Average the gradients after a step's last backward, as DDP does; they are small, so in one piece."""
+        gradients = [t.grad for one in self.trained.values() for t in one.tensors().values() if t.grad is not None]
         flat = processes.add_up(torch.cat([gradient.reshape(-1) for gradient in gradients])) / processes.count()
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -183,7 +202,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             self.checkpoints.save(self.optimizer, self.lr_scheduler, self.state, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapters(self.adapters, Path(resume_from_checkpoint))
+        load_adapters(self.trained, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint_directory: str | None) -> None:
         if checkpoint_directory:

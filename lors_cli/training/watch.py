@@ -88,11 +88,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
         """
         losses, self.trainer.finite = self.trainer.finite, None
-        good = (losses is None or bool(losses)) and finite.finite_gradients(self.trainer.adapters)
+        good = (losses is None or bool(losses)) and finite.finite_gradients(self.trainer.trained)
         # one process's own loss may be infinite and its gradient finite; all have to stop for it
         if not processes.add_up(torch.tensor(int(not good))):
             return
-        first = finite.first_failure(self.trainer.model, self.trainer.adapters, self.trainer.step_inputs)
+        first = finite.first_failure(self.trainer.model, self.trainer.trained, self.trainer.step_inputs)
         kept = checkpoint.last(self.trainer.checkpoints.directory)
         left = f"{kept.name} is kept" if kept else "there was no checkpoint yet"
         raise DivergedError(

@@ -35,7 +35,7 @@ def save(pruned: Path, tmp_path: Path) -> Save:
         adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(pruned), config)
         with torch.no_grad():
             for name, tensor in adapted.named_parameters():
-                if "lora_" in name:
+                if "lora_" in name or "modules_to_save" in name or (tensor.requires_grad and "bias" in name):
                     tensor.copy_((tensor + 0.05 * torch.randn_like(tensor)).to(dtype))
         adapted.to(dtype).save_pretrained(tmp_path / "adapter", **options)
         return tmp_path / "adapter"
@@ -96,6 +96,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "ranks": {"rank_pattern": {"v_proj": 2, r"layers\.0\.self_attn\.q_proj": 6}},
     "alphas": {"alpha_pattern": {"^model.layers.0.self_attn.q_proj": 3, "proj": 7, "layers.1.self_attn.v_proj": 2}},
     "ranks_and_alphas": {"rank_pattern": {".*1.*": 2}, "alpha_pattern": {"q_proj": 3.5}, "use_rslora": True},
+    "norms": {"modules_to_save": ["post_attention_layernorm", "model.norm"]},
+    "all_norms": {"modules_to_save": ["norm"]},
     "ranks_of_no_linear": {"rank_pattern": {"roj": 2, "layers.1": 3}, "alpha_pattern": {"q": 1}},
 }
 for _name in ("eva", "mica"):  # of PEFT since 0.14 and 0.20
@@ -116,6 +118,28 @@ def test_what_is_understood_is_merged_as_peft_does(
     torch.testing.assert_close(logits(merged), adapted, rtol=1e-4, atol=1e-5)
     for key, weight in wanted.state_dict().items():
         torch.testing.assert_close(merged.state_dict()[key], weight, rtol=1e-6, atol=1e-7)
+
+
+def test_biases_of_adapted_linears_are_merged_as_peft_does(
+    make_model: Callable[..., Path], lors: Lors, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    """PEFT calls them "lora_only"."""
+    base = make_model(tmp_path / "biased", attention_bias=True)
+    options = {"bias": "lora_only", "modules_to_save": ["norm"]}
+    config = LoraConfig(r=4, target_modules=ATTENTION, task_type="CAUSAL_LM", **options)  # type: ignore[arg-type]
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    with torch.no_grad():
+        for tensor in adapted.parameters():
+            if tensor.requires_grad:
+                tensor += 0.05 * torch.randn_like(tensor)
+    wanted = logits(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    section = {"input": str(base), "adapter": str(tmp_path / "adapter")}
+    lors("merge", write_config(merge=section), "merge.dense=true")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run/merged")
+    torch.testing.assert_close(logits(merged), wanted, rtol=1e-4, atol=1e-5)
+    for key, tensor in adapted.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(merged.state_dict()[key], tensor, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -181,6 +205,7 @@ BAD: dict[str, Any] = {
     "lora_bias": lambda: LoraConfig(lora_bias=True, target_modules=["q_proj"]),
     "bias": lambda: LoraConfig(bias="all"),
     "modules_to_save": lambda: LoraConfig(modules_to_save=["lm_head"]),
+    "modules_to_save of blocks": lambda: LoraConfig(modules_to_save=["norm", "mlp"]),
     "trainable_token_indices": lambda: LoraConfig(trainable_token_indices=[1, 2]),
     "layer_replication": lambda: LoraConfig(layer_replication=[(0, 2), (1, 2)]),
     "alora_invocation_tokens": lambda: LoraConfig(alora_invocation_tokens=[5, 6]),
@@ -209,7 +234,7 @@ def test_what_is_not_understood_is_refused_by_name(
     if not getattr(config, "target_modules", True):
         config.target_modules = set(ATTENTION)
     said = merge(save(config), status=2).stderr
-    assert name.removesuffix("_niter_2") in said
+    assert name.removesuffix("_niter_2").removesuffix(" of blocks") in said
     assert not (tmp_path / "run").exists()
 
 

@@ -47,8 +47,8 @@ def config(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> Path:
     ("parallel", "options"),
     [
         ("ddp", ["train.method=lors"]),
-        ("ddp", ["train.method=spp", "train.gradient_checkpointing=true"]),
-        ("fsdp", ["train.method=lors", "train.base=packed"]),
+        ("ddp", ["train.method=spp", "train.gradient_checkpointing=true", "train.also=[norms]"]),
+        ("fsdp", ["train.method=lors", "train.base=packed", "train.also=[norms]"]),
         ("fsdp", ["train.method=lors", "train.gradient_checkpointing=true", "train.distill.teacher=dense"]),
         ("fsdp", ["train.method=sqft", "train.chunked_loss=false"]),
         ("by accelerate", ["train.method=lors"]),

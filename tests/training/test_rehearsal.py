@@ -63,6 +63,16 @@ def test_a_linear_that_is_not_called_is_refused() -> None:
         rehearsal.check(bart, section(), list(linears.all_linears(bart)))
 
 
+def test_a_norm_that_is_not_used_is_refused() -> None:
+    bart = skeleton("bart")
+    names = [name for name in linears.all_linears(bart) if "encoder_attn" not in name]
+    rehearsal.check(bart, section(), names)
+    with pytest.raises(RequestError, match=r"encoder_attn_layer_norm\.weight, which it does not use") as caught:
+        rehearsal.check(bart, section().model_copy(update={"also": ["norms"]}), names)
+    assert caught.value.problems[0].key == "train.also"
+    rehearsal.check(bart, section().model_copy(update={"also": ["biases"]}), names)
+
+
 class Spoilt(LlamaMLP):
     """Writes into the tensor that its linears were called with, which no adapter allows: backward needs it."""
 
