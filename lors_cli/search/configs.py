@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from lors_cli.artifacts import files
-from lors_cli.config.load import checked, override, read
+from lors_cli.config.load import configured, override, read
 from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
@@ -49,7 +49,7 @@ class Configs:
 
     def evaluation(self, config: Config, name: str, settings: Settings) -> Config:
         """The evaluation of a config with other settings, in a directory below that of the config."""
-        raw = config.model_dump(mode="json", exclude=set(STAGES) - {"eval"})
+        raw = config.model_dump(mode="json", exclude={*STAGES, "recipe"} - {"eval"})
         texts = _texts({**settings, "output_dir": f"{config.output_dir}/{name}"})
         return _changed(raw, texts, self.path, {})
 
@@ -117,4 +117,4 @@ def _keys(texts: list[str]) -> list[str]:
 def _changed(raw: Settings, texts: list[str], path: Path, origins: dict[str, str]) -> Config:
     for text in texts:
         override(raw, text)
-    return checked(Config, raw, path, origins)
+    return configured(raw, path, origins)

@@ -8,9 +8,10 @@ from lors_cli.artifacts import digest, sealed
 from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError
 from lors_cli.run import manifest
+from lors_cli.run.lineage import Lineage, Step
 from lors_cli.search import runs
 from lors_cli.search.grid_results import held_out_loss
-from lors_cli.search.runs import Run
+from lors_cli.search.runs import Run, Start
 from lors_cli.search.study import Study
 
 FILE = "outcome.json"
@@ -49,6 +50,40 @@ def models(config: Config) -> dict[str, Any]:
     return evaluation.facts.given.get("models", {}) if evaluation else {}
 
 
+def run_evaluations(study: Study, run: Run) -> dict[str, Config]:
+    """The further evaluations of the model that a run merges."""
+    return study.evaluations(run.config, {"merged": str(run.directory / "merged")} if run.config.merge else {})
+
+
+def start_evaluations(study: Study, start: Start) -> dict[str, Config]:
+    """The further evaluations of the models that a start measures."""
+    measured = start.config.eval.models if start.config.eval else []
+    return study.evaluations(
+        start.config, {name: name if name == "dense" else str(start.directory / name) for name in measured}
+    )
+
+
+def further(evaluations: dict[str, Config]) -> dict[str, Any]:
+    """The results of further evaluations by their names and those of the models; of none, nothing."""
+    found = {
+        name: {Path(one).name: result for one, result in models(config).items()} for name, config in evaluations.items()
+    }
+    return {"evaluations": found} if found else {}
+
+
+def tokens_seen(model: Path) -> int:
+    """The tokens that a model has seen since it was dense: those of its calibration, and of an alignment."""
+    made = manifest.read(model) if model.is_dir() else None
+    steps = Lineage().back(Step(model, made)) if made else ()
+    return sum(_tokens(step.made.facts) for step in steps)
+
+
+def _tokens(facts: manifest.Facts) -> int:
+    if isinstance(facts, manifest.Pruned):
+        return int((facts.calibration or {}).get("tokens", 0))
+    return (facts.tokens or 0) if isinstance(facts, manifest.Trained) else 0
+
+
 def _choose(study: Study, run: Run, *, force: bool) -> float:
     """Train the run, and measure what the points of a grid are compared by."""
     stages = ["train"] if study.file.choose.by == "held_out_loss" else [s for s in run.stages if s != "eval"]
@@ -59,7 +94,7 @@ def _choose(study: Study, run: Run, *, force: bool) -> float:
 def _judge(study: Study, run: Run, *, force: bool) -> dict[str, Any]:
     """Do all stages of the run, and the further evaluations."""
     runs.perform(run.config, run.stages, force=force)
-    for evaluation in study.evaluations(run.config, str(run.directory / "merged")) if run.config.merge else []:
+    for evaluation in run_evaluations(study, run).values():
         runs.perform(evaluation, ["eval"], force=force)
     return models(run.config)
 

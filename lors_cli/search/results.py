@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli.artifacts import files
+from lors_cli.config import recipes
 from lors_cli.config.dump import as_yaml
 from lors_cli.config.schema import Config
 from lors_cli.run import environment
@@ -22,8 +23,16 @@ def write(directory: Path, content: dict[str, Any], parts: list[str]) -> str:
 
 def failed(reasons: dict[str, str]) -> str:
     """What failed, by name, and why."""
-    lines = [f"- {name}: {one_line(reason)}" for name, reason in reasons.items()]
-    return "\n".join(["Failed:", *lines]) if lines else ""
+    return listed("Failed:", reasons)
+
+
+def listed(title: str, reasons: dict[str, str]) -> str:
+    """Names with reasons below a title, those of the same reason together; nothing of none."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(one_line(reason), []).append(name)
+    lines = [f"- {', '.join(alike)}: {reason}" for reason, alike in names.items()]
+    return "\n".join([title, *lines]) if lines else ""
 
 
 def one_line(text: str) -> str:
@@ -35,5 +44,5 @@ def best_yaml(config: Config, path: Path, words: str) -> str:
     """The config as a YAML 1.2 file that loads back to the same, headed by the command that runs it."""
     content = config.model_dump(mode="json")
     if config.prune:  # it takes an option that its method does not have for a mistake, whatever the value
-        content["prune"] = config.prune.model_dump(mode="json", exclude_unset=True)
+        content["prune"] = recipes.written(config)["prune"]
     return f"# lors run {path}\n# The best run of a sweep: {words}.\n{as_yaml(content)}"

@@ -37,12 +37,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Start:
-    """What runs share, made by its `stages`; `made` is the last model of those, None: the config's model is trained."""
+    """What runs share, made by its `stages`; `made` is the last model of those, None: the config's model is trained.
+
+    `counts`: the time of making it is needed, because it is counted in a budget.
+    """
 
     name: str
     config: Config
     stages: list[str]
     made: str | None
+    counts: bool = False
+
+    @property
+    def making(self) -> list[str]:
+        """The stages that make models."""
+        return [stage for stage in MADE if stage in self.stages]
 
     @property
     def directory(self) -> Path:
@@ -51,7 +60,7 @@ class Start:
 
     def before(self, run: Run, *, again: bool) -> Run:
         """The run as it can be checked: with the stages that make its model if that is missing, or is made `again`."""
-        model, stages = Path(run.train.input or run.config.model), [stage for stage in MADE if stage in self.stages]
+        model, stages = Path(run.train.input or run.config.model), self.making
         if model not in [self.directory / name for name in MADE.values()]:
             return run
         if not again and all(manifest.read(self.directory / MADE[stage]) for stage in stages):

@@ -8,20 +8,23 @@ Without starts, or without values, that part of the path is left out.
 """
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from lors_cli.config.fields import Section, named_datasets
 from lors_cli.config.schema import Config
-from lors_cli.errors import request_error, together
+from lors_cli.data.sources import Source
+from lors_cli.errors import RequestError, request_error, together
 from lors_cli.run.layout import STAGES
 from lors_cli.search import points
 from lors_cli.search.configs import SELECT, Configs
 from lors_cli.search.runs import MADE, Run, Start, train_section
-from lors_cli.search.sweep_file import LENGTHS, SHARED, Settings
+from lors_cli.search.sweep_file import LENGTHS, SHARED, Settings, fits
 
 NOT_MADE = dict.fromkeys(MADE)
+MODELS, MEASURED = "eval.models", ("dense", "merged")  # what further evaluations measure unless they say it
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,23 @@ class Study:
         self.path, self.arguments = path, arguments
         self.file, self.output = self.configs.file, self.configs.output
         self.seeds: list[int | None] = list(self.file.seeds) or [None]  # the first one searches; None: the config's own
-        self.starts = together(self._start, self.file.wanted(self.file.starts) or [""])
+        self.left_out: dict[str, str] = {}  # why, by the names of starts and evaluations
+        wanted = self.file.wanted(self.file.starts) or [""]
+        self.starts = self._available(together(self._start, self._with_measures(wanted)))
         self.points = _points(self.file.every)
         self.rows = [
             self.row(start, arm, point)
-            for start in self.starts
+            for start in (start for start in self.starts if start.name in wanted)
             for arm in self.file.wanted(self.file.arms)
             if self._trains_on(arm, start)
             for point in self.points
         ]
         if not self.rows:
-            raise request_error("arms", "an arm for one of the starts", "none", "correct starts or only", path)
-        together(lambda pair: self.run(*pair), [(row, values) for row in self.rows for values in row.grid])
+            lines = [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
+            got = "; ".join(["none", *lines])
+            raise request_error("arms", "an arm for one of the starts", got, "correct starts or only", path)
+        made = together(lambda pair: self.run(*pair), [(row, values) for row in self.rows for values in row.grid])
+        self._evaluations = self._available_evaluations(made[0].config)
 
     def row(self, start: Start, arm: str, point: Settings) -> Row:
         """An arm on a start."""
@@ -95,10 +103,58 @@ class Study:
         changes = {"eval.perplexity.dataset": self.configs.half(SELECT)} if self.file.choose.held_out else {}
         return self.configs.evaluation(config, SELECT, {"eval.preset": None, "eval.tasks": [], **changes})
 
-    def evaluations(self, config: Config, model: str) -> list[Config]:
-        """The further evaluations of a model."""
-        config = _measuring(config, [model])
-        return [self.configs.evaluation(config, name, settings) for name, settings in self.file.evaluations.items()]
+    def evaluations(self, config: Config, models: dict[str, str]) -> dict[str, Config]:
+        """The further evaluations, by name, of models that they measure, which are known by name and path."""
+        made = {}
+        for name, settings in self._evaluations.items():
+            asked = settings.get(MODELS, MEASURED)
+            if measured := [path for model, path in models.items() if model in asked]:
+                others = {key: value for key, value in settings.items() if key != MODELS}
+                made[name] = self.configs.evaluation(_measuring(config, measured), name, others)
+        return made
+
+    def measure_of(self, start: Start) -> Start | None:
+        """The start that a budget of time is measured on, if it is another one."""
+        name = self.file.starts[start.name].time_of if start.name else None
+        return next((one for one in self.starts if one.name == name), None)
+
+    def timed(self, start: Start) -> list[str]:
+        """The arms that are timed on a start: those that train on it, and the measure of theirs or of other starts."""
+        own = [row.arm for row in self.rows if row.start == start]
+        measure = self.file.budget and self.file.budget.time_of
+        needed = measure and (own or start in map(self.measure_of, self.starts))
+        return list(dict.fromkeys([*([measure] if measure and needed else []), *own]))
+
+    def _with_measures(self, names: list[str]) -> list[str]:
+        """The starts of these names, and those that their time is measured on."""
+        measures = {self.file.starts[name].time_of for name in names if name}
+        return [name for name in self.file.starts if name in names or name in measures] or names
+
+    def _available(self, starts: list[Start]) -> list[Start]:
+        """The starts without those that are optional and whose data are missing, or those of their measure."""
+        for start in starts:
+            if reason := self._missing(start.name, start.config.prune, start.config.align):
+                self.left_out[start.name] = reason
+        for start in starts:
+            if start.name and (measure := self.file.starts[start.name].time_of) in self.left_out:
+                self.left_out.setdefault(start.name, f"its time is measured on {measure}, which is left out")
+        return [start for start in starts if start.name not in self.left_out]
+
+    def _available_evaluations(self, config: Config) -> dict[str, Settings]:
+        """The further evaluations without those that are optional and whose data are missing."""
+        for name, settings in self.file.evaluations.items() if config.eval else ():
+            evaluation = self.configs.evaluation(_measuring(config, ["merged"]), name, settings)
+            if reason := self._missing(name, evaluation.eval):
+                self.left_out[name] = reason
+        return {name: one for name, one in self.file.evaluations.items() if name not in self.left_out}
+
+    def _missing(self, name: str, *sections: Section | None) -> str | None:
+        """Why something optional cannot be done: the first data set of its sections that cannot be read."""
+        for section in sections if fits(name, self.file.optional) else ():
+            for _, dataset in named_datasets(section) if section else ():
+                if reason := _unreadable(dataset.source("")):
+                    return reason
+        return None
 
     def _start(self, name: str) -> Start:
         config = self.configs.of(name, {"output_dir": str(self.output / name)})
@@ -107,13 +163,15 @@ class Study:
             made, config = [], config.model_copy(update=NOT_MADE)
         config = _measuring(config, [m for m in config.eval.models if m in SHARED] if config.eval else [])
         stages = [*made, *(["eval"] if config.eval else [])]
-        return Start(name, config, stages, MADE[made[-1]] if made else None)
+        measures = {start.time_of for start in self.file.starts.values()} - {None}
+        counts = bool(name) and (name in measures or self.file.starts[name].time_of is not None)
+        return Start(name, config, stages, MADE[made[-1]] if made else None, counts)
 
     def _trains_on(self, arm: str, start: Start) -> bool:
         patterns, train = self.file.arms[arm].starts, start.config.train
         if patterns is None:
             return bool(start.made or (train and train.input) or not self.file.starts)
-        return any(fnmatchcase(start.name, pattern) for pattern in patterns)
+        return fits(start.name, patterns)
 
     def _model(self, row: Row) -> str | None:
         """The model that a row trains."""
@@ -138,6 +196,16 @@ class Study:
         else:
             return
         raise request_error("choose.by", f"for {by} {expected}", "none", "add it to the config", self.path)
+
+
+@lru_cache
+def _unreadable(source: Source) -> str | None:
+    """Why the rows of a data set cannot be read, if so."""
+    try:
+        next(source.rows(), None)
+    except RequestError as error:
+        return "; ".join(problem.got for problem in error.problems)
+    return None
 
 
 def _points(grid: dict[str, list[Any]]) -> list[Settings]:

@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lors_cli import console
 from lors_cli.artifacts import publish
 from lors_cli.errors import LorsError
-from lors_cli.search import budget, outcome, runs, study_results
+from lors_cli.search import budget, outcome, results, runs, study_results
 from lors_cli.search.outcome import Outcome
 from lors_cli.search.perform import Sweep
 from lors_cli.search.runs import Run, Start
@@ -39,6 +40,11 @@ class StudySweep(Sweep):
         self.study = Study(self.study.path, self.study.arguments)  # it reads the halves from now on
         super().perform()
 
+    def show(self) -> None:
+        super().show()
+        if self.study.left_out:
+            console.result(results.listed("Left out:", self.study.left_out))
+
     def _shared(self, start: Start) -> str:
         return f"{' '.join(start.stages)}, shared by all rows of it -> {start.directory}"
 
@@ -66,27 +72,31 @@ class StudySweep(Sweep):
     def _starts(self) -> list[Start]:
         """The starts of the tasks' rows; those that have no row belong to the first task."""
         own = [self.study.rows[number].start for number in self.numbers]
+        own += [measure for start in own if (measure := self.study.measure_of(start))]
         others = [row.start for row in self.study.rows if row.start not in own]
         first = 0 in self.numbers
         return [start for start in self.study.starts if start in own or (first and start not in others)]
 
     def _make(self, start: Start) -> None:
+        new = budget.is_new(start)
         if start.stages:
             log.info("sweep: %s, shared by all rows of it: %s", " ".join(start.stages), start.directory)
             runs.perform(start.config, start.stages, force=self.force_shared)
-        if start.config.eval and "dense" in start.config.eval.models:
-            for evaluation in self.study.evaluations(start.config, "dense"):
-                runs.perform(evaluation, ["eval"], force=self.force_shared)
+        for evaluation in outcome.start_evaluations(self.study, start).values():
+            runs.perform(evaluation, ["eval"], force=self.force_shared)
         if self.study.file.budget and self.study.file.budget.timed:
-            budget.measure(self.study, start)
+            budget.measure(self.study, start, was_new=new)
 
     def _row(self, row: Row, *, make: bool) -> dict[str, Any]:
         """The results of a row; `make` makes what is missing."""
-        limits = self.study.file.budget
+        limits, measured_on = self.study.file.budget, self.study.measure_of(row.start)
         times = budget.read(row.start) if limits and limits.timed else {}
-        if limits and limits.timed and row.arm not in times:
-            raise MissingError(f"{row.start.directory} is not finished")
-        limited = budget.steps_in_time(limits, times, row.arm) if limits and times else None
+        measure = budget.read(measured_on) if measured_on else None
+        if limits and limits.timed:
+            for start, known, needed in ((row.start, times, row.arm), (measured_on, measure, budget.MAKING)):
+                if start and needed not in (known or {}):
+                    raise MissingError(f"{start.directory} is not finished")
+        limited = budget.steps_in_time(limits, times, row.arm, measure) if limits and times else None
         steps = limited if limits and limits.seconds else None
         points = self._search(row, steps, make=make)
         best = _best(points)
@@ -94,6 +104,7 @@ class StudySweep(Sweep):
         result["runs"] = [self._judged(row, best["values"], seed, steps, make=make) for seed in self.study.seeds]
         if times:
             result["seconds_a_step"] = times[row.arm]["step"]
+            result["seconds_before"] = sum(times[name]["before"] for name in (row.arm, budget.MAKING) if name in times)
         if limits and limits.time_of:
             again = [self._judged(row, best["values"], seed, limited, make=make) for seed in self.study.seeds]
             result["in_time"] = {"steps": limited, "runs": again}
@@ -117,8 +128,10 @@ class StudySweep(Sweep):
 
     def _judged(self, row: Row, values: Settings, seed: int | None, steps: int | None, *, make: bool) -> Outcome:
         run = self.study.run(row, values, seed, steps)
-        outcome = self._outcome(run, "models", make=make)
-        return {"values": run.values, "output_dir": str(run.directory), **outcome}
+        known = self._outcome(run, "models", make=make)
+        further = outcome.further(outcome.run_evaluations(self.study, run))
+        seen = outcome.tokens_seen(Path(run.train.input or run.config.model))
+        return {"values": run.values, "output_dir": str(run.directory), **known, **further, "seen_before": seen}
 
     def _outcome(self, run: Run, wanted: str, *, make: bool) -> Outcome:
         """What has been measured of a run, with what is `wanted` of it unless it diverged."""

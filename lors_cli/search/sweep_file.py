@@ -1,6 +1,7 @@
 """What a sweep file may say. docs/sweep.md shows one with a comment for each key."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,9 @@ class Start(Section):
 
     config: str | None = Field(None, description="another config for this start; a path, from the sweep file")
     set: Settings = Field({}, description="overrides, by dotted keys")
+    time_of: str | None = Field(
+        None, description="the start on which budget.time_of is timed; the time of making either is counted in it"
+    )
 
 
 class Arm(Section):
@@ -96,21 +100,32 @@ class SweepFile(Section):
     budget: Budget | None = None
     choose: Choose = Choose()
     evaluations: dict[Name, Settings] = Field(
-        {}, description="overrides for further evaluations of the dense and the merged models"
+        {},
+        description="overrides for further evaluations; eval.models names what they measure, dense and merged if left"
+        " out",
+    )
+    compare_to: str | None = Field(
+        None, description="an arm: what the others of a start differ from it, seed by seed, is in a table of its own"
     )
     keep_models: bool = Field(True, description="false: delete merged models once they are measured")
-    only: list[str] = Field([], description="names of starts and arms; the others are left out")
+    only: list[str] = Field([], description="names or globs of starts and arms; the others are left out")
+    optional: list[str] = Field(
+        [], description="names or globs of starts and evaluations that are left out if a data set of theirs is missing"
+    )
 
     def faults(self) -> Iterator[Fault]:
         """Names that are not there, keys that are set twice, and grids that cannot be extended."""
-        names, reference = [*self.starts, *self.arms], self.budget and self.budget.time_of
-        if unknown := set(self.only) - set(names):
-            hints = " ".join(f"{name!r}: {nearest(name, names)}" for name in sorted(unknown))
-            yield Fault("only", f"names of starts and arms: {', '.join(names)}", hints)
+        yield from self._name_faults("only", "starts and arms", [*self.starts, *self.arms])
+        yield from self._name_faults("optional", "starts and evaluations", [*self.starts, *self.evaluations])
+        reference = self.budget and self.budget.time_of
         if self.config is None and not all(start.config for start in self.starts.values() or [Start()]):
             yield Fault("config", "a config, or one for each start", "add config: with its path or its content")
         if reference and reference not in self.arms:
             yield Fault("budget.time_of", f"an arm: {', '.join(self.arms)}", nearest(reference, list(self.arms)))
+        if self.compare_to and self.compare_to not in self.wanted(self.arms):
+            arms = self.wanted(self.arms)
+            yield Fault("compare_to", f"an arm: {', '.join(arms)}", nearest(self.compare_to, arms), ("compare_to",))
+        yield from self._time_faults()
         for key in sorted({*(LENGTHS if self.budget else ()), *(["seed"] if self.seeds else [])} & self.keys):
             setter = "seeds" if key == "seed" else "budget"
             expected = f"no {key} in arms, starts and every, because {setter} sets it"
@@ -122,6 +137,22 @@ class SweepFile(Section):
                 expected = "one key with at least two rising numbers, since choose.extend goes on at their ends"
                 yield Fault(f"arms.{name}.grid", expected, "write such a grid, or choose.extend: 0")
 
+    def _name_faults(self, key: str, kinds: str, names: list[str]) -> Iterator[Fault]:
+        if unknown := [one for one in getattr(self, key) if not any(fits(name, [one]) for name in names)]:
+            hints = " ".join(f"{name!r}: {nearest(name, names)}" for name in sorted(set(unknown)))
+            yield Fault(key, f"names of {kinds}: {', '.join(names)}", hints)
+
+    def _time_faults(self) -> Iterator[Fault]:
+        measures = [name for name, start in self.starts.items() if not start.time_of]
+        for name, start in self.starts.items():
+            key = f"starts.{name}.time_of"
+            if start.time_of and start.time_of not in measures:
+                expected = f"a start without a time_of of its own: {', '.join(measures)}"
+                yield Fault(key, expected, nearest(start.time_of, measures))
+            elif start.time_of and not (self.budget and self.budget.timed):
+                expected = "a budget of time with it: seconds, or steps with time_of"
+                yield Fault(key, expected, "add budget.time_of: ARM", drop=(key,))
+
     @property
     def keys(self) -> Set[str]:
         """The keys of the config that starts, arms and `every` set."""
@@ -131,7 +162,12 @@ class SweepFile(Section):
 
     def wanted(self, names: Mapping[str, Any]) -> list[str]:
         """The names that `only` leaves; all names if `only` does not have any of them."""
-        return [name for name in names if name in self.only] or list(names)
+        return [name for name in names if fits(name, self.only)] or list(names)
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is one of the names, or fits one of the globs."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_sweep(content: dict[str, Any]) -> bool:

@@ -28,7 +28,7 @@ def test_all_tables_are_there_at_both_scales() -> None:
     papers = ["loram_curves", "loram_downstream", "lors_initialization", "lors_zero_shot"]
     papers += ["spp_high_sparsity", "spp_zero_shot"]
     expected = {f"{name}{scale}" for name in papers for scale in ("", "_smollm2")}
-    assert {path.stem for path in SWEEPS} == expected | {"quality", "loram_quality"}
+    assert {path.stem for path in SWEEPS} == expected | {"recovery", "loram_quality"}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -73,11 +73,12 @@ def test_the_rows_of_lorams_tables() -> None:
     assert all("recover" in run.stages for run in made[5:])
     dense = [start for start in study.starts if start.config.eval and start.config.eval.models == ["dense"]]
     assert [start.config.model for start in dense] == inputs[:5]
-    for preset in study.evaluations(made[0].config, "some/model"):
+    further = study.evaluations(made[0].config, {"merged": "some/model", "pruned": "another"})
+    for name, preset in further.items():
         assert preset.eval
-        assert preset.eval.models == ["some/model"]
-        assert preset.output_dir == f"{made[0].directory}/{preset.eval.preset}"
-    assert set(study.file.evaluations) == {"loram-math", "humaneval"}
+        assert (preset.eval.models, preset.eval.preset) == (["some/model"], name)
+        assert preset.output_dir == f"{made[0].directory}/{name}"
+    assert set(further) == {"loram-math", "humaneval"}
     assert not Study(FOLDER / "loram_downstream_smollm2.yaml", []).file.evaluations
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lors_cli.search import sweep_file
+from lors_cli.search import outcome, sweep_file
 from lors_cli.search.study import Study
 from tests.search import conftest
 
@@ -53,7 +53,71 @@ def test_the_example_of_the_docs_has_every_key_and_is_valid(tmp_path: Path) -> N
     (tmp_path / "sweep.yaml").write_text(example.removeprefix("yaml\n"))
     content, _ = sweep_file.load(tmp_path / "sweep.yaml", [])
     assert content.model_fields_set == set(sweep_file.SweepFile.model_fields)
-    assert content.wanted(content.starts) == ["wanda"]
+    assert (content.wanted(content.starts), content.wanted(content.arms)) == (["wanda"], ["lors", "lora"])
+
+
+def test_names_may_be_globs_and_a_start_that_is_a_measure_comes_with_those_that_need_it(written: Written) -> None:
+    starts: dict[str, Any] = {name: {} for name in ("wanda_a", "wanda_b", "ria_a")}
+    study = Study(written(starts=starts, arms={"lors-1": {}, "lors-2": {}, "spp": {}}, only=["wanda*", "lors*"]), [])
+    assert [row.name for row in study.rows] == [f"wanda_{x}/lors-{n}" for x in "ab" for n in (1, 2)]
+    limits = {"steps": 1, "time_of": "a"}
+    assert "did you mean 'wanda_a'" in problems(written(starts=starts, only=["wnda_a"]))["only"]
+    starts["ria_a"] = {"time_of": "wanda_a"}
+    measured = Study(written(starts=starts, only=["ria_a"], budget=limits), [])
+    assert [(start.name, start.counts) for start in measured.starts] == [("wanda_a", True), ("ria_a", True)]
+    assert [row.name for row in measured.rows] == ["ria_a/a"]
+    assert [measured.timed(start) for start in measured.starts] == [["a"], ["a"]]
+    starts["whole"] = {"set": {"prune": None}}
+    whole = Study(written(starts=starts, only=["ria_a", "whole"], budget=limits), [])
+    assert [whole.timed(start) for start in whole.starts] == [["a"], ["a"], []]  # there is nothing to train on
+    del starts["whole"]
+    assert "budget of time" in problems(written(starts=starts))["starts.ria_a.time_of"]
+    starts["wanda_a"] = {"time_of": "ria_a"}
+    assert (
+        "without a time_of of its own: wanda_b"
+        in problems(written(starts=starts, budget=limits))["starts.ria_a.time_of"]
+    )
+    assert "an arm: a" in problems(written(compare_to="b"))["compare_to"]
+    arms: dict[str, Any] = {"a": {}, "b": {}}
+    assert "an arm: a" in problems(written(arms=arms, compare_to="b", only=["a"]))["compare_to"]
+
+
+def test_what_is_optional_is_left_out_where_its_text_is_missing_and_nothing_else_is(
+    written: Written, tmp_path: Path
+) -> None:
+    gone, there = str(tmp_path / "gone.jsonl"), tmp_path / "there.jsonl"
+    there.write_text('{"text": "some words"}\n')
+
+    def start(path: object) -> dict[str, Any]:
+        return {"set": {"prune.calibration.dataset": str(path)}}
+
+    texts = {"far": {"eval.perplexity.dataset": gone}, "near": {"eval.perplexity.dataset": str(there)}}
+    starts = {"x_gone": start(gone), "x_there": start(there), "y": {"time_of": "x_gone"}}
+    limits = {"steps": 1, "time_of": "a"}
+    optional = ["x_*", "y", "far", "near"]
+    study = Study(written(starts=starts, evaluations=texts, optional=optional, budget=limits), ["eval.models=[merged]"])
+    assert [row.name for row in study.rows] == ["x_there/a"]
+    assert set(study.left_out) == {"x_gone", "y", "far"}
+    assert "gone.jsonl, which does not exist" in study.left_out["x_gone"]
+    assert list(study.evaluations(study.rows[0].start.config, {"merged": "m"})) == ["near"]
+    wrong = problems(written(starts={"x_gone": start(gone)}, optional=["x_*"]))
+    assert "x_gone is left out" in wrong["arms"]
+    assert (
+        "names of starts and evaluations" in problems(written(starts=starts, optional=["z"], budget=limits))["optional"]
+    )
+    assert not Study(written(starts={"x": start(gone)}), []).left_out  # it is refused later, with the stage's message
+
+
+def test_a_further_evaluation_measures_the_models_that_it_names(written: Written, tmp_path: Path) -> None:
+    texts: dict[str, Any] = {"all": {"eval.models": ["dense", "pruned", "merged"]}, "usual": {}}
+    study = Study(written(evaluations=texts), ["eval.models=[dense, pruned, merged]"])
+    start, run = study.starts[0], study.run(study.rows[0], {})
+    further = outcome.start_evaluations(study, start) | outcome.run_evaluations(study, run)
+    measured = {name: one.eval.models for name, one in outcome.start_evaluations(study, start).items() if one.eval}
+    assert measured == {"all": ["dense", str(tmp_path / "run/pruned")], "usual": ["dense"]}
+    measured = {name: one.eval.models for name, one in outcome.run_evaluations(study, run).items() if one.eval}
+    assert measured == {name: [str(tmp_path / "run/a/merged")] for name in texts}
+    assert [one.output_dir for one in further.values()] == [f"{tmp_path}/run/a/{name}" for name in texts]
 
 
 def test_mistakes_in_the_settings_of_arms_and_of_the_config_are_reported_together(written: Written) -> None:

@@ -1,4 +1,4 @@
-"""Sweep files on the pico model: the quality study as it is shipped, and searches whose numbers are made up."""
+"""Sweep files on the pico model: the study of recovery as it is shipped, and searches whose numbers are made up."""
 
 import json
 import shutil
@@ -11,43 +11,43 @@ from typer.testing import Result
 
 from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError, LorsError
-from lors_cli.search import budget, outcome, runs
-from lors_cli.search.study import Study
+from lors_cli.search import budget, outcome, runs, sweep_file
 from tests.search.conftest import KillSweep
 
 Lors = Callable[..., Result]
 Search = Callable[..., dict[str, Any]]
 Perplexity = Callable[[float, int], float]  # of learning rate and seed
 
-QUALITY = Path(__file__).parents[2] / "scripts/reproduce/quality.yaml"
+STUDY = Path(__file__).parents[2] / "scripts/reproduce/recovery.yaml"
 
 
 @pytest.fixture
-def quality(dense: Path) -> list[str]:
-    """Arguments that make the quality study one of the pico model: two arms, two rates of one, two steps."""
-    sizes = ["prune.calibration.sequence_length=32", "prune.calibration.samples=4", "train.sequence_length=32"]
+def pico(dense: Path) -> list[str]:
+    """Arguments that make the study one of the pico model: two arms, two rates of one, two steps."""
+    sizes = ["prune.calibration={dataset: python-topics, sequence_length: 32, samples: 4}", "train.sequence_length=32"]
     sizes += ["train.rank=4", "train.dataset.limit=3", "eval.perplexity.sequence_length=32"]
-    study = ["only=[lors, spp]", "seeds=[0]", "budget={steps: 2}", "choose.extend=0", "choose.held_out.limit=4"]
+    study = ["starts={}", "evaluations={}", "only=[lors, spp]", "optional=[]"]
+    study += ["seeds=[0]", "budget={steps: 2}", "choose.extend=0", "choose.held_out.limit=4"]
     grids = ["arms.lors.grid={}", "arms.spp.grid={train.learning_rate: [1e-2, 2e-2]}"]
     return [*study, *grids, *sizes, f"model={dense}", "device=cpu"]
 
 
-def test_the_quality_study_that_was_killed_ends_with_the_same_table(
-    lors: Lors, quality: list[str], tmp_path: Path, kill_sweep: KillSweep
+def test_the_study_that_was_killed_ends_with_the_same_table(
+    lors: Lors, pico: list[str], tmp_path: Path, kill_sweep: KillSweep
 ) -> None:
     # a run of an arm is the run of a config with its settings
     config, adapter = tmp_path / "config.yaml", "adapter/adapter_model.safetensors"
-    config.write_text(json.dumps(Study(QUALITY, []).file.config))
-    own = [text for text in quality if text.startswith(("prune", "train", "model", "device"))]
+    config.write_text(json.dumps(sweep_file.load(STUDY, [])[0].config))
+    own = [text for text in pico if text.startswith(("prune", "train", "model", "device"))]
     own += ["train.method=spp", "train.formulation=merged", "train.learning_rate=1e-2", "train.max_steps=2"]
     for stage in ("prune", "train"):
         lors(stage, config, *own, f"output_dir={tmp_path / 'one'}")
 
     output = tmp_path / "out"
-    arguments, interrupted = [*quality, f"output_dir={output}"], output / "spp/learning_rate=0.01,seed=0"
-    kill_sweep(QUALITY, arguments, interrupted, ".adapter.partial")
+    arguments, interrupted = [*pico, f"output_dir={output}"], output / "spp/learning_rate=0.01,seed=0"
+    kill_sweep(STUDY, arguments, interrupted, ".adapter.partial")
     assert not (output / "results.md").exists()
-    goes_on = lors("sweep", QUALITY, *arguments)
+    goes_on = lors("sweep", STUDY, *arguments)
     table = goes_on.stdout
     assert (output / "results.md").read_text() == table
     assert goes_on.stderr.count("prune: finished") == 0
@@ -59,7 +59,7 @@ def test_the_quality_study_that_was_killed_ends_with_the_same_table(
     assert (interrupted / adapter).read_bytes() == (tmp_path / "one" / adapter).read_bytes()
 
     shutil.rmtree(interrupted)  # the only run that was interrupted is made again, without an interruption
-    whole = lors("sweep", QUALITY, *arguments)
+    whole = lors("sweep", STUDY, *arguments)
     assert whole.stdout == table
     assert whole.stderr.count("train: finished") == 1
 
@@ -77,7 +77,8 @@ def search(monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path], l
                 number(config)
 
         def number(config: Config) -> float:
-            assert config.train is not None
+            if config.train is None:  # a further evaluation
+                return 100 + config.seed
             return perplexity(config.train.learning_rate, config.seed)
 
         def models(config: Config) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def search(monkeypatch: pytest.MonkeyPatch, write_config: Callable[..., Path], l
         times: budget.Times = {}
         seconds = {"step": 1.0, "before": 1.0}
         monkeypatch.setattr(runs, "perform", perform)
-        monkeypatch.setattr(budget, "measure", lambda *_: times.update(a=seconds, b=seconds))
+        monkeypatch.setattr(budget, "measure", lambda *_, **__: times.update(a=seconds, b=seconds))
         monkeypatch.setattr(budget, "read", lambda _: times)
         monkeypatch.setattr(outcome, "models", models)
         monkeypatch.setattr(outcome, "_chosen_by", lambda _, run, force: number(run.config))
@@ -117,6 +118,26 @@ def test_a_search_goes_on_at_the_edge_of_its_grid_and_the_first_seed_chooses(sea
     assert [run["models"]["merged"]["perplexity"]["value"] for run in row["runs"]] == [5, 6.02]
     assert study["shown"].count("| 5.51 ± 0.72 ") == 2  # at equal tokens and at equal time
     assert [point["value"] for point in row["search"]] == pytest.approx([5.03, 5.02, 5, 5.04])
+
+
+def test_arms_are_compared_seed_by_seed_and_on_other_texts(search: Search, pruned: Path) -> None:
+    def perplexity(rate: float, seed: int) -> float:
+        return 30 + 10 * rate * (seed - 4)
+
+    arms: dict[str, Any] = {"a": {}, "b": {"set": {"train.learning_rate": 1e-1}}, "c": {"set": {"train.alpha": 3}}}
+    content = {"arms": arms, "seeds": [5, 6], "compare_to": "a", "evaluations": {"far": {}}}
+    study = search(perplexity, f"train.input={pruned}", **content)
+    a, b, c = study["results"]["rows"]
+    assert "minus" not in a
+    assert b["minus"]["perplexity"]["by_seed"] == pytest.approx([1 - 0.1, 2 - 0.2])
+    assert c["minus"]["perplexity"]["mean"] == 0
+    far = [run["evaluations"]["far"]["merged"]["perplexity"]["value"] for run in b["runs"]]
+    assert far == [105, 106]
+    assert "105.50 ± 0.71" in study["shown"].splitlines()[4]
+    lines = study["shown"].partition("Minus a, seed by seed: mean ± standard error")[2].splitlines()
+    assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == ["b", "+1.35 ± 0.45", "+0.00 ± 0.00"]
+    without = search(perplexity, f"train.input={pruned}", "compare_to=null", "only=[a, b]", **content)
+    assert "Minus" not in without["shown"]
 
 
 def test_a_search_ends_at_an_edge_after_as_many_values_as_were_allowed(search: Search) -> None:
@@ -174,14 +195,14 @@ def test_a_run_that_was_made_with_other_settings_is_not_taken_for_this_one(searc
     assert search(lambda rate, _: rate, "train.alpha=3", arms={"a": {}})["trained"]
 
 
-def test_what_would_be_done_is_listed_and_nothing_is_made(lors: Lors, quality: list[str], tmp_path: Path) -> None:
+def test_what_would_be_done_is_listed_and_nothing_is_made(lors: Lors, pico: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out"
-    arguments = [*quality, "seeds=[0, 1]", f"output_dir={output}"]
-    shown = lors("sweep", QUALITY, *arguments, "--dry-run").stdout.splitlines()
+    arguments = [*pico, "seeds=[0, 1]", f"output_dir={output}"]
+    shown = lors("sweep", STUDY, *arguments, "--dry-run").stdout.splitlines()
     assert shown == [
         f"prune eval, shared by all rows of it -> {output}",
         f"task 0: 2 seeds -> {output}/lors",
         f"task 1: search of 2 points, then 2 seeds -> {output}/spp",
     ]
     assert not output.exists()
-    assert "train.rank" in lors("sweep", QUALITY, *quality, "train.rank=64", "--dry-run", status=2).stderr
+    assert "train.rank" in lors("sweep", STUDY, *pico, "train.rank=64", "--dry-run", status=2).stderr
