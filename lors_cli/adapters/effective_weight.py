@@ -92,7 +92,7 @@ class EffectiveWeight:
             with torch.autocast(weight.device.type, enabled=False):  # it would multiply in 16 bits
                 torch.mm(self.lora_B[start:end] * self.scale, self.lora_A, out=effective)
             # the mask as numbers: a product with a bool tensor takes several times as long
-            effective.mul_(torch.ne(weight, 0, out=mask[: len(part)])).add_(weight)
+            torch.addcmul(weight, effective, torch.ne(weight, 0, out=mask[: len(part)]), out=effective)
             if self.seed is not None:
                 part.copy_(rounding.stochastic_bfloat16(effective, self.seed, start * columns))
             elif rounded:
