@@ -53,7 +53,7 @@ def test_methods_lists_every_method(lors: Lors) -> None:
     shown = lors("methods").stdout
     equations = {len(line) - len(line.lstrip()) for line in shown.splitlines() if "arXiv" in line}
     assert len(equations) == 1, "the second column is aligned"
-    for rows in (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS, adapters.METHODS):
+    for rows in (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS, pruning.UPDATES, adapters.METHODS):
         for name, row in rows.items():
             assert f"  {name} " in shown
             assert row.paper in shown

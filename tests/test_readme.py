@@ -165,7 +165,10 @@ def test_paths_exist(page: Path) -> None:
 
 @pytest.mark.parametrize(
     ("header", "rows"),
-    [("pruning", {**pruning.all_methods(), **pruning.PROFILES, **pruning.REPAIRS}), ("adapter", adapters.METHODS)],
+    [
+        ("pruning", {**pruning.all_methods(), **pruning.PROFILES, **pruning.REPAIRS, **pruning.UPDATES}),
+        ("adapter", adapters.METHODS),
+    ],
 )
 def test_every_method_has_its_row_and_its_paper(header: str, rows: dict[str, adapters.Method]) -> None:
     written = {re.findall("`(.*?)`", name)[0]: paper for name, paper, _ in table(header)}

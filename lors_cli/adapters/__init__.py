@@ -118,7 +118,8 @@ class Method:
     `formulations`: ways to compute the same, the first one by default. `keeps_zeros`: the effective weight has the
     support of the pruned one. `low_rank`: the update is a function of lora_B @ lora_A, so that lora_A can start from
     data, by default as `init` says. `has_rank`: a rank decides on the size of the update. `peft_type`: what
-    adapter_config.json says; plain PEFT applies only "LORA" and refuses the others.
+    adapter_config.json says; plain PEFT applies only "LORA" and refuses the others. `learning_rate`: AdamW's, for a
+    config that leaves it out; methods that are compared at one rate are not compared fairly (docs/recovery.md).
     """
 
     formulations: dict[str, Formulation]
@@ -129,6 +130,7 @@ class Method:
     low_rank: bool = True
     has_rank: bool = True
     init: str = "random"
+    learning_rate: float = 2e-4
 
     def formulation(self, name: str | None = None) -> Formulation:
         """The formulation of that name; the first one without a name."""
@@ -151,6 +153,7 @@ METHODS = {
         paper="Hu et al. 2025, arXiv 2501.08582",
         peft_type="LORS",
         init="gradient",
+        learning_rate=4e-3,
     ),
     "spp": Method(
         formulations={
@@ -163,6 +166,7 @@ METHODS = {
         paper="Lu et al. 2024, arXiv 2405.16057",
         peft_type="SPP",
         low_rank=False,
+        learning_rate=4e-2,
     ),
     "sqft": Method(
         formulations={"listing": Formulation("lors_cli.adapters.sqft:SQFT", CheckpointingOptions)},
@@ -170,6 +174,7 @@ METHODS = {
         equation="W' = W + s (BA) * M, by autograd",
         paper="Munoz et al. 2024, arXiv 2410.03750",
         peft_type="SQFT",
+        learning_rate=5e-3,
     ),
     "lora": Method(
         formulations={"eager": Formulation("lors_cli.adapters.lora:LoRA", DropoutOptions, ("dense", "nf4"))},
@@ -177,6 +182,7 @@ METHODS = {
         equation="Y = X W^T + s (X A^T) B^T; merged densely, or masked only at the merge (LoRA*)",
         paper="Hu et al. 2021, arXiv 2106.09685",
         peft_type="LORA",
+        learning_rate=5e-3,
     ),
     "full": Method(
         formulations={"masked": Formulation("lors_cli.adapters.full:Full")},

@@ -1,13 +1,15 @@
 """The adapters in a model, also in one that DDP, torch.compile or FSDP2 has wrapped or sharded since."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.lors import LoRS
+from lors_cli.adapters.vectors import owner
 
 _SETTINGS = "lors_settings"  # where a model with adapters keeps them
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # what torch.compile and checkpointing add to modules' names
@@ -15,12 +17,16 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # what torch.compile an
 
 @dataclass(frozen=True)
 class Settings:
-    """What all adapters of a model share and what cannot be read from their tensors."""
+    """What all adapters of a model share and what cannot be read from their tensors.
+
+    `vectors` are the names of the model's parameters that have the values that were trained with the adapters.
+    """
 
     method: str
     rank: int
     alpha: float
     dropout: float
+    vectors: tuple[str, ...] = ()
 
     def keep_in(self, model: nn.Module) -> None:
         """Let `of` find them."""
@@ -52,6 +58,16 @@ def find(model: nn.Module) -> tuple[Any, Settings, dict[str, Adapter]]:
         raise ValueError("a model with adapters, got one without: call lors_cli.api.attach first")
     attached = {name: module for name, module in core.named_modules() if isinstance(module, Adapter)}
     return core, settings, {plain_name(name): adapter for name, adapter in attached.items()}
+
+
+@torch.no_grad()
+def place_vectors(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give parameters of a model with adapters the values that were trained with these, rounded to its dtype."""
+    for name, value in values.items():
+        module, kind = owner(model, name)
+        getattr(module, kind).copy_(value)
+    if settings := Settings.of(model):
+        replace(settings, vectors=tuple(values)).keep_in(model)
 
 
 def plain_name(name: str) -> str:

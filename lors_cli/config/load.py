@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError, YAMLError
 
 from lors_cli import yaml12
+from lors_cli.config import recipes
 from lors_cli.config.methods import complete
 from lors_cli.config.problems import CLI, problems
 from lors_cli.config.schema import Config
@@ -47,7 +48,13 @@ def load(path: Path, overrides: Sequence[str]) -> Config:
     """
     raw = read(path)
     together(partial(override, raw), overrides)
-    return checked(Config, raw, path, dict.fromkeys(map(overridden, overrides), CLI))
+    return configured(raw, path, dict.fromkeys(map(overridden, overrides), CLI))
+
+
+def configured(raw: dict[str, Any], path: Path, origins: Mapping[str, str]) -> Config:
+    """The config with the content `raw` and what its recipe sets; arguments and errors as of `checked`."""
+    filled, by_recipe = recipes.fill(raw)
+    return checked(Config, filled, path, {**by_recipe, **origins})
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from lors_cli.config import recipes
 from lors_cli.config.fields import Fault
 from lors_cli.config.methods import section_of
 from lors_cli.errors import Problem, close, nearest, removal, sequence
@@ -61,7 +62,7 @@ def _details(model: type[BaseModel], raw: dict[str, Any]) -> list[ErrorDetails]:
     try:
         model.model_validate(raw)
     except ValidationError as error:
-        return error.errors()
+        return [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # as another key is wrong
     return []
 
 
@@ -111,7 +112,13 @@ def _problem(model: type[BaseModel], place: _Place, detail: ErrorDetails) -> Pro
         more = "; `lors methods` describes each" if field and "`lors methods`" in str(field.description) else ""
         return Problem(key, expected, got, nearest(str(place.value), values) + more)
     remedy = "write such a value" if name.isdigit() else f"write such a value for {name}"
-    if field is not None and not field.is_required() and name in known and field.default is not None:
+    if (
+        field is not None
+        and not field.is_required()
+        and name in known
+        and not field.default_factory
+        and field.default is not None
+    ):
         remedy += f", or leave it out, which means {json.dumps(field.get_default(), default=str)}"
     return Problem(key, expected, got, remedy)
 
@@ -128,7 +135,10 @@ def _remedy(fault: Fault, names: list[str], origins: Mapping[str, str]) -> str:
     here = [key for key in keys if origins.get(key) != CLI]
     if 0 < len(here) < len(keys):  # what the command says was meant
         keys = here
-    return ", or ".join(filter(None, [removal(*keys) if keys else "", fault.remedy]))
+    ours = [key for key in keys if origins.get(key, "").startswith(recipes.SETS)]
+    own = [key for key in keys if key not in ours]
+    remedies = [removal(*own) if own else "", *(f"write {key}: null, against the recipe" for key in ours)]
+    return ", or ".join(filter(None, [*remedies, fault.remedy]))
 
 
 def _known_key(model: type[BaseModel], name: str, known: list[str]) -> str:

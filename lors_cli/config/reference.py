@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lors_cli.config import recipes
 from lors_cli.config.methods import complete
 from lors_cli.config.schema import Config
 
@@ -15,17 +16,29 @@ HEAD = """# Every key of a config file
 
 Made from the schema by `python -m lors_cli.config.reference`. Files are YAML 1.2. Relative paths are relative to the
 directory in which `lors` is started. A stage whose section is left out is not part of `lors run`. A key with the value
-`null` counts as left out, so `KEY=null` on the command line takes back what the file says. If a meaning begins with
-names of methods, the key is only for these. A key that the method does not use is refused. `DATASET` is described at
-the end.
+`null` counts as left out, so `KEY=null` on the command line takes back what the file says, or its `recipe`. What
+recipes set is not required of a config that names one. If a meaning begins with names of methods, the key is only for
+these. A key that the method does not use is refused. `DATASET` is described at the end.
 """
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
 Schema = dict[str, Any]
 
 
 def json_schema() -> Schema:
-    """The JSON schema of a config, with the options of all methods."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **complete(Config).model_json_schema()}
+    """The JSON schema of a config, with the options of all methods; what recipes set is only required without one."""
+    schema = _sections()
+    needed: dict[str, Schema] = {}
+    for section, _, key in (path.partition(".") for path in recipes.always_sets()):
+        required = schema["$defs"][section.capitalize()]["required"]
+        if key in required:
+            required.remove(key)
+            needed.setdefault(section, {"required": []})["required"].append(key)
+    condition = {"if": {"not": {"required": ["recipe"]}}, "then": {"properties": needed}}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, **condition}
+
+
+def _sections() -> Schema:
+    return complete(Config).model_json_schema()
 
 
 def schema_text() -> str:
@@ -35,9 +48,9 @@ def schema_text() -> str:
 
 def page() -> str:
     """The page of all keys, in Markdown."""
-    schema = json_schema()
+    schema = _sections()
     sections = schema["$defs"]
-    dataset = _rows("DATASET", _keys(sections["Dataset"]), sections)
+    dataset = _rows("DATASET", sections["Dataset"], _keys(sections["Dataset"]), sections)
     return "\n".join([HEAD, *_section("", schema, sections), "## DATASET\n", *_table(dataset)])
 
 
@@ -50,7 +63,7 @@ def _section(prefix: str, section: Schema, sections: dict[str, Schema]) -> Itera
     if prefix == "align":
         yield "The keys of `train`, apart from:\n"
         keys = {name: key for name, key in keys.items() if key != sections["Train"]["properties"].get(name)}
-    yield from _table(_rows(prefix, keys, sections))
+    yield from _table(_rows(prefix, section, keys, sections))
     for name, key in keys.items():
         if (inner := _reference(key)) and not inner.endswith("Dataset"):
             yield from _section(f"{prefix}.{name}".strip("."), sections[inner], sections)
@@ -62,15 +75,16 @@ def _table(rows: Iterator[str]) -> Iterator[str]:
     yield ""
 
 
-def _rows(prefix: str, keys: Schema, sections: dict[str, Schema]) -> Iterator[str]:
+def _rows(prefix: str, section: Schema, keys: Schema, sections: dict[str, Schema]) -> Iterator[str]:
+    required = section.get("anyOf", [section])[-1].get("required", [])
     for name, key in keys.items():
         path = f"{prefix}.{name}".strip(".")
         inner, meaning = _reference(key), key.get("description", "").replace("|", "\\|")
-        default = "required" if "default" not in key else _value(key["default"]) if key["default"] is not None else ""
+        default = "required" if name in required else _value(key["default"]) if key.get("default") is not None else ""
         yield f"| `{path}` | {_type(key)} | {default} | {meaning} |"
         if inner and inner.endswith("Dataset"):  # keys that a data set has only here
             own = {name: key for name, key in _keys(sections[inner]).items() if name not in _keys(sections["Dataset"])}
-            yield from _rows(path, own, sections)
+            yield from _rows(path, sections[inner], own, sections)
 
 
 def _keys(section: Schema) -> Schema:

@@ -1,14 +1,17 @@
 """What a config file may say: one section per stage, every key with its unit and default."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from lors_cli.config import recipes
 from lors_cli.config.evaluation import Eval
-from lors_cli.config.fields import Device, Dtype, Fault, PathText, Section, Seed
+from lors_cli.config.fields import Device, Dtype, Fault, PathText, Section, Seed, without_effect
 from lors_cli.config.prune import Prune
 from lors_cli.config.train import Align, Train
 from lors_cli.errors import RequestError, request_error
+from lors_cli.options import OneOf
 
 
 class Recover(Section):
@@ -51,6 +54,11 @@ class Config(Section):
         description="a hub id, a local Hugging Face directory, a .gguf file, or the built-in smollm2-135m"
     )
     output_dir: PathText = Field(description="where the directories of the stages are made, from pruned to eval")
+    recipe: Annotated[str, OneOf(recipes.NAMES)] | None = Field(
+        None,
+        description="a set of values for what prune and train leave out (`lors methods` lists them); best is short for"
+        f" the newest one, {recipes.NEWEST}, and is recorded as that",
+    )
     seed: Seed = Field(0, description="the seed of sampling, initialisation, dropout and the order of rows")
     dtype: Dtype = Field(
         "auto", description="the dtype of the weights, in work and on disk; auto keeps the one in which they are stored"
@@ -63,3 +71,13 @@ class Config(Section):
     recover: Recover | None = None
     merge: Merge | None = None
     eval: Eval | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, value: object) -> object:
+        return recipes.fill(value)[0] if isinstance(value, dict) else value
+
+    def faults(self) -> Iterator[Fault]:
+        """A recipe for nothing."""
+        if self.recipe and not (self.prune or self.train):
+            yield without_effect("recipe", "there is neither prune nor train", "add a section that it has values for")

@@ -25,6 +25,8 @@ from lors_cli.options import OneOf, Options
 if TYPE_CHECKING:
     from lors_cli.adapters.base import Adapter
 
+RATES = ", ".join(f"{name} {method.learning_rate:g}" for name, method in adapters.METHODS.items())
+
 
 class TrainingDataset(Dataset):
     """The rows to train on. A plain string is its `path`."""
@@ -80,6 +82,14 @@ class Train(MethodSection):
     target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of the linears to adapt; every pruned one if left out"
     )
+    also: list[Literal["norms", "biases"]] = Field(
+        [],
+        description="what is trained beside the adapters: norms (weights and biases of all norms of the decoder),"
+        " biases (of the adapted linears)",
+    )
+    also_learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        None, description="the peak of the learning rate of what `also` names; learning_rate if left out"
+    )
     dataset: TrainingDataset = Field(description="the rows to train on: Alpaca, chat, prompt and completion, or text")
     eval_dataset: TrainingDataset | None = Field(
         None, description="held-out rows, whose loss is measured during training"
@@ -117,14 +127,20 @@ class Train(MethodSection):
     micro_batch_size: BatchSize | None = Field(
         None, description="samples per forward pass of a process; its whole share of the batch if left out"
     )
-    learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(2e-4, description="the peak of AdamW's learning rate")
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default_factory=lambda section: adapters.METHODS[section["method"]].learning_rate,
+        description=f"the peak of AdamW's learning rate; that of the method if left out ({RATES}), from trials with a"
+        " small model: large ones need less",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the learning rate falls to zero after the warm-up; with constant it does not fall"
     )
     warmup: Annotated[float, Field(ge=0, le=10**9)] = Field(
         0.0, description="how many steps the learning rate rises for; a number below 1 is a fraction of all steps"
     )
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = Field(0.0, description="AdamW's decay of the adapters")
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = Field(
+        0.0, description="AdamW's decay of the adapters; what `also` names does not decay"
+    )
     max_grad_norm: Annotated[float, Field(ge=0, le=10**6)] = Field(
         1.0, description="gradients of a larger norm are scaled down to it; 0 turns this off"
     )
@@ -234,6 +250,8 @@ class Train(MethodSection):
         if self.eval_dataset and self.eval_dataset.streaming:
             expected = "an eval_dataset without streaming: it is read as a whole, so give it a limit"
             yield Fault("eval_dataset.streaming", expected, "write streaming: false, and add limit: ROWS")
+        if len(set(self.also)) < len(self.also):
+            yield Fault("also", "each of norms and biases once", drop=("also",))
         if self.batch_size and self.batch_tokens:
             yield Fault("batch_tokens", "batch_size or batch_tokens, not both", drop=("batch_size", "batch_tokens"))
         if self.batch_tokens and self.batch_tokens < self.sequence_length:
@@ -252,6 +270,8 @@ class Train(MethodSection):
                 yield without_effect(key, f"{self.method} trains the whole update", "choose another method")
         if self.changed("init_steps") and self.resolved_init == "random":
             yield without_effect("init_steps", "init: random does not look at data", "choose another init")
+        if self.changed("also_learning_rate") and not self.also:
+            yield without_effect("also_learning_rate", "also names nothing", "add also: [norms]")
         for key in ("eval_steps", "keep"):
             if self.changed(key) and not self.eval_dataset:
                 yield without_effect(key, "there is no eval_dataset", "add eval_dataset: PATH")

@@ -163,7 +163,7 @@ def test_a_wrong_formulation_is_found_before_any_work(
 
 
 def test_all_rows_are_right() -> None:
-    for rows in (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS):
+    for rows in (pruning.all_methods(), pruning.PROFILES, pruning.REPAIRS, pruning.UPDATES):
         assert {name: pruning.mistake(row) for name, row in rows.items()} == dict.fromkeys(rows)
     for method in adapters.METHODS.values():
         assert [formulation.mistake() for formulation in method.formulations.values()] == [None] * len(

@@ -101,6 +101,13 @@ WORKS = [
     Work("prune-wanda", _with("prune")),
     Work("prune-sparsegpt", _with("prune", "prune.method=sparsegpt", "prune.sequential=linear")),
     Work("prune-dsnot", _with("prune", "prune.repair=dsnot", "prune.profile=owl", "prune.sparsity=0.5")),
+    Work(
+        "prune-tuned",
+        _with(
+            *("prune", "prune.update=least_squares"),
+            'prune.tune_blocks={"steps":2,"batch_size":2,"target":"dense"}',
+        ),
+    ),
     Work("prune-structured", _with("prune", *STRUCTURED)),
     Work(
         "prune-taylor",
@@ -114,6 +121,7 @@ WORKS = [
     Work("train-spp", _with("train", "train.method=spp"), "prune-wanda"),
     Work("train-sqft", _with("train", "train.method=sqft"), "prune-wanda"),
     Work("train-full", _with("train", "train.method=full", "train.rank=null"), "prune-wanda"),
+    Work("train-norms", _with("train", "train.also=[norms]"), "prune-wanda"),
     Work("train-best", _with("train", *BEST), "prune-wanda"),
     Work("align", _with("align", ALIGN), "prune-wanda"),
     Work("train-small", _with("train", *STRUCTURED), "prune-structured"),
