@@ -82,12 +82,7 @@ def update(
 
 
 def _solve(
-    dense: Tensor,
-    pruned: Tensor,
-    hessian: Tensor,
-    damping: Tensor,
-    iterations: int,
-    tolerance: float,
+    dense: Tensor, pruned: Tensor, hessian: Tensor, damping: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, int]:
     """The rows' solutions, (R, C), the energies that they lost before, (R,), and the steps that were taken.
 

@@ -151,9 +151,8 @@ def pruning(row: Row) -> str:
     if not prune:
         return {DENSE: "", OTHER: "other models"}.get(row.kind, "" if row.origin.unpruned else "pruned elsewhere")
     words = [f"{prune.get('method') or '?'} {share(prune['ratio']) if prune.get('ratio') else ''}".strip()]
-    words += [
-        str(prune[key]) for key in ("profile", "repair", "update") if prune.get(key, "none") not in (None, "none")
-    ]
+    chosen = [prune.get(key) for key in ("profile", "repair", "update")]
+    words += [str(name) for name in chosen if name not in (None, "none")]
     words += [key for key in ("variant", "permute", "overrides") if prune.get(key)]
     return clean(" + ".join(words))
 

@@ -1,7 +1,10 @@
 """What is in a model or adapter directory, measured from its files, one tensor in memory at a time."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from lors_cli.artifacts import adapter_file, tensors
 from lors_cli.console import markdown_table
@@ -45,13 +48,8 @@ def inspect(path: Path) -> dict[str, Any]:
 def inspect_adapter(directory: Path) -> dict[str, Any]:
     """Method, size and modules of an adapter."""
     content = adapter_file.load(directory, "PATH", uniform=False)
-    modules = {
-        module: {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
-        for module, named in content.modules.items()
-    }
-    beside = {
-        name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in content.vectors.items()
-    }
+    modules = {module: _described(named) for module, named in content.modules.items()}
+    beside = _described(content.vectors)
     sizes = [t.numel() for named in [*content.modules.values(), content.vectors] for t in named.values()]
     return {
         "kind": "adapter",
@@ -67,6 +65,11 @@ def inspect_adapter(directory: Path) -> dict[str, Any]:
 def render(facts: dict[str, Any]) -> str:
     """The facts as a table for people, and the paths of the plots that were drawn."""
     return "\n\n".join([_table(facts), *(["\n".join(facts["plots"])] if "plots" in facts else [])])
+
+
+def _described(named: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """The shape and the dtype of tensors by their names."""
+    return {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
 
 
 def _table(facts: dict[str, Any]) -> str:

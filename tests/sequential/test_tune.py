@@ -245,33 +245,6 @@ def test_memory_does_not_grow_from_block_to_block(
         assert max(found[len(found) // 2 :]) <= 1.02 * max(found[: len(found) // 2])
 
 
-BAD: list[tuple[dict[str, Any], list[str]]] = [
-    ({"prune__tune_blocks": {"batch_size": 9}}, ["prune.tune_blocks.batch_size", "at most 8 windows"]),
-    ({"prune__tune_blocks": {"steps": 0}}, ["prune.tune_blocks.steps"]),
-    ({"prune__tune_blocks": {"learning_rate": 0}}, ["prune.tune_blocks.learning_rate"]),
-    ({"prune__tune_blocks": {"epochs": 1}}, ["prune.tune_blocks.epochs"]),
-    (
-        {"prune__tune_blocks": {}, "prune__method": "magnitude", "prune__calibration": ...},
-        ["prune.calibration", "because tune_blocks looks at activations"],
-    ),
-    (
-        {"prune__tune_blocks": {}, "prune__method": "structured_random", "prune__sparsity": ..., "prune__ratio": 0.5},
-        ["no tune_blocks: structured_random"],
-    ),
-    ({"prune__tune_blocks": {"target": "linear"}}, ["prune.tune_blocks.target", "dense"]),
-]
-
-
-@pytest.mark.parametrize(("changes", "parts"), BAD, ids=str)
-def test_wrong_requests(
-    lors: Lors, write_config: WriteConfig, tmp_path: Path, changes: dict[str, Any], parts: list[str]
-) -> None:
-    refused = lors("prune", write_config(**changes), status=2)
-    for part in ("expected: ", "got: ", "remedy: ", *parts):
-        assert part in refused.stderr, refused.stderr
-    assert not (tmp_path / "run").exists()
-
-
 def test_magnitude_with_calibration_is_tuned(
     lors: Lors, write_config: WriteConfig, model: Path, tmp_path: Path
 ) -> None:

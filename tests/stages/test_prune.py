@@ -198,6 +198,19 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
         {"prune__method": "from_mask", "prune__mask": "x", "prune__profile": "owl", "prune__sparsity": 0.5},
         ["no profile, because the mask says"],
     ),
+    ({"prune__tune_blocks": {"batch_size": 9}}, ["prune.tune_blocks.batch_size", "at most 8 windows"]),
+    ({"prune__tune_blocks": {"steps": 0}}, ["prune.tune_blocks.steps"]),
+    ({"prune__tune_blocks": {"learning_rate": 0}}, ["prune.tune_blocks.learning_rate"]),
+    ({"prune__tune_blocks": {"epochs": 1}}, ["prune.tune_blocks.epochs"]),
+    (
+        {"prune__tune_blocks": {}, "prune__method": "magnitude", "prune__calibration": ...},
+        ["prune.calibration", "because tune_blocks looks at activations"],
+    ),
+    (
+        {"prune__tune_blocks": {}, "prune__method": "structured_random", "prune__sparsity": ..., "prune__ratio": 0.5},
+        ["no tune_blocks: structured_random"],
+    ),
+    ({"prune__tune_blocks": {"target": "linear"}}, ["prune.tune_blocks.target", "dense"]),
 ]
 
 
