@@ -19,7 +19,7 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
     weight, prune = ([sys.executable, f"scripts/bench_{name}.py", "--device", device] for name in scripts)
     bench = [*lors, "bench", "--device", device, "--time-limit", "80", "--output-dir", f"{out}/bench"]
     quick, loram = [*lors, "run", "configs/quickstart.yaml"], [*lors, "run", "configs/loram/smollm2-135m.yaml"]
-    every = [f"device={device}", "dtype=bfloat16"]
+    every, calibration = [f"device={device}", "dtype=bfloat16"], []
     prune += ["--blocks", "1", "--samples", "32" if device == "cuda" else "4"]
     if device == "cuda":
         bench += ["--shape", "llama-3-8b", "--scopes", "linear,block"]
@@ -28,16 +28,22 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
         bench += ["--shape", "smollm2-135m", "--scopes", "linear", "--sequence-lengths", "64", "--rounds", "1"]
         weight += ["--shapes", "512x512", "--dtype", "float32"]
         prune += ["--shape", "smollm2-135m", "--length", "64"]
-        quick += ["prune.calibration={dataset: python-topics, samples: 2, sequence_length: 32}"]
+        calibration = ["prune.calibration={dataset: python-topics, samples: 2, sequence_length: 32}"]
         loram += ["align.max_steps=2", "align.sequence_length=32"]
         every += ["train.max_steps=2", "train.sequence_length=32", "eval.perplexity.samples=2"]
+    tuning = [*lors, "prune", "configs/quickstart.yaml", "prune.tune_blocks.steps=4", f"output_dir={out}/tuned"]
     nf4 = [*lors, "train", "configs/loram/smollm2-135m.yaml", "train.base=nf4", "train.input=smollm2-135m"]
     made = [f"{name}/lors.json" for name in ("pruned", "aligned", "adapter", "recovered", "merged", "eval")]
     made.append("eval/results.json")
     return {
         "kernels": (60, [*tests, "-n", "8", "tests/kernels", "-k", "on_a_gpu"], []),
         "effective_weight": (25, [*weight, "--json", f"{out}/weight.json"], ["weight.json"]),
-        "quickstart": (105, [*quick, f"output_dir={out}/run", "eval.tasks=[]", *every], [f"run/{n}" for n in made]),
+        "quickstart": (
+            105,
+            [*quick, f"output_dir={out}/run", "eval.tasks=[]", *every, *calibration],
+            [f"run/{n}" for n in made],
+        ),
+        "tuning": (60, [*tuning, *every[:2], *calibration], ["tuned/pruned/lors.json"]),
         "bench": (90, bench, ["bench/bench.json"]),
         "pruning": (60, [*prune, "--json", f"{out}/prune.json"], ["prune.json"]),
         "loram": (75, [*loram, f"output_dir={out}/loram", *every], [f"loram/{n}" for n in made]),

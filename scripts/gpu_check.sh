@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one run of at most 8 minutes. OUT/gpu_check.json grows with each step, so that a run
+# Everything that needs a GPU, in one run of at most 9 minutes. OUT/gpu_check.json grows with each step, so that a run
 # that is cut off leaves what it has measured. A step that fails or takes too long does not stop the others.
 #
 #   scripts/gpu_check.sh OUT                          on a machine with an NVIDIA GPU and torch; OUT is a new folder

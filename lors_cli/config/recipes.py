@@ -17,7 +17,7 @@ SETS = "recipe "  # begins the name of what has set a key, where that was a reci
 
 @dataclass(frozen=True)
 class Preset:
-    """The values of some keys of a section, by dotted keys. They hold with these `methods` only, if any are named."""
+    """The values of some keys of a section. They hold with these `methods` only, if any are named."""
 
     section: str
     values: dict[str, Any]
@@ -75,7 +75,9 @@ def fill(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     for preset in RECIPES[name].presets:
         section = filled.get(preset.section)
         if isinstance(section, dict) and preset.holds(section):
-            keys += [f"{preset.section}.{key}" for key, value in preset.values.items() if _put(section, key, value)]
+            unset = {key: value for key, value in preset.values.items() if key not in section}
+            section.update(deepcopy(unset))
+            keys += [f"{preset.section}.{key}" for key in unset]
     return filled, dict.fromkeys(keys, f"{SETS}{name}")
 
 
@@ -85,28 +87,12 @@ def always_sets() -> list[str]:
     return sorted(set.intersection(*kept))
 
 
-def _put(section: dict[str, Any], key: str, value: Any) -> bool:
-    """Set a dotted key unless the section has something for it, or for a part of it."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            return False
-    if last in section:
-        return False
-    section[last] = deepcopy(value)
-    return True
-
-
 def written(config: BaseModel) -> dict[str, Any]:
     """What a config sets, as plain data; with null for what its recipe would set but this config does not have."""
     content = config.model_dump(mode="json", exclude_unset=True)
     for preset, section, key, _ in _presets(content):
-        place: Any = section
-        for part in key.split(".") if preset.holds(section) else ():
-            if not isinstance(place, dict):
-                break
-            place = place.setdefault(part, None)
+        if preset.holds(section):
+            section.setdefault(key, None)
     return content
 
 
@@ -116,9 +102,7 @@ def said(config: BaseModel, stage: str) -> list[str]:
     taken, others = [], []
     apart: dict[tuple[str, ...], list[str]] = {}
     for preset, section, key, value in _presets(content):
-        found: Any = section
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
+        found = section.get(key)
         if preset.section != stage:
             continue
         if not preset.holds(section):

@@ -33,13 +33,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def nested(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newest recipe with keys of sections in sections."""
-    presets = (Preset("train", {"method": "lors", "distill.weight": 0.25, "distill.temperature": 2.0}),)
-    monkeypatch.setitem(recipes.RECIPES, "test-1", Recipe("2026-01-02", presets))
-
-
 def at(config: Config, key: str) -> Any:
     value: Any = config.model_dump(mode="json")
     for part in key.split("."):
@@ -78,16 +71,17 @@ def test_best_is_recorded_as_the_newest_and_an_older_one_stays_what_it_was(
     assert load(file, ["recipe=best-1"]) == before
 
 
-def test_what_is_written_wins_and_a_null_takes_a_key_out_of_the_recipe(file: Path, nested: None) -> None:
+def test_what_is_written_wins_and_a_null_takes_a_key_out_of_the_recipe(file: Path) -> None:
     assert load(file, ["train.learning_rate=1e-5"]).train.learning_rate == 1e-5  # type: ignore[union-attr]
-    raw = {"recipe": "test-1", "train": {"distill": {"weight": 1}}}
+    raw = {"recipe": "best-1", "prune": {"method": None, "update": "none"}}
     filled, origins = recipes.fill(raw)
-    assert filled["train"] == {"method": "lors", "distill": {"weight": 1, "temperature": 2.0}}
-    assert origins == dict.fromkeys(("train.method", "train.distill.temperature"), "recipe test-1")
-    assert raw == {"recipe": "test-1", "train": {"distill": {"weight": 1}}}
-    for empty in (None, 7):
-        assert recipes.fill({"recipe": "test-1", "train": {"distill": empty}})[0]["train"]["distill"] == empty
-    assert recipes.fill({"recipe": "test-1"})[0] == {"recipe": "test-1"}  # sections are not added
+    assert filled == raw  # the update is set, and without a method the others of it are unknown; no section is added
+    assert origins == {}
+    filled, origins = recipes.fill({"recipe": "best-1", "train": {"learning_rate": 1e-5}})
+    assert filled["train"] == {"method": "lors", **recipes.LORS_1, "learning_rate": 1e-5}
+    assert origins == dict.fromkeys(
+        (f"train.{key}" for key in filled["train"] if key != "learning_rate"), "recipe best-1"
+    )
 
 
 @pytest.mark.parametrize("change", ["train.learning_rate=null", "train.learning_rate=1e-5", "train.method=spp"])
