@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
@@ -90,6 +91,18 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 BatchSize = Annotated[int, Field(ge=1, le=10**6)]
 SequenceLength = Annotated[int, Field(ge=2, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+ONE, SEVERAL = "one", "several"  # in the places of pydantic's findings; no keys have these names
+# Of a key that holds one section or a list of sections: which of the two a value is meant to be.
+BY_SHAPE = Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE)
+
+
+class AsChoice:
+    """Gives such a key the JSON schema of a plain choice."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": handler(schema)["oneOf"]}
 
 
 def check_text(text: str) -> None:
@@ -195,14 +208,17 @@ class Dataset(Section):
 
     def source(self, key: str) -> Source:
         """The rows; `key` is where this stands in the config."""
-        return Source(key=key, **self.model_dump(exclude={"format", "streaming"}))
+        return Source(key=key, **self.model_dump(include={field.name for field in fields(Source)}))
 
 
 def named_datasets(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Dataset]]:
     """The data sets of a section and of those in it, with their keys, which begin with `prefix`."""
     for name, value in section:
         key = f"{prefix}.{name}".lstrip(".")
-        if isinstance(value, Dataset):
-            yield key, value
-        elif isinstance(value, BaseModel):
-            yield from named_datasets(value, key)
+        several = isinstance(value, list)
+        for number, one in enumerate(value if several else [value]):
+            place = f"{key}[{number}]" if several else key
+            if isinstance(one, Dataset):
+                yield place, one
+            elif isinstance(one, BaseModel):
+                yield from named_datasets(one, place)

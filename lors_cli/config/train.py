@@ -10,7 +10,6 @@ from lors_cli import adapters, processes
 from lors_cli.config.fields import (
     BatchSize,
     Count,
-    Dataset,
     Dtype,
     Fault,
     Section,
@@ -18,7 +17,7 @@ from lors_cli.config.fields import (
     without_effect,
 )
 from lors_cli.config.methods import Classes, MethodSection
-from lors_cli.data import formats
+from lors_cli.config.mixture import Mixing, TrainingData, TrainingDataset
 from lors_cli.errors import nearest
 from lors_cli.options import OneOf, Options
 
@@ -26,18 +25,6 @@ if TYPE_CHECKING:
     from lors_cli.adapters.base import Adapter
 
 RATES = ", ".join(f"{name} {method.learning_rate:g}" for name, method in adapters.METHODS.items())
-
-
-class TrainingDataset(Dataset):
-    """The rows to train on. A plain string is its `path`."""
-
-    format: Annotated[str, OneOf(formats.TRAINING)] | None = Field(
-        None, description="alpaca, chat, completion or text; recognised by the fields of the first row if left out"
-    )
-    streaming: bool = Field(
-        False,
-        description="whether the shards (of a glob, a folder or a hub id) are read during training, not all at once",
-    )
 
 
 class Distill(Section):
@@ -52,7 +39,7 @@ class Distill(Section):
     )
 
 
-class Train(MethodSection):
+class Train(MethodSection, Mixing):
     """pruned model -> <output_dir>/adapter"""
 
     key: ClassVar[str] = "train"
@@ -90,7 +77,10 @@ class Train(MethodSection):
     also_learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         None, description="the peak of the learning rate of what `also` names; learning_rate if left out"
     )
-    dataset: TrainingDataset = Field(description="the rows to train on: Alpaca, chat, prompt and completion, or text")
+    dataset: TrainingData = Field(
+        description="the rows to train on: Alpaca, chat, prompt and completion, or text; or a list of such data sets,"
+        " each with a weight: a mixture"
+    )
     eval_dataset: TrainingDataset | None = Field(
         None, description="held-out rows, whose loss is measured during training"
     )
@@ -230,6 +220,8 @@ class Train(MethodSection):
     def _method_faults(self, method: adapters.Method) -> Iterator[Fault]:
         name = f"{self.method} ({self.computed.class_name})"
         yield from self.option_faults(self.option_classes(), name)
+        for key, expected, remedy in self.options().faults():
+            yield Fault(key, expected, remedy, drop=(key,))
         bases = self.computed.bases
         if self.base not in bases:
             having = ", ".join(label for label, row in adapters.METHODS.items() if self.base in row.formulation().bases)
@@ -244,9 +236,13 @@ class Train(MethodSection):
         if len(lengths) > 1:
             expected = f"only one of epochs, max_steps and max_tokens, not {' and '.join(lengths)}"
             yield Fault(lengths[-1], expected, drop=lengths)
-        if self.dataset.streaming and not (self.max_steps or self.max_tokens):
-            expected = "max_steps or max_tokens, because the length of an epoch of a stream is not known"
-            yield Fault("max_steps", expected, "add max_steps: N, or max_tokens: N")
+        mixed, streams = bool(self.weights), any(source.streaming for source in self.sources.values())
+        if (mixed or streams) and not (self.max_steps or self.max_tokens):
+            reason = "a mixture has no epochs" if mixed else "the length of an epoch of a stream is not known"
+            instead = "write epochs: null, and" if self.epochs else "add"
+            remedy = f"{instead} max_steps: N, or max_tokens: N"
+            yield Fault("max_steps", f"max_steps or max_tokens, because {reason}", remedy)
+        yield from self.mixture_faults()
         if self.eval_dataset and self.eval_dataset.streaming:
             expected = "an eval_dataset without streaming: it is read as a whole, so give it a limit"
             yield Fault("eval_dataset.streaming", expected, "write streaming: false, and add limit: ROWS")

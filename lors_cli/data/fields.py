@@ -72,11 +72,15 @@ class Place:
         field = f", {'fields' if ',' in name else 'field'} {self.prefix}{name}" if name else ""
         return request_error(self.source.key, expected, f"{self.source.path}, row {self.number}{field}: {got}", remedy)
 
+    def ignoring(self, names: str) -> str:
+        """How to leave out fields; nothing where that cannot be asked for."""
+        return f"leave it out with {self.source.key.rpartition('.')[0]}.ignore_fields: [{names}]" * self.can_ignore
+
     def unused(self, lost: Mapping[str, object], expected: str) -> RequestError:
         """The error of fields that would be lost."""
         names, remedy = ", ".join(lost), "remove from the rows what is not to be learnt"
-        if self.can_ignore:
-            remedy += f", or leave it out with {self.source.key.partition('.')[0]}.ignore_fields: [{names}]"
+        if ignoring := self.ignoring(names):
+            remedy += f", or {ignoring}"
         return self.error(names, expected, f"{next(iter(lost.values()))!r:.80}", remedy)
 
 

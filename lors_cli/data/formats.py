@@ -5,17 +5,21 @@ chat          {messages: [{role, content}]}      training and calibration
 completion    {prompt, completion}               training
 text          {text}                             training and calibration
 tokens        {input_ids: [...]}                 calibration
+openhermes    {conversations: [{from, value}]}   training: chat, where no row may lack the field
+openorca      {system_prompt, question, response}   the same
 
 Configs are checked against these names, so this file imports no tokenizer.
 """
 
 from lors_cli.data import readers, turns
-from lors_cli.data.fields import is_harmless, is_metadata
+from lors_cli.data.fields import Place, is_harmless, is_metadata
 from lors_cli.data.readers import Row
 from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 
-TRAINING = ("alpaca", "chat", "completion", "text")
+# Chats by the names of data sets: the fields that every row has to have, be they empty. The first ones tell them.
+LAYOUTS = {"openhermes": ("conversations",), "openorca": ("system_prompt", "question", "response")}
+TRAINING = ("alpaca", "chat", "completion", "text", *LAYOUTS)
 CALIBRATION = ("text", "chat", "tokens")
 TOKEN_FIELDS = ("input_ids", "tokens")
 
@@ -44,7 +48,7 @@ def of_training(row: Row, source: Source) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and not is_metadata(name)]
     names = texts if len(texts) == 1 else ["NAME"]
     rest = [name for name in row if name not in texts and not is_harmless(name, row[name], only_text=True)]
-    others = "" if names == texts and not rest else f", and {source.key.partition('.')[0]}.ignore_fields to the others"
+    others = "" if names == texts and not rest else f", and {source.key.rpartition('.')[0]}.ignore_fields to the others"
     remedy = f"rename the fields, or set {source.key}: {{path: ..., format: text, field: {names[0]}}}{others}"
     raise request_error(
         f"{source.key}.format",
@@ -53,6 +57,21 @@ def of_training(row: Row, source: Source) -> str:
         f"{source.path} with the fields {sorted(row)}",
         _of_list(row, source) or remedy,
     )
+
+
+def check_layout(row: Row, place: Place, kind: str) -> None:
+    """Refuse a row that lacks a field of its layout, which may be empty.
+
+    Raises:
+        RequestError: naming the field.
+
+    """
+    for name in LAYOUTS[kind]:
+        if name not in row:
+            remedy = "add it to the row, empty if there is nothing to say, or set format: chat, which can do without it"
+            raise place.error(
+                name, f"the field {name!r}, which each row of {kind} has", f"fields {sorted(row)}", remedy
+            )
 
 
 def _of_list(row: Row, source: Source) -> str:

@@ -4,6 +4,7 @@ alpaca        {instruction, input?, output}      the answer is learnt, with the 
 chat          {messages: [{role, content}]}      the assistant's turns are learnt, by the tokenizer's own template
 completion    {prompt, completion}               the completion is learnt, with the end token
 text          {text}                             every token; rows joined and cut into windows, or packed one by one
+openhermes, openorca                             chats of these data sets, by the fields that `formats` names
 
 No field of a row is lost without a word: it is used, it is metadata, which is named, or the row is refused.
 """
@@ -31,11 +32,13 @@ COUNTS = ("dropped", "truncated", "tokens", "empty", "eos_appended", "eos_missin
 class Rules:
     """How rows are read: how answers end, and the names of fields that are left out.
 
-    `unused` gathers the names of columns that were found and not used.
+    With `learn_prompt` the prompts are learnt too: everything before the end of a row's last answer, once. `unused`
+    gathers the names of columns that were found and not used.
     """
 
     ends: Ends = field(default_factory=Ends)
     ignore: tuple[str, ...] = ()
+    learn_prompt: bool = False
     unused: set[str] = field(default_factory=set, compare=False)
 
 
@@ -69,10 +72,11 @@ def examples(
     """
     kind, rules = kind or formats.of_training(next(source.rows()), source), rules or Rules()
     if kind == "text" and not packing:
-        texts = (text_of(row, number, shard, rules) for shard, number, row in open_cursor(source, streaming=False))
-        windows = concatenated(source, tokenizer, length, None, texts=texts).tolist()
+        rows = open_cursor(source, streaming=False)
+        texts = [text_of(row, number, shard, rules) for shard, number, row in rows]
+        windows = concatenated(source, tokenizer, length, None, texts=iter(texts)).tolist()
         joined = [{"input_ids": ids, "labels": ids} for ids in windows]
-        facts = {"format": kind, "examples": len(joined), "tokens": len(joined) * length}
+        facts = {"format": kind, "rows": len(texts), "examples": len(joined), "tokens": len(joined) * length}
         return joined, facts | {"unused": sorted(rules.unused)}
     encoder = Encoder(tokenizer, length, kind, packing=packing, overlong=overlong, rules=rules)
     for shard, number, row in open_cursor(source, streaming=False):
@@ -81,7 +85,7 @@ def examples(
     if not encoded:
         raise none_left(source, kind, length, encoder.rows, learnt=encoder.learnt)
     counts = {name: getattr(encoder, name) for name in COUNTS}
-    facts = {"format": kind, "examples": len(encoded), **counts, "unused": sorted(rules.unused)}
+    facts = {"format": kind, "rows": encoder.rows, "examples": len(encoded), **counts, "unused": sorted(rules.unused)}
     if packing:
         facts |= {"documents": encoder.documents, "padding": round(1 - encoder.tokens / (len(encoded) * length), 4)}
     return encoded, facts
@@ -144,13 +148,15 @@ class Encoder:
         self.kept += kept
 
     def _encoded(self, row: Row, number: int, source: Source) -> Iterator[Example]:
-        empty = True
-        for text in texts(row, number, source, self._tokenizer, self._kind, self._rules):
+        empty, all_texts = True, texts(row, number, source, self._tokenizer, self._kind, self._rules)
+        for text in all_texts:
             example, end = encode(text, self._tokenizer, self._rules.ends)
             self.eos_appended += end == "appended"
             self.eos_missing += end == "missing"
             learnt = {label for label in example["labels"] if label != IGNORED}
             empty = empty and bool(learnt) and learnt <= self._rules.ends.all(self._tokenizer)
+            if self._rules.learn_prompt and learnt and text is all_texts[-1]:  # the others begin as this one does
+                _learn_prompt(example)
             yield example
         self.empty += empty
 
@@ -180,9 +186,16 @@ class Encoder:
         return pack(self.kept, self._length) if self._packing else self.kept
 
 
+def _learn_prompt(example: Example) -> None:
+    """Learn every token up to the last that is learnt."""
+    labels = example["labels"]
+    end = 1 + max(place for place, label in enumerate(labels) if label != IGNORED)
+    labels[:end] = example["input_ids"][:end]
+
+
 def section(key: str) -> str:
     """The config's section with the data set `key`."""
-    return key.partition(".")[0]
+    return key.rpartition(".")[0]
 
 
 def none_left(source: Source, kind: str, length: int, rows: int, *, learnt: bool = True) -> RequestError:
@@ -197,20 +210,30 @@ def none_left(source: Source, kind: str, length: int, rows: int, *, learnt: bool
     return request_error(source.key, expected, f"{source.path}: none of {rows} rows", remedy)
 
 
-def check(source: Source, kind: str | None, *, streaming: bool = False, ignore: tuple[str, ...] = ()) -> None:
+def check(
+    source: Source,
+    kind: str | None,
+    *,
+    streaming: bool = False,
+    ignore: tuple[str, ...] = (),
+    learn_prompt: bool = False,
+) -> None:
     """Read the first row and check its fields: what can be said without a tokenizer; `streaming` downloads no more.
 
     Raises:
-        RequestError: the source cannot be read, is empty, lacks a field, or has one that would be lost.
+        RequestError: the source cannot be read, is empty, lacks a field, or has one that would be lost; or its rows
+            have no prompts that could be learnt.
 
     """
     row = first_row(source, streaming=streaming)
-    kind, rules = kind or formats.of_training(row, source), Rules(ignore=ignore)
-    if source.field and kind in ("alpaca", "completion"):
+    kind, rules = kind or formats.of_training(row, source), Rules(ignore=ignore, learn_prompt=learn_prompt)
+    if learn_prompt and kind == "text":
+        expected = "no learn_prompt, because the rows are text: they have no prompts, and every token is learnt"
+        raise request_error(f"{source.key}.learn_prompt", expected, "true", "remove learn_prompt")
+    if source.field and kind in ("alpaca", "completion", *formats.LAYOUTS):
+        expected = f"no field with format: {kind}, whose names are fixed"
         remedy = f"remove field, or set {source.key}.format: text"
-        raise request_error(
-            f"{source.key}.field", f"no field with format: {kind}, whose names are fixed", source.field, remedy
-        )
+        raise request_error(f"{source.key}.field", expected, source.field, remedy)
     if kind == "text":
         text_of(row, 1, source, rules)
     else:
@@ -248,9 +271,16 @@ def _read(row: Row, number: int, source: Source, kind: str, rules: Rules, end: s
     """What a row says, with all of its columns accounted for."""
     fields = Fields(row, Place(source, number), rules.ignore)
     read: Text | turns.Conversation
-    if kind == "chat":
+    if kind in formats.LAYOUTS:
+        formats.check_layout(row, fields.place, kind)
+    if kind == "chat" or kind in formats.LAYOUTS:
         read = turns.conversation(fields, rules.ignore)
         said = [turn["content"] for turn in read.turns]
+        if rules.learn_prompt and read.left_out:
+            expected = "rows that learn all of their turns, because learn_prompt is true"
+            remedy = f"remove learn_prompt, or set {section(source.key)}.ignore_fields: [{read.left_out}]"
+            got = f"{source.path}, row {number}: {read.left_out} leaves a turn out"
+            raise request_error(f"{source.key}.learn_prompt", expected, got, remedy)
     else:
         read, said = prompts.alpaca(fields, end) if kind == "alpaca" else prompts.completion(fields), []
     rules.unused.update(fields.check_rest([*fields.taken, *said]))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lors_cli.data.template import FAILURES, SYSTEM, Template, Turns
+from lors_cli.data.template import FAILURES, Template, Turns
 from lors_cli.errors import RequestError
 
 # What says only which turn belongs to which, or what kind of thing something is; templates may do without it.
@@ -143,7 +143,7 @@ def _error(template: Template, leaf: Leaf, index: int | None) -> RequestError:
         return template.place.unused({name: value}, expected)
     remedy = "use a tokenizer whose chat template renders it, or repair the row"
     if index is not None and template.turns[index]["role"] == "system":
-        remedy = f"use a tokenizer whose chat template renders it, or {SYSTEM}"
+        remedy = f"use a tokenizer whose chat template renders it, or {template.without_system}"
     return template.place.error("", expected, f"{value!r:.80}, of which the text does not have all", remedy)
 
 

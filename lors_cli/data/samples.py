@@ -45,11 +45,18 @@ class Held:
 
     """
 
+    ended = ""  # never
+
     def __init__(self, examples: list[Example], seed: int) -> None:
         self._examples, self._seed = examples, seed
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    @property
+    def tokens(self) -> int:
+        """Those of a whole pass."""
+        return sum(len(example["input_ids"]) for example in self._examples)
 
     def starting_at(self, position: int, state: dict[str, Any] | None = None) -> Iterator[Example]:
         """The samples from `position` on, without end; any position is reached without a state."""
@@ -63,9 +70,9 @@ class Held:
         """Nothing: see `starting_at`."""
         return {}
 
-    def facts(self) -> dict[str, Any]:
-        """Nothing: what there is to say is known before training."""
-        return {}
+    def facts(self) -> list[dict[str, Any]]:
+        """Nothing of its one source: what there is to say is known before training."""
+        return [{}]
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,8 @@ class Streamed:
 
     """
 
+    ended = ""  # its source is the only one, and needs no name
+
     def __init__(
         self,
         source: Source,
@@ -122,6 +131,11 @@ class Streamed:
         self._rules = rules or Rules()
         self._starts = deque([Start()])
         self._counts: dict[str, int] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether samples have as many tokens as there is room for, or nearly so."""
+        return self._kind == "text" or self._packing
 
     def starting_at(self, position: int, state: dict[str, Any] | None = None) -> Iterator[Example]:
         """The samples from `position` on, until the rows end unless they repeat.
@@ -146,10 +160,10 @@ class Streamed:
             raise ValueError(f"position {position} lies before {self._starts[0].sample}, the first that is remembered")
         return asdict(known)
 
-    def facts(self) -> dict[str, Any]:
-        """The format, and the counts of what the chunks so far, in all passes, had."""
+    def facts(self) -> list[dict[str, Any]]:
+        """Of its one source the format, and the counts of what the chunks so far, in all passes, had."""
         counts = {name: self._counts.get(name, 0) for name in COUNTS}
-        return {"format": self._kind, **counts, "unused": sorted(self._rules.unused)}
+        return [{"format": self._kind, **counts, "unused": sorted(self._rules.unused)}]
 
     def _samples(self, starts: deque[Start], position: int) -> Iterator[Example]:
         for start, samples, following in self._chunks(starts[-1]):

@@ -28,7 +28,12 @@ class Template:
     """
 
     def __init__(self, conversation: Conversation, place: Place, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.given, self.place, self._tokenizer = conversation.given, place, tokenizer
+        self.given, self.place, self._tokenizer, self._system = (
+            conversation.given,
+            place,
+            tokenizer,
+            conversation.system,
+        )
         self.turns = conversation.turns
         for name in inspect.signature(tokenizer.apply_chat_template).parameters.keys() - set(GIVEN):
             if name in self.given:  # a row is data: it does not choose the template, or what becomes of its text
@@ -142,11 +147,17 @@ class Template:
             remedy,
         )
 
+    @property
+    def without_system(self) -> str:
+        """What to do about a system turn that the template does not take."""
+        ignoring = self.place.ignoring(self._system) if self._system else ""
+        return f"{SYSTEM}, or {ignoring}" if ignoring else SYSTEM
+
     def _refused(self, error: Exception) -> RequestError:
         reason = str(error) or type(error).__name__
         remedy = "repair the row, or use a tokenizer whose chat template accepts it"
         if self.turns[0]["role"] == "system":
-            remedy = f"{SYSTEM}, {remedy}"
+            remedy = f"{self.without_system}, {remedy}"
         return self.place.error("", "messages that the chat template accepts", reason, remedy)
 
 

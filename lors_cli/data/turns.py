@@ -42,12 +42,16 @@ class Conversation:
         turns: with role and content, and tool_calls, reasoning and names where there are any.
         learnt: of each turn, whether the model learns to say it.
         given: what else the template gets: tools, documents, and what the row has for it under other names.
+        system: the field of the row that the system turn is from; nothing if it is a turn of its own.
+        left_out: the name of a switch by which the row leaves one of its turns out of what is learnt, if it has one.
 
     """
 
     turns: list[dict[str, Any]]
     learnt: list[bool]
     given: dict[str, Any]
+    system: str = ""
+    left_out: str | None = None
 
 
 def conversation(row: Fields, ignore: Collection[str] = ()) -> Conversation:
@@ -61,11 +65,14 @@ def conversation(row: Fields, ignore: Collection[str] = ()) -> Conversation:
     reader = _Turns(row, ignore)
     context = [(turn, False) for turn, _ in reader.read(*before)] if before else []
     read = context + reader.read(*turns)
+    field = next((name for name in SYSTEM if name in row), "")
     if (system := row.take(*SYSTEM)) and isinstance(system, str):
         first = read[0][0]
         if first["role"] == "system" and first["content"] != system:
             raise row.place.error("system", "one system prompt", "one in the row and another in its first turn")
-        if first["role"] != "system":
+        if first["role"] == "system":
+            field = ""  # it would still be there without the field
+        else:
             read.insert(0, ({"role": "system", "content": system}, False))
     elif system:
         raise row.place.error("system", "text", f"{system!r:.80}")
@@ -77,7 +84,7 @@ def conversation(row: Fields, ignore: Collection[str] = ()) -> Conversation:
     if given["tools"] and _says(read[0][0], given["tools"]):
         del given["tools"]  # as in sets for Hermes: a template would say them twice
     given = {name: value for name, value in given.items() if value} | _options(row, ignore)
-    return Conversation([turn for turn, _ in read], [learn for _, learn in read], given)
+    return Conversation([turn for turn, _ in read], [learn for _, learn in read], given, field, reader.left_out)
 
 
 Named = tuple[str, Any]  # a list of turns with the name of its field
@@ -132,6 +139,7 @@ class _Turns:
 
     def __init__(self, row: Fields, ignore: Collection[str]) -> None:
         self._row, self._ignore, self._called = row, ignore, set[str]()
+        self.left_out: str | None = None
 
     def read(self, name: str, turns: Any) -> list[tuple[dict[str, Any], bool]]:
         """Each turn, and whether it is learnt."""
@@ -164,7 +172,8 @@ class _Turns:
         for key in (*REASONING, "name", "tool_call_id"):
             if fields.look(key) and not (called and key == "name"):
                 turn[key] = fields.text(key)
-        learnt = _is_learnt(fields, role)
+        learnt, left_out = _is_learnt(fields, role)
+        self.left_out = self.left_out or left_out
         if not any(value is not None for key, value in turn.items() if key != "role"):
             raise fields.place.error("content", "text, or tool_calls", f"neither, in a turn with {sorted(row)}")
         for key, value in fields.rest().items():
@@ -221,9 +230,9 @@ def _content(fields: Fields) -> str | None:
     return "".join(texts)
 
 
-def _is_learnt(fields: Fields, role: str) -> bool:
-    """Whether a turn is learnt: only the assistant's are, and of them those that no switch leaves out."""
-    learnt = role == "assistant"
+def _is_learnt(fields: Fields, role: str) -> tuple[bool, str | None]:
+    """Whether a turn is learnt: of the assistant's, those that no switch leaves out; and the name of that switch."""
+    learnt, left_out = role == "assistant", None
     for key in (*LEARN_IF_TRUE, *LEARN_IF_FALSE):
         value = fields.take(key)
         if value is None:
@@ -234,7 +243,8 @@ def _is_learnt(fields: Fields, role: str) -> bool:
         if asked and role != "assistant" and key in LEARN_IF_TRUE:
             raise fields.place.unused({key: value}, f"only turns of the assistant to be learnt, not of role {role}")
         learnt = learnt and asked
-    return learnt
+        left_out = left_out if asked else key
+    return learnt, left_out
 
 
 def _tools(row: Fields) -> list[Any] | None:

@@ -22,14 +22,16 @@ from lors_cli.training.collate import collate
 class Samples(Protocol):
     """The training order; positions count samples from the start of training."""
 
+    ended: str  # which of several sources has ended before the training did; nothing if none has
+
     def starting_at(self, position: int, state: dict[str, Any] | None = None) -> Iterator[Example]:
         """The samples from `position` on; `state` is one that `state` gave for that position."""
 
     def state(self, position: int) -> dict[str, Any]:
         """What finds `position` again quickly, as JSON."""
 
-    def facts(self) -> dict[str, Any]:
-        """What reading has found so far."""
+    def facts(self) -> list[dict[str, Any]]:
+        """What reading has found so far, of each source."""
 
 
 @dataclass(frozen=True)

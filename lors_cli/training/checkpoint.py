@@ -181,7 +181,12 @@ class Checkpoints:
 
     def _tensors(self) -> dict[str, Tensor]:
         """The trained tensors by a name of their own."""
-        return {f"{module}.{name}": t for module, a in self.adapters.items() for name, t in a.tensors().items()}
+        return {
+            f"{module}.{name}": t
+            for module, a in self.adapters.items()
+            for name, t in a.tensors().items()
+            if t.requires_grad
+        }
 
 
 def save_adapters(adapters: Mapping[str, Trained], directory: Path) -> None:

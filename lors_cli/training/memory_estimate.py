@@ -53,7 +53,10 @@ class Needs:
         """
         shapes = linears.shapes(skeleton, asked=names)
         sizes = [shapes[name] for name in names]
-        trained = sum(math.prod(shape) for s in sizes for shape in section.adapter.shapes(*s, section.rank).values())
+        options = section.options().arguments()
+        trained = sum(
+            math.prod(shape) for s in sizes for shape in section.adapter.trained(*s, section.rank, **options).values()
+        )
         also = vectors.find(skeleton, section.also, names, f"{section.key}.also")
         beside = sum(vector.numel() for vector in also.values())
         adapted = sum(map(math.prod, sizes)) * load.DTYPES[dtype].itemsize

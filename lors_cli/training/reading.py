@@ -1,21 +1,23 @@
 """The data of a training: samples in training order, rows held out, and how many steps there are."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from lors_cli.config.mixture import TrainingDataset
 from lors_cli.config.schema import Config
-from lors_cli.config.train import Train, TrainingDataset
-from lors_cli.data import formats, instructions, preview
+from lors_cli.config.train import Train
+from lors_cli.data import instructions, preview
 from lors_cli.data.example import Ends, Example
 from lors_cli.data.instructions import Rules
+from lors_cli.data.mixed import Mixed, Part, seed_of, shares
 from lors_cli.data.samples import Held, Streamed
 from lors_cli.data.sources import Source
 from lors_cli.errors import request_error
 from lors_cli.models import load
+from lors_cli.training import steps
 from lors_cli.training.batches import Samples
 
 # Counts of a data set that a person should hear of.
@@ -26,7 +28,6 @@ NOTES = {
     "eos_appended": "answers end with an appended end token (append_eos)",
     "eos_missing": "answers end without a token that ends generation: the model does not learn to stop after them",
 }
-EPOCHS = 3  # where a config gives no length
 
 
 @dataclass
@@ -35,35 +36,53 @@ class Data:
 
     Attributes:
         train: the samples to train on.
+        sources: the keys of the data sets that they are from, in the section.
         held_out: those for a held-out loss.
         facts: what reading has found, by the data sets' keys in the section.
         padding: the token to pad with.
-        shown: the first rows as they will be learnt.
+        shown: the first rows as they will be learnt, by the keys of the data sets.
+        plan: of a mixture, how many samples each source will give.
 
     """
 
     train: Samples
+    sources: list[str]
     held_out: list[Example]
     facts: dict[str, Any]
     padding: int
-    shown: list[str]
+    shown: dict[str, list[str]]
+    plan: list[str]
+
+
+def _found(data: Data) -> dict[str, dict[str, Any]]:
+    """What reading has found, before training and during it, by the data sets' keys."""
+    read = zip(data.sources, data.train.facts(), strict=True)
+    train = {name: {**data.facts.get(name, {}), **facts} for name, facts in read}
+    return {**train, **{name: facts for name, facts in data.facts.items() if name not in train}}
 
 
 def recorded(data: Data) -> dict[str, Any]:
-    """What reading has found, for the manifest. An alignment is recorded under the keys of a training, too."""
-    facts = {**data.facts, "dataset": {**data.facts.get("dataset", {}), **data.train.facts()}}
-    return {f"train.{name}": found for name, found in facts.items()}
+    """What reading has found, for the manifest; of a mixture a list. An alignment has the keys of a training, too."""
+    return _by_keys(_found(data), data.sources)
 
 
 def identities(section: Train) -> dict[str, Any]:
     """What determines the rows, for the manifest, under the same keys."""
-    return {f"train.{name}": _source(section, name).identity() for name in _datasets(section)}
+    found = {name: _source(section, name).identity() for name in _datasets(section)}
+    return _by_keys(found, list(section.sources))
+
+
+def _by_keys(found: dict[str, dict[str, Any]], sources: list[str]) -> dict[str, Any]:
+    """What was found of each data set, those of a mixture in a list."""
+    several = [found.pop(name) for name in sources]
+    merged: dict[str, Any] = {"dataset": several[0] if sources == ["dataset"] else several, **found}
+    return {f"train.{name}": facts for name, facts in merged.items()}
 
 
 def _datasets(section: Train) -> dict[str, TrainingDataset]:
     """The data sets of a section by their keys in it."""
-    both = {"dataset": section.dataset, "eval_dataset": section.eval_dataset}
-    return {name: dataset for name, dataset in both.items() if dataset is not None}
+    held_out = {"eval_dataset": section.eval_dataset} if section.eval_dataset else {}
+    return {**section.sources, **held_out}
 
 
 def _source(section: Train, name: str) -> Source:
@@ -78,8 +97,13 @@ def check(section: Train) -> None:
 
     """
     for name, dataset in _datasets(section).items():
-        ignore = tuple(section.ignore_fields)
-        instructions.check(_source(section, name), dataset.format, streaming=dataset.streaming, ignore=ignore)
+        instructions.check(
+            _source(section, name),
+            dataset.format,
+            streaming=dataset.streaming,
+            ignore=tuple(section.ignore_fields),
+            learn_prompt=dataset.learn_prompt,
+        )
 
 
 def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
@@ -96,8 +120,9 @@ def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
     """
     tokenizer = load.load_tokenizer(directory, trust_remote_code=config.trust_remote_code)
     padding = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    rules = {name: _rules(section, tokenizer, directory) for name in _datasets(section)}
-    shown = _shown(section, tokenizer, rules["dataset"])
+    rules = {name: _rules(section, dataset, tokenizer, directory) for name, dataset in _datasets(section).items()}
+    sources = list(section.sources)
+    shown = {name: _shown(section, name, tokenizer, rules[name]) for name in sources}
     facts: dict[str, Any] = {}
 
     def examples(name: str) -> list[Example]:
@@ -112,66 +137,51 @@ def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
         )
         return read
 
+    def samples(name: str, seed: int) -> Held | Streamed:
+        dataset = section.sources[name]
+        if not dataset.streaming:
+            return Held(examples(name), seed)
+        return Streamed(
+            _source(section, name),
+            tokenizer,
+            section.sequence_length,
+            dataset.format,
+            seed,
+            packing=section.packing,
+            overlong=section.overlong,
+            repeat=section.repeat,
+            rules=rules[name],
+        )
+
     held_out = examples("eval_dataset") if section.eval_dataset else []
-    if section.dataset.streaming:
-        stream, steps = _stream(config, section, tokenizer, rules["dataset"])
-        return Data(stream, held_out, facts, int(padding), shown), steps
-    held = examples("dataset")
-    samples = Held(held, config.seed)
-    return Data(samples, held_out, facts, int(padding), shown), _steps(section, samples, held)
+    train: Held | Streamed | Mixed
+    if section.weights:
+        parts = [
+            Part(
+                f"{section.key}.{name}", section.sources[name].path, weight, samples(name, seed_of(config.seed, place))
+            )
+            for place, (name, weight) in enumerate(zip(sources, section.weights, strict=True))
+        ]
+        train = Mixed(parts)
+    else:
+        train = samples("dataset", config.seed)
+    length = steps.count(section, train)
+    return Data(train, sources, held_out, facts, int(padding), shown, _plan(section, train, length)), length
 
 
-def _steps(section: Train, samples: Held, examples: list[Example]) -> int:
-    """Optimiser steps over data that are held."""
-    if section.max_steps:
-        return section.max_steps
-    if section.max_tokens is None:
-        return math.ceil((section.epochs or EPOCHS) * len(examples) / section.samples_per_step)
-    there = sum(len(example["input_ids"]) for example in examples)
-    if section.max_tokens > there and not section.repeat:
-        raise request_error(
-            f"{section.key}.max_tokens",
-            f"at most the {there} tokens of {section.key}.dataset, or {section.key}.repeat: true",
-            section.max_tokens,
-            f"add data, lower max_tokens, or set {section.key}.repeat: true to start the data again",
-        )
-    passes = (section.max_tokens - 1) // there  # whole ones, each of which has all samples: only the last is counted
-    seen, taken = passes * there, passes * len(examples)
-    for sample in samples.starting_at(taken):
-        seen += len(sample["input_ids"])
-        taken += 1
-        if seen >= section.max_tokens:
-            break
-    return math.ceil(taken / section.samples_per_step)
+def _plan(section: Train, train: Held | Streamed | Mixed, length: int) -> list[str]:
+    """How many samples each source of a mixture will give."""
+    if not isinstance(train, Mixed):
+        return []
+    samples, lines = length * section.samples_per_step, []
+    exact = shares(section.weights)
+    for name, part, share, ends in zip(section.sources, train.parts, exact, steps.drawn(train, samples), strict=True):
+        count = " or ".join(map(str, sorted(set(ends))))
+        lines.append(f"{name}: {float(share):.4%} of the samples, {count} of {samples}, from {part.path}")
+    return lines
 
 
-def _stream(config: Config, section: Train, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> tuple[Streamed, int]:
-    """A stream and its steps; a step has full samples, so tokens tell how many."""
-    source = _source(section, "dataset")
-    kind = section.dataset.format or formats.of_training(instructions.first_row(source, streaming=True), source)
-    if section.max_tokens and kind != "text" and not section.packing:
-        raise request_error(
-            f"{section.key}.packing",
-            "true for a stream of rows with max_tokens: only full samples tell how many steps that is",
-            "false",
-            f"set {section.key}.packing: true, or max_steps instead of max_tokens",
-        )
-    stream = Streamed(
-        source,
-        tokenizer,
-        section.sequence_length,
-        kind,
-        config.seed,
-        packing=section.packing,
-        overlong=section.overlong,
-        repeat=section.repeat,
-        rules=rules,
-    )
-    per_step = section.samples_per_step * section.sequence_length
-    return stream, section.max_steps or math.ceil((section.max_tokens or 0) / per_step)
-
-
-def _rules(section: Train, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Rules:
+def _rules(section: Train, dataset: TrainingDataset, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Rules:
     """How rows are read.
 
     Raises:
@@ -182,13 +192,14 @@ def _rules(section: Train, tokenizer: PreTrainedTokenizerBase, directory: Path) 
         got = "a tokenizer without an end token"
         remedy = f"set eos_token in {directory / 'tokenizer_config.json'}, or remove append_eos"
         raise request_error(f"{section.key}.append_eos", "a tokenizer with an end token (eos_token)", got, remedy)
-    return Rules(Ends(section.append_eos, load.stop_tokens(directory)), tuple(section.ignore_fields))
+    ends = Ends(section.append_eos, load.stop_tokens(directory))
+    return Rules(ends, tuple(section.ignore_fields), learn_prompt=dataset.learn_prompt)
 
 
-def _shown(section: Train, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> list[str]:
-    dataset = section.dataset
+def _shown(section: Train, name: str, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> list[str]:
+    dataset = section.sources[name]
     first = preview.first_examples(
-        _source(section, "dataset"),
+        _source(section, name),
         tokenizer,
         section.sequence_length,
         dataset.format,
@@ -201,16 +212,32 @@ def _shown(section: Train, tokenizer: PreTrainedTokenizerBase, rules: Rules) -> 
 
 def summary(data: Data) -> str:
     """What there is to train on, in a few words."""
+    if isinstance(data.train, Mixed):
+        return f"a mixture of {len(data.sources)} sources"
     return f"{len(data.train)} samples" if isinstance(data.train, Held) else "a stream of samples"
 
 
 def findings(data: Data) -> list[str]:
     """What a person should know of the rows: the first ones as they will be learnt, and what is not learnt."""
-    lines = [f"learnt ⟦between these marks⟧, row {number}: {line}" for number, line in enumerate(data.shown, 1)]
-    for name, facts in ({"dataset": data.train.facts(), **data.facts}).items():
+    lines = list(data.plan)
+    for name, rows in data.shown.items():
+        where = f"{name}, row" if data.plan else "row"
+        lines += [f"learnt ⟦between these marks⟧, {where} {number}: {row}" for number, row in enumerate(rows, 1)]
+    for name, facts in _found(data).items():
         if unused := facts.get("unused"):
             lines.append(f"{name}: columns that are not used: {', '.join(unused)}")
         for fact, meaning in NOTES.items():
             if facts.get(fact):
                 lines.append(f"{name}: {facts[fact]} {meaning}")
     return lines
+
+
+def drawn(data: Data) -> list[str]:
+    """What a training has taken from each source of a mixture."""
+    if not isinstance(data.train, Mixed):
+        return []
+    return [
+        f"{name}: {one['drawn']} samples with {one['drawn_tokens']} tokens, {one['share']:.4%} of the samples,"
+        f" from {one['path']}"
+        for name, one in zip(data.sources, data.train.facts(), strict=True)
+    ]

@@ -81,6 +81,8 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
             log.info("%s: there is no checkpoint to go on from; the training begins again", section.key)
         _start(training, model, attached, also)
     facts = _run(training, model, attached, also, checkpoints, resume, partial)
+    for line in reading.drawn(data):
+        log.info("%s.%s", section.key, line)
     _write(training, attached, also, made_on, directory, partial)
     memories = memory.peak() / 1e9, training.needs.total / 1e9
     log.info("%s: peak memory %.2f GB, estimated %.2f", section.key, *memories)
@@ -119,8 +121,9 @@ def _start(training: Training, model: LanguageModelLoss, attached: dict[str, Ada
     first = list(islice(training.data.train.starting_at(0), per_step * steps))
     if len(first) < per_step * steps:
         got = f"{len(first)} samples for {steps} of {per_step}"
+        what = training.data.train.ended or "the data"
         raise LorsError(
-            f"the data end before the steps that the start needs: {got}; lower {section.key}.batch_size or init_steps,"
+            f"{what} ended before the steps that the start needs: {got}; lower {section.key}.batch_size or init_steps,"
             f" or set {section.key}.repeat: true"
         )
     trained = [tensor for vector in also.values() for tensor in vector.tensors().values()]
@@ -173,8 +176,9 @@ def _run(
         raise KeyboardInterrupt
     done = trainer.state.global_step
     if done < batching.steps:
+        what = data.train.ended or "the data"
         raise LorsError(
-            f"the data ended after step {done} of {batching.steps} and {trainer.tokens} tokens; checkpoint-{done} is"
+            f"{what} ended after step {done} of {batching.steps} and {trainer.tokens} tokens; checkpoint-{done} is"
             f" kept. Go on with {section.key}.repeat=true, which starts the data again, or ask for less with --force"
         )
     checkpoints.take_best()
@@ -189,7 +193,9 @@ def _run(
         "last_loss": losses[-1] if losses else None,
         "eval_losses": held_out_losses,
         **({} if kept_loss is None else {"kept_step": kept_step, "eval_loss": kept_loss}),
-        "trainable_parameters": sum(t.numel() for one in trainer.trained.values() for t in one.tensors().values()),
+        "trainable_parameters": sum(
+            t.numel() for one in trainer.trained.values() for t in one.tensors().values() if t.requires_grad
+        ),
         "tokens_per_second": round(trainer.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
         "processes": processes.count(),
         "trainer": trainer.in_force,

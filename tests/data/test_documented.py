@@ -37,6 +37,7 @@ TESTED = {
     "`content` as a list of parts": ["parts of text", "a part", "a part of audio"],
     "`content` null": ["a call", "nothing said"],
     "`question` and `answer`": ["question and answer"],
+    "`conversations` with `custom_instruction` and the like (OpenHermes-2.5)": ["OpenHermes"],
     "`system_prompt`, `question`, `response` (OpenOrca)": ["OpenOrca"],
     "`input` and `output`, `prompt` and `response`, `inputs` and `targets`": [
         *("input and output", "prompt and response", "inputs and targets"),

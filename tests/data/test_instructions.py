@@ -181,3 +181,56 @@ def test_a_bad_row_is_named_by_its_shard(tmp_path: Path, jsonl: Jsonl, tokenizer
     with pytest.raises(RequestError, match=r"b\.jsonl, row 3"):
         examples(source, tokenizer, 200, None)
     assert len(examples(replace(source, limit=4), tokenizer, 200, None)[0]) == 4
+
+
+# The prompts of Stanford Alpaca, written out: the count below must not come from the code that it checks.
+GIVEN = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a"
+    " response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n###"
+    " Response:\n3"
+)
+ALONE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n###"
+    " Instruction:\nSay hello.\n\n### Response:\nHello there."
+)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_prompts_are_learnt_if_asked_for(jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast, packing: bool) -> None:
+    options: dict[str, Any] = {"rules": Rules(learn_prompt=True), "packing": packing}
+    encoded, _ = read(ALPACA, jsonl, tokenizer, **options)
+    # each text and its end token; the first token of a sample, and of a packed row, is predicted from nothing
+    tokens = sum(len(tokenizer(text)["input_ids"]) + 1 - 1 for text in (GIVEN, ALONE))
+    assert sum(label != IGNORED for example in encoded for label in example["labels"][1:]) == tokens
+    plain, _ = read(ALPACA, jsonl, tokenizer, packing=packing)
+    assert [one["input_ids"] for one in encoded] == [one["input_ids"] for one in plain]  # only the labels differ
+    rows = [{"prompt": "One, two,", "completion": " three."}]
+    (example,), _ = read(rows, jsonl, tokenizer, rules=Rules(learn_prompt=True))
+    assert learnt(example, tokenizer) == "One, two, three.<|end|>"
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    (example,), _ = read([{"messages": messages}], jsonl, tokenizer, rules=Rules(learn_prompt=True))
+    told = tokenizer.apply_chat_template(messages[:3], tokenize=False)
+    assert learnt(example, tokenizer) == told[: told.rindex("<|end|>") + len("<|end|>")]
+
+
+def test_a_row_that_is_cut_before_its_answer_still_has_a_prompt_to_learn(
+    jsonl: Jsonl, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = [{"instruction": "long " * 200, "input": "", "output": "never seen"}]
+    encoded, facts = read(rows, jsonl, tokenizer, 50, rules=Rules(learn_prompt=True))
+    assert encoded[0]["labels"] == encoded[0]["input_ids"]
+    assert (len(encoded[0]["labels"]), facts["dropped"], facts["truncated"]) == (50, 0, 1)
+
+
+def test_prompts_that_cannot_be_learnt_are_refused(jsonl: Jsonl) -> None:
+    source = Source(path=str(jsonl([{"text": "some text"}])), key="train.dataset")
+    with pytest.raises(RequestError, match=r"(?s)learn_prompt.*every token is learnt"):
+        check(source, None, learn_prompt=True)
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No!", "weight": 0}]
+    turns += [{"role": "assistant", "content": "Yes.", "weight": 1}]
+    source = Source(path=str(jsonl([{"messages": turns}])), key="train.dataset")
+    with pytest.raises(RequestError, match=r"set train.ignore_fields: \[weight\]"):
+        check(source, None, learn_prompt=True)
+    check(source, None, learn_prompt=True, ignore=("weight",))
+    check(source, None)

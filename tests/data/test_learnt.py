@@ -194,6 +194,24 @@ READ: dict[str, tuple[str, Row, list[list[str]]]] = {
         [["<think>\nOne more.\n</think>\n\n2<|im_end|>"]],
     ),
     "question and answer": ("chatml", {"question": "1+1?", "answer": "2", "id": 7}, [["2<|im_end|>"]]),
+    "OpenHermes": (
+        "chatml",
+        {
+            **dict.fromkeys(("topic", "model_name", "model", "views", "language", "id", "title", "idx", "hash"), None),
+            "custom_instruction": False,
+            "skip_prompt_formatting": True,
+            "category": "orca",
+            "avatarUrl": None,
+            "system_prompt": None,
+            "source": "airoboros2.2",
+            "conversations": [
+                {"from": "system", "value": "Be.", "weight": None},
+                {"from": "human", "value": "Q?", "weight": None},
+                {"from": "gpt", "value": "R", "weight": None},
+            ],
+        },
+        [["R<|im_end|>"]],
+    ),
     "OpenOrca": ("chatml", {"id": "x", "system_prompt": "Be.", "question": "Q?", "response": "R"}, [["R<|im_end|>"]]),
     "input and output": ("chatml", {"input": "Hi", "output": "Yes?"}, [["Yes?<|im_end|>"]]),
     "inputs and targets": ("chatml", {"inputs": "Hi", "targets": "Yes?", "language": "en"}, [["Yes?<|im_end|>"]]),
@@ -508,6 +526,52 @@ def test_a_system_turn_that_is_moved_as_the_message_says(make: Make, tmp_path: P
     assert learnt(example, gemma) == ["Yes?<end_of_turn>"]
 
 
+ORCA = {"id": "x", "system_prompt": "Be brief.", "question": "Hi", "response": "Yes?"}
+HERMES = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}], "source": "x"}
+
+
+def test_a_system_prompt_where_the_template_has_none_can_be_left_out(make: Make, tmp_path: Path) -> None:
+    gemma = make("gemma")
+    with pytest.raises(
+        RequestError, match=r"row 1: System role not supported(?s:.*)train\.ignore_fields: \[system_prompt\]"
+    ):
+        encode(ORCA, gemma, tmp_path)
+    (example,), _ = encode(ORCA, gemma, tmp_path, ignore=("system_prompt",))
+    assert "Be brief." not in gemma.decode(example["input_ids"])
+    (example,), _ = encode({**ORCA, "system_prompt": ""}, gemma, tmp_path)
+    assert learnt(example, gemma)[0].startswith("Yes?")
+    turns = [{"from": "system", "value": "Be."}, *HERMES["conversations"]]
+    with pytest.raises(RequestError, match="put the text of the system turn") as raised:
+        encode({"conversations": turns}, gemma, tmp_path)
+    assert "ignore_fields" not in str(raised.value)  # which would not leave the turn out
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "missing"),
+    [
+        ("openorca", ORCA, "system_prompt"),
+        ("openorca", ORCA, "question"),
+        ("openorca", ORCA, "response"),
+        ("openhermes", HERMES, "conversations"),
+    ],
+)
+def test_no_row_of_a_named_data_set_may_lack_a_field(
+    make: Make, tmp_path: Path, kind: str, row: Row, missing: str
+) -> None:
+    chatml = make("chatml")
+    path = tmp_path / "named.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    source = Source(path=str(path), key="train.dataset")
+    (example,), _ = examples(source, chatml, 512, kind)
+    assert example == examples(source, chatml, 512, None)[0][0]
+    path.write_text(json.dumps(row) + "\n" + json.dumps({k: v for k, v in row.items() if k != missing}) + "\n")
+    with pytest.raises(RequestError, match=f"row 2, field {missing}: fields") as raised:
+        examples(source, chatml, 512, kind)
+    if missing == "system_prompt":
+        assert "or set format: chat" in str(raised.value)
+        assert len(examples(source, chatml, 512, "chat")[0]) == 2
+
+
 def test_nulls_of_parquet_are_absent(make: Make, tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -569,3 +633,15 @@ def test_a_row_without_an_answer_to_learn_has_no_end_that_is_missing(make: Make,
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     _, facts = examples(Source(path=str(path), key="train.dataset"), make("chatml"), 99, None)
     assert (facts["dropped"], facts["eos_missing"]) == (1, 0)
+
+
+def test_a_prompt_is_learnt_once_where_earlier_answers_have_examples_of_their_own(make: Make, tmp_path: Path) -> None:
+    tokenizer = make("qwen3")
+    row = chat(u("1+1"), a("2", reasoning_content="One and one."), u("And 2?"), a("4", reasoning_content="Two more."))
+    plain, _ = encode(row, tokenizer, tmp_path)
+    asked, _ = encode(row, tokenizer, tmp_path, learn_prompt=True)
+    assert len(plain) == len(asked) == 2
+    assert asked[0] == plain[0]
+    whole = tokenizer.decode(plain[1]["input_ids"])
+    end = whole.rindex("<|im_end|>") + len("<|im_end|>")
+    assert learnt(asked[1], tokenizer) == [whole[:end]]

@@ -141,7 +141,7 @@ def test_a_stream_has_the_samples_of_the_whole_data_set(
     if kind == "chat":
         assert sorted(map(str, streamed)) == sorted(map(str, held))
     told = {name: facts.get(name, facts["examples"]) for name in ("documents", "unused", *instructions.COUNTS)}
-    assert data.facts() == {"format": kind, "rows": ROWS, **told}
+    assert data.facts() == [{"format": kind, "rows": ROWS, **told}]
     other = list(stream(source, tokenizer, packing=kind == "text", seed=1).starting_at(0))
     assert other != streamed
     assert sorted(map(str, other)) == sorted(map(str, streamed))
@@ -196,7 +196,7 @@ def test_no_more_than_a_chunk_of_rows_is_held(
         next(order)
         start = data.state(position)
         chunks.add(start["chunk"])
-        assert pulled == data.facts()["rows"]  # none is read ahead
+        assert pulled == data.facts()[0]["rows"]  # none is read ahead
         assert pulled - start["found"].get("rows", 0) <= samples.CHUNK_ROWS
     assert len(chunks) > 5
     # a state leads to the row where a chunk starts, without the rows before it
@@ -252,8 +252,8 @@ def test_rows_that_are_dropped_truncated_or_refused(
         data = stream(source, tokenizer, length=24, packing=packing)
         assert sum(1 for _ in data.starting_at(0)) > 0
         _, facts = instructions.examples(source, tokenizer, 24, None, packing=packing)
-        assert data.facts()["truncated"] == facts["truncated"] > 0
-        assert data.facts()["dropped"] == facts["dropped"]
+        assert data.facts()[0]["truncated"] == facts["truncated"] > 0
+        assert data.facts()[0]["dropped"] == facts["dropped"]
     with pytest.raises(RequestError, match=r"shards/\w.jsonl(.gz)?, row \d+: \d+ tokens"):
         list(stream(source, tokenizer, length=24, overlong="refuse").starting_at(0))
 

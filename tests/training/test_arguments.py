@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from lors_cli.config.train import Train, TrainingDataset
+from lors_cli.config.mixture import TrainingDataset
+from lors_cli.config.train import Train
 from lors_cli.training.arguments import arguments
 from lors_cli.training.batches import Batching
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from lors_cli.config.methods import complete
-from lors_cli.config.train import Align, Train, TrainingDataset
+from lors_cli.config.mixture import TrainingDataset
+from lors_cli.config.train import Align, Train
 from lors_cli.data.example import Example
 from lors_cli.errors import RequestError
 from lors_cli.training.batches import Batches, Batching
@@ -15,6 +16,8 @@ from lors_cli.training.batches import Batches, Batching
 
 class Numbers:
     """Sample n is the token n + 1, as often as n mod 3 says."""
+
+    ended = ""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -27,8 +30,8 @@ class Numbers:
     def state(self, position: int) -> dict[str, Any]:
         return {"position": position}
 
-    def facts(self) -> dict[str, Any]:
-        return {}
+    def facts(self) -> list[dict[str, Any]]:
+        return [{}]
 
 
 def taken(monkeypatch: pytest.MonkeyPatch, count: int, batches: Any, steps: int | None = None) -> list[set[int]]:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lors_cli.adapters.lors import LoRS
-from lors_cli.config.train import Train, TrainingDataset
+from lors_cli.config.mixture import TrainingDataset
+from lors_cli.config.train import Train
 from lors_cli.training import checkpoint
 from lors_cli.training.checkpoint import Checkpoints
 

@@ -4,7 +4,8 @@ from torch import nn
 
 from lors_cli.adapters.lors import LoRS
 from lors_cli.config.methods import complete
-from lors_cli.config.train import Train, TrainingDataset
+from lors_cli.config.mixture import TrainingDataset
+from lors_cli.config.train import Train
 from lors_cli.models import memory
 from lors_cli.training.effective_cache import TrainingCache
 

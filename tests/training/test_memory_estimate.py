@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lors_cli.config.methods import complete
-from lors_cli.config.train import Train, TrainingDataset
+from lors_cli.config.mixture import TrainingDataset
+from lors_cli.config.train import Train
 from lors_cli.errors import RequestError
 from lors_cli.training.memory_estimate import Needs
 

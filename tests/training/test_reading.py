@@ -7,7 +7,7 @@ from typer.testing import Result
 from lors_cli.config.train import Train
 from lors_cli.data.example import Example
 from lors_cli.data.samples import Held
-from lors_cli.training.reading import _steps
+from lors_cli.training import steps
 
 Lors = Callable[..., Result]
 Jsonl = Callable[..., Path]
@@ -79,6 +79,6 @@ def test_tokens_tell_the_steps_as_counting_does(most: int, per_step: int) -> Non
         if seen >= most and taken % per_step == 0:
             break
     text = {"method": "lors", "dataset": "a", "max_tokens": most, "repeat": True, "batch_size": per_step}
-    assert _steps(Train.model_validate(text), samples, examples) == taken // per_step
+    assert steps.count(Train.model_validate(text), samples) == taken // per_step
     huge = Train.model_validate({**text, "max_tokens": 10**15})  # counted one by one, it never ended
-    assert _steps(huge, samples, examples) == pytest.approx(10**15 / 20 * 5 / per_step, rel=1e-9)
+    assert steps.count(huge, samples) == pytest.approx(10**15 / 20 * 5 / per_step, rel=1e-9)
