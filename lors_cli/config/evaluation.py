@@ -1,20 +1,80 @@
 """The eval section."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from lors_cli.config.fields import BatchSize, Count, Dataset, PathText, Section, SequenceLength, wrong
+from lors_cli.config.fields import (
+    BY_SHAPE,
+    ONE,
+    SEVERAL,
+    AsChoice,
+    BatchSize,
+    Count,
+    Dataset,
+    Fault,
+    PathText,
+    Section,
+    Seed,
+    SequenceLength,
+    without_effect,
+    wrong,
+)
+from lors_cli.data import formats
+from lors_cli.evaluation import items
 from lors_cli.evaluation.presets import PRESETS
 from lors_cli.options import OneOf
 
 
-class Perplexity(Section):
-    """Perplexity on consecutive windows of the joined rows."""
+class MeasuredDataset(Dataset):
+    """The rows to measure perplexity on. A plain string is its `path`."""
 
-    dataset: Dataset = Field(description="the rows of text to measure on")
-    sequence_length: SequenceLength = Field(2048, description="tokens per window")
-    samples: Count | None = Field(None, description="how many windows are measured at most; all if left out")
+    format: Annotated[str, OneOf(formats.TRAINING)] = Field(
+        "text", description="text, or as in training rows of instructions, one a sample"
+    )
+
+
+class Perplexity(Section):
+    """Perplexity on consecutive windows of the joined rows of text, or on rows of instructions, one a sample."""
+
+    dataset: MeasuredDataset = Field(description="the rows of text or of instructions to measure on")
+    sequence_length: SequenceLength = Field(2048, description="tokens per window; of a row, at most")
+    samples: Count | None = Field(
+        None, description="how many windows or rows are measured at most, from the start; all if left out"
+    )
+    sampling: Literal["first", "random"] = Field(
+        "first", description="which rows of instructions are measured: the first ones, or `samples` of them at random"
+    )
+    sampling_seed: Seed = Field(
+        0, description="of random; not the config's seed, so that runs with different seeds measure the same rows"
+    )
+    prompt_tokens: bool = Field(
+        False, description="of rows of instructions: whether prompts count too, or only what training would learn"
+    )
+    ignore_fields: list[str] = Field(
+        [], description="fields of rows of instructions, or of their turns, to leave out, as in train"
+    )
+
+    def faults(self) -> Iterator[Fault]:
+        """What is without effect."""
+        if self.dataset.format == "text":
+            for key in ("sampling", "sampling_seed", "prompt_tokens", "ignore_fields"):
+                if self.changed(key):
+                    reason = "format: text is measured on consecutive windows of the joined rows"
+                    yield without_effect(key, reason, "set dataset.format to alpaca, chat or completion")
+        elif self.sampling == "random" and self.samples is None:
+            yield Fault("samples", "samples with sampling: random", "add samples: N", drop=("sampling",))
+        elif self.changed("sampling_seed") and self.sampling != "random":
+            yield without_effect("sampling_seed", "sampling: first draws nothing", "write sampling: random")
+
+
+class NamedPerplexity(Perplexity):
+    """One of several perplexities, which results call by its name."""
+
+    name: Annotated[str, Field(pattern=f"^{items.PART}$")] = Field(
+        description="in a list: what results call it; letters, digits and _ . -"
+    )
 
 
 class Eval(Section):
@@ -25,8 +85,17 @@ class Eval(Section):
         description="what is measured: dense (always first), pruned, aligned, tuned (the pruned model with its"
         " adapter), merged, or any other model",
     )
-    perplexity: Perplexity | None = Field(
-        None, description="the text to measure perplexity on; perplexity is not measured if left out"
+    perplexity: (
+        Annotated[
+            Annotated[Perplexity, Tag(ONE)] | Annotated[list[NamedPerplexity], Field(min_length=1), Tag(SEVERAL)],
+            BY_SHAPE,
+            AsChoice(),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="the text or the rows to measure perplexity on, or a list of such, each with a name; perplexity is"
+        " not measured if left out",
     )
     preset: Annotated[str, OneOf(PRESETS)] | None = Field(
         None, description="the paper whose benchmarks are run; only `tasks` are run if left out"
@@ -70,3 +139,18 @@ class Eval(Section):
             expected = "perplexity, preset or tasks; without them there is nothing to measure"
             raise wrong("", expected, "add perplexity: {dataset: ...}, preset: NAME or tasks: [NAME, ...]")
         return self
+
+    @property
+    def perplexities(self) -> dict[str, Perplexity]:
+        """What perplexity is measured on, by the names that results have; the only one has none."""
+        if isinstance(self.perplexity, list):
+            return {one.name: one for one in self.perplexity}
+        return {"": self.perplexity} if self.perplexity else {}
+
+    def faults(self) -> Iterator[Fault]:
+        """Perplexities whose names are one for some file systems."""
+        names = [one.name.casefold() for one in self.perplexity] if isinstance(self.perplexity, list) else []
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                expected = f"another name than that of perplexity[{names.index(name)}], also in its small letters"
+                yield Fault(f"perplexity.{number}.name", expected, "give each its own name")

@@ -10,11 +10,12 @@ import torch
 
 from lors_cli import console, processes
 from lors_cli.api import place_adapter
-from lors_cli.artifacts import digest, files, inputs, sealed
+from lors_cli.artifacts import files, inputs, sealed
 from lors_cli.artifacts.publish import scratch
 from lors_cli.errors import LorsError, UnmeasurableError
-from lors_cli.evaluation import items, table
-from lors_cli.evaluation.perplexity import Text, of_losses, window_losses
+from lors_cli.evaluation import items, metrics, table
+from lors_cli.evaluation.judged import Rows, Text
+from lors_cli.evaluation.perplexity import of_losses, sample_losses
 from lors_cli.models import load, measure
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,13 @@ class Request:
 
     `models` are directories of models or adapters by the names that the results give them. `weights` are the same
     models, but for an adapter the model that it was trained for. `benchmarks` is what
-    `lors_cli.evaluation.benchmarks.load` gives; `text` and `benchmarks` are None where they are not asked for. The
-    other values are those of the config.
+    `lors_cli.evaluation.benchmarks.load` gives, None where they are not asked for. `texts` are what perplexity is
+    measured on by the names of the perplexities; the only one has none. The other values are those of the config.
     """
 
     models: dict[str, Path]
     weights: dict[str, Path]
-    text: Text | None
+    texts: dict[str, Text | Rows]
     benchmarks: Any
     dtype: str
     device: torch.device
@@ -71,6 +72,8 @@ class Evaluation:
                 measured["complete"] = False
                 for part in lost:
                     del measured["written"][part]
+                    named = {items.of_perplexity(name): name for name in measured.get("perplexities", {})}
+                    measured.get("perplexities", {}).pop(named.get(part), None)
                     (measured if part == items.PERPLEXITY else measured["asked_tasks"]).pop(part, None)
         return kept
 
@@ -135,10 +138,15 @@ class Evaluation:
         asked = self.request.benchmarks.asked if self.request.benchmarks else []
         return [one for one in asked if one.name not in measured["asked_tasks"]]
 
+    def _texts_left(self, measured: dict[str, Any]) -> dict[str, Text | Rows]:
+        """What perplexity is still to be measured on."""
+        known = metrics.perplexities(measured)
+        return {name: text for name, text in self.request.texts.items() if name not in known}
+
     def _is_needed(self, measured: dict[str, Any]) -> bool:
         """Whether something is still to be measured with the model in memory."""
-        perplexity = self.request.text is not None and "perplexity" not in measured
-        return perplexity or (self.request.backend == "transformers" and bool(self._left(measured)))
+        tasks = self.request.backend == "transformers" and bool(self._left(measured))
+        return tasks or bool(self._texts_left(measured))
 
     def _load(self, name: str, path: Path) -> Any:
         request = self.request
@@ -161,18 +169,26 @@ class Evaluation:
                 measured["written"].setdefault(part, {})[path.name] = digest_of_file
 
     def _perplexity(self, name: str, model: Any, measured: dict[str, Any]) -> None:
-        if self.request.text is None or "perplexity" in measured:
-            return
         path, trust = self.request.weights[name], self.request.trust_remote_code
-        tokens = self.request.text.windows(load.load_tokenizer(path, trust_remote_code=trust))
-        losses, length = window_losses(model, tokens), tokens.shape[1]
-        measured["perplexity"] = {**of_losses(losses, length), "token_digest": digest.of_value(tokens.tolist())}
-        if (positions := load.positions(model)) and length > positions:
-            measured["perplexity"]["positions"] = positions
-        log.info("eval: %s perplexity %.4f", name, measured["perplexity"]["value"])
-        rows = [{"window": number, "loss": loss, "tokens": length - 1} for number, loss in enumerate(losses)]
-        self._keep_items(measured, items.PERPLEXITY, {items.PERPLEXITY: rows})
-        self._keep()
+        for part, text in self._texts_left(measured).items():
+            samples, facts = text.samples(load.load_tokenizer(path, trust_remote_code=trust), path)
+            losses, counts = sample_losses(model, samples), [sample.counted for sample in samples]
+            found = {**of_losses(losses, counts), **facts}
+            longest = max(len(sample.ids) for sample in samples)
+            if (positions := load.positions(model)) and longest > positions:
+                found["positions"] = positions
+            if part:
+                measured.setdefault("perplexities", {})[part] = found
+            else:
+                measured["perplexity"] = found
+            log.info("eval: %s %s %.4f", name, metrics.called(part), found["value"])
+            rows = [
+                {text.item: sample.number, "loss": loss, "tokens": count}
+                for sample, loss, count in zip(samples, losses, counts, strict=True)
+            ]
+            file = items.of_perplexity(part)
+            self._keep_items(measured, file, {file: rows})
+            self._keep()
 
     def _tasks(self, name: str, model: Any, measured: dict[str, Any]) -> None:
         left = self._left(measured)
@@ -210,7 +226,7 @@ class Evaluation:
         return {
             "path": str(self.request.models[name].absolute()),
             **({"digest": model_digest} if model_digest else {}),
-            **{key: measured[key] for key in ("sparsity", "perplexity", "items") if key in measured},
+            **{key: measured[key] for key in ("sparsity", "perplexity", "perplexities", "items") if key in measured},
             "tasks": tasks,
             **({"average": average} if average is not None else {}),
         }

@@ -14,6 +14,7 @@ from lors_cli.artifacts import digest, files
 
 FOLDER = "items"
 PERPLEXITY = "perplexity"
+PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"  # the name of one of several perplexities
 TASK = re.compile(r"\w(?:[\w .,:+=@()-]*[\w)+])?")  # of its name, and of the file of its items
 TASK_BYTES = 200
 TASK_NAMES = f"letters, digits and _ .,:+=@()- in at most {TASK_BYTES} bytes, and not {PERPLEXITY!r}"
@@ -29,6 +30,11 @@ def folder(model: str, position: int) -> str:
 def is_task(name: str) -> bool:
     """Whether a task may have this name, which becomes that of a file."""
     return bool(TASK.fullmatch(name)) and len(name.encode()) <= TASK_BYTES and file_key(name) != PERPLEXITY
+
+
+def of_perplexity(name: str) -> str:
+    """The name of the file of a perplexity's items: that of one of several has a character that no task has."""
+    return f"{PERPLEXITY}~{name}" if name else PERPLEXITY
 
 
 def file_key(name: str) -> str:

@@ -43,6 +43,39 @@ def cuts(entry: dict[str, Any]) -> str:
     return ", ".join([*cut, *([f"{late:.1%} of the programs ran out of time, and count as wrong"] if late else [])])
 
 
+def perplexities(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The perplexities of a model by their names; the only one has none. Where one has to do, it is the first."""
+    alone = {"": results["perplexity"]} if results.get("perplexity") else {}
+    return {**alone, **(results.get("perplexities") or {})}
+
+
+def called(name: str) -> str:
+    """What tables call a perplexity."""
+    return f"perplexity {name}" if name else "perplexity"
+
+
+def asked_for(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the settings of results say of a perplexity."""
+    recorded = settings.get("perplexity")
+    every = recorded if isinstance(recorded, list) else [recorded]
+    return next((one for one in every if isinstance(one, dict) and one.get("name", "") == name), {})
+
+
+def measured_on(asked: dict[str, Any], measured: dict[str, Any]) -> str:
+    """In words what the samples of a perplexity are."""
+    if "rows" not in measured:
+        return f"windows of {asked.get('sequence_length')} tokens"
+    prompts = "with their prompts" if asked.get("prompt_tokens") else "without their prompts"
+    kind = (asked.get("dataset") or {}).get("format")
+    return f"{measured['rows']} rows ({kind}) of at most {asked.get('sequence_length')} tokens {prompts}"
+
+
+def dropped(perplexity: dict[str, Any]) -> str:
+    """That rows were left out of a perplexity, in words; empty if none were."""
+    count, rows = perplexity.get("dropped"), perplexity.get("rows")
+    return f"without {count} of {rows} rows, of which nothing that counts was left" if count else ""
+
+
 def too_long(perplexity: dict[str, Any]) -> str:
     """That the windows of a perplexity are longer than what the model was made for, in words; empty if they are not."""
     positions = perplexity.get("positions")

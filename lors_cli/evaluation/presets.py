@@ -22,13 +22,13 @@ def _accuracies(shots: int, *tasks: str) -> tuple[Benchmark, ...]:
 PRESETS: dict[str, tuple[Benchmark, ...]] = {
     # LoRS and SPP, tables 1: the seven tasks of Wanda (Sun et al. 2024), whose numbers are acc, not acc_norm
     "lors-paper": _accuracies(0, "arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "rte", "winogrande"),
-    # LoRAM, table 1 and section 3.1
+    # LoRAM, tables 1 to 3 and appendix A
     "loram-csr": _accuracies(1, "arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "winogrande"),
-    "loram-math": (Benchmark("mathqa", "acc", 1), Benchmark("gsm8k", "exact_match,strict-match", 8)),
+    "loram-math": (Benchmark("mathqa", "acc", 1), Benchmark("gsm8k_cot", "exact_match,strict-match", 8)),
     # pass@1 of the greedy answer, and of ten sampled ones at each temperature pass@1 and pass@10
     "humaneval": (
         Benchmark("humaneval_greedy", "pass@1", 0),
-        *(Benchmark(f"humaneval_{temperature}", "pass@10", 0) for temperature in ("t02", "t06", "t08")),
+        *(Benchmark(f"humaneval_{temperature}", "pass@10", 0) for temperature in ("t02", "t04", "t06", "t08")),
     ),
     "mmlu": _accuracies(5, "mmlu"),
 }

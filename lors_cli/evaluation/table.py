@@ -3,7 +3,18 @@
 from typing import Any
 
 from lors_cli import console
-from lors_cli.evaluation.metrics import cuts, has_stderr, headline, stderr_of, too_long
+from lors_cli.evaluation.metrics import (
+    asked_for,
+    called,
+    cuts,
+    dropped,
+    has_stderr,
+    headline,
+    measured_on,
+    perplexities,
+    stderr_of,
+    too_long,
+)
 
 UNKNOWN = "—"
 CUT = " †"  # marks numbers with prompts or answers that were cut
@@ -30,32 +41,33 @@ def render(results: dict[str, Any]) -> str:
     models, settings = results["models"], results["settings"]
     first = next(iter(models.values()))
     tasks = [task for task, entry in first["tasks"].items() if "group" not in entry]
-    asked = settings.get("perplexity")
+    named = list(perplexities(first))
     averaged = "average" in first
-    header = ["model", "sparsity", *(["perplexity"] if asked else []), *tasks, *(["average"] if averaged else [])]
+    header = ["model", "sparsity", *map(called, named), *tasks, *(["average"] if averaged else [])]
     rows = [
         [
             name,
             f"{entry['sparsity']:.4f}",
-            *([f"{entry['perplexity']['value']:.2f}"] if asked else []),
+            *(f"{one['value']:.2f}" for one in perplexities(entry).values()),
             *(cell(entry["tasks"][task]) for task in tasks),
             *([f"{entry['average']:.4f}"] if averaged else []),
         ]
         for name, entry in models.items()
     ]
     lines = [console.markdown_table(header, rows), ""]
-    if asked:
+    for name, one in perplexities(first).items():
+        asked = asked_for(settings, name)
         lines.append(
-            f"Perplexity: {asked['dataset']['path']}, windows of {asked['sequence_length']} tokens,"
-            f" {first['perplexity']['tokens']} predicted, no BOS. dtype: {settings['dtype']}."
+            f"P{called(name)[1:]}: {asked['dataset']['path']}, {measured_on(asked, one)},"
+            f" {one['tokens']} predicted{'' if asked.get('bos') else ', no BOS'}. dtype: {settings['dtype']}."
         )
     if tasks:
         counts = ", ".join(_conditions(task, first["tasks"][task]) for task in tasks)
         by = f"lm-eval {results['versions'].get('lm_eval', '?')}, {settings['backend']}"
         lines.append(f"Tasks: {by}; {counts}.")
     for name, entry in models.items():
-        if long := too_long(entry.get("perplexity", {})):
-            lines.append(f"{name}: perplexity {long}.")
+        for part, one in perplexities(entry).items():
+            lines += [f"{name}: {called(part)} {said}." for said in filter(None, (too_long(one), dropped(one)))]
         lines += [f"{CUT.strip()} {name}: {task} {cut}." for task in tasks if (cut := cuts(entry["tasks"][task]))]
     return "\n".join(lines) + "\n"
 

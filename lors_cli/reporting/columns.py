@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from lors_cli.evaluation.metrics import cuts, headline, stderr_of, too_long
+from lors_cli.evaluation.metrics import (
+    asked_for,
+    called,
+    cuts,
+    dropped,
+    headline,
+    measured_on,
+    perplexities,
+    stderr_of,
+    too_long,
+)
 from lors_cli.reporting.runs import EVAL, Run
 
 ACCURACY, AVERAGE, PERPLEXITY, OTHER = "accuracy", "average", "perplexity", "other"
@@ -25,6 +35,7 @@ class Column:
         settings: what must be equal for two numbers to be comparable, by name.
         over: of an average, the columns.
         text: what perplexity was measured on. Where the tokens are known, only they have to be equal.
+        samples: what its samples are, in words.
 
     """
 
@@ -33,6 +44,7 @@ class Column:
     settings: tuple[tuple[str, str], ...] = ()
     over: tuple["Column", ...] = ()
     text: str = field(default="", compare=False)
+    samples: str = field(default="", compare=False)
 
     @property
     def falls(self) -> bool:
@@ -51,6 +63,7 @@ class Measure:
         run: that measured it.
         model: what that run calls the model.
         task: of the results; empty for perplexity.
+        perplexity: the name of one of several.
 
     """
 
@@ -59,6 +72,7 @@ class Measure:
     run: Run
     model: str
     task: str = ""
+    perplexity: str = ""
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -83,20 +97,21 @@ def of_model(run: Run, model: str) -> dict[Column, Measure]:
         if metric and "group" not in entry and _is_number(value):
             column = _task_column(run, model, task, entry, metric)
             measures[column] = Measure(float(value), stderr_of(entry, metric), run, model, task)
-    if (perplexity := results.get("perplexity")) and _is_number(perplexity["value"]):
-        column = _perplexity_column(run, model, perplexity)
-        error = perplexity.get("stderr")
-        measures[column] = Measure(float(perplexity["value"]), error, run, model)
+    for name, perplexity in perplexities(results).items():
+        if _is_number(perplexity["value"]):
+            column = _perplexity_column(run, model, name, perplexity)
+            error = perplexity.get("stderr")
+            measures[column] = Measure(float(perplexity["value"]), error, run, model, perplexity=name)
     return measures
 
 
 def remarks(run: Run, model: str) -> list[str]:
     """What has to be said of the numbers of a model: those that are none, and those with prompts or answers cut."""
     results = run.results["models"][model]
-    perplexity, said = results.get("perplexity") or {}, []
-    if long := too_long(perplexity):
-        said.append(f"{PERPLEXITY} {long}")
-    values = {PERPLEXITY: perplexity.get("value")} if perplexity else {}
+    values, said = {}, []
+    for name, perplexity in perplexities(results).items():
+        said += [f"{called(name)} {words}" for words in (too_long(perplexity), dropped(perplexity)) if words]
+        values[called(name)] = perplexity.get("value")
     for task, entry in results.get("tasks", {}).items():
         if "group" not in entry:
             values[task] = entry.get(headline(entry) or "")
@@ -128,9 +143,8 @@ def _task_column(run: Run, model: str, task: str, entry: dict[str, Any], metric:
     return Column(str(entry.get("benchmark") or task), ACCURACY if share else OTHER, _texts(settings))
 
 
-def _perplexity_column(run: Run, model: str, measured: dict[str, Any]) -> Column:
-    recorded = run.results["settings"].get("perplexity")
-    asked = recorded if isinstance(recorded, dict) else {}
+def _perplexity_column(run: Run, model: str, name: str, measured: dict[str, Any]) -> Column:
+    asked = asked_for(run.results["settings"], name)
     dataset = asked.get("dataset")
     dataset = dataset if isinstance(dataset, dict) else {"path": dataset}
     named = [str(dataset.get("path")).rstrip("/").rpartition("/")[2]]
@@ -144,7 +158,9 @@ def _perplexity_column(run: Run, model: str, measured: dict[str, Any]) -> Column
         "BOS": asked.get("bos"),
         "dtype": _dtype(run, model),
     }
-    return Column(PERPLEXITY, PERPLEXITY, _texts(settings), text=text)
+    if "rows" in measured:
+        settings |= {"format": dataset.get("format"), "prompts": asked.get("prompt_tokens"), "rows": measured["rows"]}
+    return Column(called(name), PERPLEXITY, _texts(settings), text=text, samples=measured_on(asked, measured))
 
 
 def _dtype(run: Run, model: str) -> Any:

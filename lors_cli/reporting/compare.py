@@ -106,7 +106,7 @@ def _test(values: list[NDArray[np.float64]], reference: _Items, column: Column) 
     first, second = np.stack(values), reference.values
     if column.kind == PERPLEXITY:
         if len(second) < 2:
-            return [Comparison(reason="there is only one window of text") for _ in values]
+            return [Comparison(reason="there is only one window or row") for _ in values]
         interval = paired.token_loss_difference(first, second, reference.tokens)
         ends = zip(interval.difference.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True)
         return [
@@ -143,7 +143,7 @@ def _read(measure: Measure) -> _Items:
     if directory is None:
         raise _UnusableError("no items were kept")
     if not measure.task:
-        return _windows(directory / f"{items.PERPLEXITY}.jsonl.gz", measure.value)
+        return _windows(directory / f"{items.of_perplexity(measure.perplexity)}.jsonl.gz", measure.value)
     entries = measure.run.results["models"][measure.model]["tasks"]
     metric = headline(entries[measure.task])
     answers = _answers(directory, tuple(_leaves(measure.task, entries)), str(metric))
@@ -180,7 +180,7 @@ def _windows(path: Path, value: float) -> _Items:
         losses = np.array([float(item["loss"]) for item in windows])
         tokens = np.array([float(item["tokens"]) for item in windows])
     if len(losses) == 0 or not np.isclose(np.log(value), losses.sum() / tokens.sum(), rtol=1e-6, atol=1e-9):
-        raise _UnusableError("its windows do not add up to its result: a file was edited")
+        raise _UnusableError("its items do not add up to its result: a file was edited")
     return _Items(hashlib.sha256(tokens.tobytes()).hexdigest(), losses, tokens)
 
 

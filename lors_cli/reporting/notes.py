@@ -101,7 +101,7 @@ def _conditions(table: Table) -> list[str]:
             settings = dict(heading.key.column.settings)
             mark = f" [{heading.mark}]" if heading.mark else ""
             notes.append(
-                f"Perplexity{mark}: {clean(heading.key.column.text)}, windows of {settings['sequence length']} tokens,"
+                f"P{heading.name[1:]}{mark}: {clean(heading.key.column.text)}, {heading.key.column.samples},"
                 f" {settings['predicted tokens']} predicted, {settings['dtype']}."
             )
     if any(heading.key.kind == RECOVERY for heading in table.headings):

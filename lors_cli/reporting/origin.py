@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from lors_cli.adapters import MASKED
 from lors_cli.artifacts.model_files import weight_files
 from lors_cli.errors import LorsError
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
@@ -184,6 +185,8 @@ def _believe_config(origin: Origin, name: str, config: dict[str, Any]) -> None:
         origin.merge = {**(config.get("merge") or {}), **{key: train.get(key) for key in ("method", "rank")}}
         if name == "merged" and merges_recovered(config):
             origin.target = ORIGINAL
+            if config["recover"].get("mask") == "kept":
+                origin.merge["method"] = MASKED
     if origin.prune or origin.merge:
         state = "has no manifest" if origin.directory else "is gone"
         origin.notes.append(f"its directory {state}; how it was made is told by the config of its evaluation")

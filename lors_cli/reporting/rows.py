@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from lors_cli.adapters import MASKED
 from lors_cli.reporting import columns
 from lors_cli.reporting.columns import Column, Measure
 from lors_cli.reporting.origin import DENSE, OTHER, PRUNED, TUNED, Cost, Origin, costs, evaluated_digest, trace
@@ -191,6 +192,7 @@ def method(row: Row) -> str:
     init = train.get("init")
     words += [f"init={init}"] if init and init != DEFAULT_INIT.get(name, "random") else []
     words += [f"on {'the dense model' if origin.unpruned else origin.target}"] if origin.target else []
+    words += ["under the mask"] if merge.get("method") == MASKED else []
     return clean(" + ".join(filter(None, (model, " ".join(words)))))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from lors_cli import __version__
 from lors_cli.artifacts import publish
 from lors_cli.errors import LorsError, Problem, RequestError
+from lors_cli.evaluation import items, metrics
 from lors_cli.run import manifest, places, seal, tidy
 from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Manifest
@@ -176,8 +178,15 @@ def _misshapen(results: Any) -> str | None:
             return f"{name} has no results"
         if not _number(model.get("sparsity")):
             return f"{name} has no sparsity"
-        if "perplexity" in model and not _number((model["perplexity"] or {}).get("value")):
+        if not isinstance(model.get("perplexities", {}), dict):
+            return f"{name} has no results"
+        if "perplexity" in model and not model["perplexity"]:
             return f"{name} has a perplexity without a value"
+        for part, one in metrics.perplexities(model).items():
+            if part and not re.fullmatch(items.PART, part):  # it would be a path to elsewhere
+                return f"{name} has a perplexity called {part!r:.100}"
+            if not isinstance(one, dict) or not _number(one.get("value")):
+                return f"{name} has a perplexity without a value"
         if not all(isinstance(entry, dict) for entry in model.get("tasks", {}).values()):
             return f"{name} has a task without results"
     return None

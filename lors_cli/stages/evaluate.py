@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from lors_cli import console, numerics, processes
 from lors_cli.artifacts import adapter_file
-from lors_cli.config.evaluation import Eval
+from lors_cli.config.evaluation import Eval, Perplexity
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.evaluation.evaluate import Evaluation, Request
-from lors_cli.evaluation.perplexity import Text
+from lors_cli.evaluation.judged import Rows, Text
 from lors_cli.models import load
 from lors_cli.models.device import pick_device
 from lors_cli.run import belongs, environment, request
@@ -43,9 +43,9 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         except RequestError as error:  # what is missing is named at once, for one trip to a machine with a network
             problems.extend(error.problems)
 
-    text = _text(section)
-    if text:
-        attempt(next, text.source.texts())
+    texts = _texts(section)
+    for text in texts.values():
+        attempt(text.check)
     asked = attempt(benchmarks, section)
     device = attempt(pick_device, config.device)
     if problems and graph.converts:
@@ -61,20 +61,21 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     for name, model in wholes.items():
         skeletons[name] = model.skeleton(config)
         tokenizer = load.load_tokenizer(model.like, skeletons[name], trust_remote_code=config.trust_remote_code)
-        if text:
-            text.windows(tokenizer)
-            load.warn_of_length(skeletons[name], text.length, "eval.perplexity.sequence_length")
+        for text in texts.values():
+            text.samples(tokenizer, model.like)
+            key = text.source.key.removesuffix(".dataset")
+            load.warn_of_length(skeletons[name], text.length, f"{key}.sequence_length")
         problems += _of_model(name, skeletons[name], tokenizer, asked)
     if problems:
         raise RequestError(*problems)
     if "tuned" in read and not read["tuned"].maker and not wholes["tuned"].maker:
         _check_tuned(read["tuned"].path, wholes["tuned"].path, skeletons["tuned"])
     largest = max(load.weight_bytes(skeleton, config.dtype) for skeleton in skeletons.values())
-    data = text.source.identity() if text else None
+    data = [text.source.identity() for text in texts.values()]
     evaluation = Request(
         models=models,
         weights=weights,
-        text=text,
+        texts=texts,
         benchmarks=asked,
         dtype=config.dtype,
         device=device,
@@ -88,7 +89,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         inputs={**models, **({"tuned_on": weights["tuned"]} if "tuned" in weights else {})},
         settings={
             **request.settings(config, section),
-            "perplexity_source": data,
+            "perplexity_source": data if isinstance(section.perplexity, list) else data[0] if data else None,
             "task_files": asked.digests if asked else {},
         },
         config=config,
@@ -113,10 +114,20 @@ def _of_model(name: str, skeleton: Any, tokenizer: Any, asked: Any) -> list[Prob
     return [problem for task in tasks for problem in task_check.of_model(task, name, skeleton, tokenizer)]
 
 
-def _text(section: Eval) -> Text | None:
-    if (asked := section.perplexity) is None:
-        return None
-    return Text(asked.dataset.source("eval.perplexity.dataset"), asked.sequence_length, asked.samples)
+def _texts(section: Eval) -> dict[str, Text | Rows]:
+    """What perplexity is measured on, by the names of the perplexities."""
+    return {
+        key: _judged(one, number if key else None) for number, (key, one) in enumerate(section.perplexities.items())
+    }
+
+
+def _judged(asked: Perplexity, number: int | None) -> Text | Rows:
+    entry = "" if number is None else f"[{number}]"
+    source, length, most = asked.dataset.source(f"eval.perplexity{entry}.dataset"), asked.sequence_length, asked.samples
+    if asked.dataset.format == "text":
+        return Text(source, length, most)
+    seed = asked.sampling_seed if asked.sampling == "random" else None
+    return Rows(source, asked.dataset.format, length, most, seed, asked.prompt_tokens, tuple(asked.ignore_fields))
 
 
 def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> Evaluated:
@@ -142,10 +153,11 @@ def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
         trust = evaluation.trust_remote_code
         models = {name: load.skeleton(path, trust_remote_code=trust) for name, path in evaluation.weights.items()}
         dtype = {name: str(model.config.dtype).removeprefix("torch.") for name, model in models.items()}
-    windows = {}
-    if section.perplexity:
-        rules = {"windows": "consecutive, of the rows joined by a blank line", "bos": False}
-        windows = {"perplexity": {**section.perplexity.model_dump(mode="json"), **rules}}
+    perplexities = [
+        {**section.perplexities[name].model_dump(mode="json"), **text.rules} for name, text in evaluation.texts.items()
+    ]
+    several = isinstance(section.perplexity, list)
+    windows = {"perplexity": perplexities if several else perplexities[0]} if perplexities else {}
     asked = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "backend"})
     enclosures = evaluation.benchmarks.enclosures if evaluation.benchmarks else {}
     enclosed = {"sandbox": enclosures} if enclosures else {}

@@ -1,7 +1,9 @@
 """Presets and tasks, of lm-eval or of a directory, through `lors eval`."""
 
 import json
+import shutil
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,7 @@ def test_a_preset_takes_local_copies_and_averages_the_papers_metric(
 
 @pytest.mark.parametrize(
     ("preset", "shots", "names"),
-    [("loram-csr", {1}, ["arc_easy", "piqa", "winogrande"]), ("loram-math", {1, 8}, ["gsm8k", "mathqa"])],
+    [("loram-csr", {1}, ["arc_easy", "piqa", "winogrande"]), ("loram-math", {1, 8}, ["gsm8k_cot", "mathqa"])],
 )
 def test_presets_have_the_papers_shots(
     lors: Lors,
@@ -69,7 +71,8 @@ def test_presets_have_the_papers_shots(
 ) -> None:
     for name in ("piqa", "mathqa"):
         (task_dir / f"{name}.yaml").write_text(json.dumps({"task": name, **CHOICE}))
-    (task_dir / "gsm8k_local.yaml").write_text(json.dumps({"task": "gsm8k_local", **GENERATION, "num_fewshot": 5}))
+    chains = {"task": "gsm8k_cot_local", **GENERATION, "num_fewshot": 5}
+    (task_dir / "gsm8k_cot_local.yaml").write_text(json.dumps(chains))
     lors("eval", write_config(eval={"preset": preset, "task_dir": str(task_dir), "limit": 3, "models": ["dense"]}))
     entries = {entry["benchmark"]: entry for entry in results(tmp_path)["models"]["dense"]["tasks"].values()}
     assert set(names) <= set(entries)
@@ -80,7 +83,7 @@ def test_presets_have_the_papers_shots(
 def test_humaneval_in_a_local_group(
     lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], task_dir: Path, tmp_path: Path
 ) -> None:
-    names = [f"humaneval_{kind}" for kind in ("greedy", "t02", "t06", "t08")]
+    names = [f"humaneval_{kind}" for kind in ("greedy", "t02", "t04", "t06", "t08")]
     files = {"data_files": {"test": "problems.jsonl"}}
     group = {"group": "humaneval_local", "dataset_path": "json", "dataset_kwargs": files, "task": names}
     (task_dir / "humaneval_local.yaml").write_text(json.dumps(group))
@@ -94,7 +97,7 @@ def test_humaneval_in_a_local_group(
     lors("eval", config, "eval.allow_code_execution=true")
     entries = results(tmp_path)["models"]["dense"]["tasks"]
     assert {name: entry["metric"] for name, entry in entries.items()} == dict(
-        zip(names, ["pass@1", *["pass@10"] * 3], strict=True)
+        zip(names, ["pass@1", *["pass@10"] * 4], strict=True)
     )
     assert all(entry["benchmark"] == name for name, entry in entries.items())
     assert results(tmp_path)["settings"]["sandbox"] == dict.fromkeys(names, sandbox().kind)
@@ -129,7 +132,16 @@ def test_the_papers_benchmarks_on_the_shipped_data(
     lors("eval", write_config(model=str(model), eval={"preset": "lors-paper", **options}))
     entries = results(tmp_path)["models"]["dense"]["tasks"]
     assert [entry["benchmark"] for entry in entries.values()] == PRESET
-    config = write_config(model=str(model), eval={"preset": "loram-math", **options, "limit": 1})
+    # the shipped task is gsm8k; that of LoRAM differs in its prompts alone
+    tasks = shutil.copytree(SHARED_DATA / "lm_eval_tasks", tmp_path / "own_tasks")
+    chains = Path(str(files("lm_eval"))) / "tasks/gsm8k/gsm8k-cot.yaml"
+    text = (
+        chains.read_text().replace("task: gsm8k_cot\n", "task: gsm8k_cot_local\n").replace("dataset_name: main\n", "")
+    )
+    local = "dataset_path: json\ndataset_kwargs: {data_files: {test: gsm8k_test.jsonl}}\n"
+    (tasks / "gsm8k_cot_local.yaml").write_text(text.replace("dataset_path: openai/gsm8k\n", local))
+    options |= {"task_dir": str(tasks), "limit": 1}
+    config = write_config(model=str(model), eval={"preset": "loram-math", **options})
     lors("eval", config, f"output_dir={tmp_path / 'math'}")
 
 

@@ -212,14 +212,14 @@ def test_the_tasks_run_in_lm_eval(local_tasks: TaskManager) -> None:
     tasks = list(local_tasks.load(["humaneval_local"])["tasks"].values())
     outcome = evaluate(tasks, local_tasks, confirm_run_unsafe_code=True)
     metrics = outcome["results"]
-    assert set(metrics) == {"humaneval_greedy", "humaneval_t02", "humaneval_t06", "humaneval_t08"}
+    assert set(metrics) == {"humaneval_greedy", *(f"humaneval_t0{tenths}" for tenths in (2, 4, 6, 8))}
     assert metrics["humaneval_greedy"]["pass@1,none"] == pytest.approx(1 / 3)
-    for temperature in ("t02", "t06", "t08"):
+    for temperature in ("t02", "t04", "t06", "t08"):
         assert metrics[f"humaneval_{temperature}"]["pass@1,none"] == pytest.approx((1 + 1 / 2) / 3)
         assert metrics[f"humaneval_{temperature}"]["pass@10,none"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("tenths", [2, 6, 8])
+@pytest.mark.parametrize("tenths", [2, 4, 6, 8])
 def test_the_sampled_tasks_draw_as_the_paper_does(local_tasks: TaskManager, tenths: int) -> None:
     tasks = local_tasks.load(["humaneval_local"])["tasks"]
     greedy, drawn = (tasks[f"humaneval_{name}"].dump_config() for name in ("greedy", f"t0{tenths}"))

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from lors_cli.evaluation import evaluate, harness, items
-from lors_cli.evaluation.perplexity import window_losses
+from lors_cli.evaluation.perplexity import sample_losses
 from tests.evaluation.tasks import results
 from tests.training import processes
 
@@ -31,9 +31,9 @@ def interrupt_second_perplexity(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return window_losses(*args)
+        return sample_losses(*args)
 
-    monkeypatch.setattr(evaluate, "window_losses", interrupted)
+    monkeypatch.setattr(evaluate, "sample_losses", interrupted)
     return calls
 
 
