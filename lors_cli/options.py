@@ -1,6 +1,6 @@
 """The options of a method, declared in its registry row: YAML keys, their checks, the docs and the schema follow."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ class Options(BaseModel):
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments by which the method's function or module takes the options."""
         return dict(self)
+
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """What does not fit together, though each value is correct: the key, what was expected, and what to write."""
+        yield from ()
 
 
 def option(

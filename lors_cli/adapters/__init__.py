@@ -3,6 +3,8 @@
 docs/add-a-method.md shows how to add one.
 """
 
+from collections import ChainMap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, signature
@@ -41,8 +43,36 @@ class CheckpointingOptions(Options):
     )
 
 
-class SPPOptions(DropoutOptions, CheckpointingOptions):
+class AblationOptions(Options):
+    """The options of SPP's ablations, which each of its formulations has."""
+
+    zero_init: Literal["spp_beta", "spp_alpha", "both", "none"] | None = option(
+        None,
+        "which factor starts at zero; spp_beta, and without it spp_alpha, if left out. With both nothing is"
+        " learnt; with none the training starts from another model than the pruned one",
+        without="does not have spp_alpha and spp_beta",
+        after="init_steps",
+    )
+    spp_beta: bool = option(
+        True,
+        "whether there is spp_beta, a factor for each row",
+        without="does not have spp_alpha and spp_beta",
+        off=True,
+    )
+
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """A start of spp_beta where there is none."""
+        if not self.spp_beta and self.zero_init in ("spp_beta", "both"):
+            expected = "zero_init: spp_alpha or none, because with spp_beta: false there is no spp_beta"
+            yield "zero_init", expected, "write zero_init: spp_alpha"
+
+
+class SPPOptions(DropoutOptions, CheckpointingOptions, AblationOptions):
     """The options of SPP as it is listed."""
+
+
+class SPPColumnsOptions(DropoutOptions, AblationOptions):
+    """The options of SPP by slices of columns."""
 
 
 class LoRSOptions(Options):
@@ -120,6 +150,7 @@ class Method:
     data, by default as `init` says. `has_rank`: a rank decides on the size of the update. `peft_type`: what
     adapter_config.json says; plain PEFT applies only "LORA" and refuses the others. `learning_rate`: AdamW's, for a
     config that leaves it out; methods that are compared at one rate are not compared fairly (docs/recovery.md).
+    `recoverable`: the update of the weights that pruning kept is s BA, so that LoRAM can give it to the original.
     """
 
     formulations: dict[str, Formulation]
@@ -131,6 +162,7 @@ class Method:
     has_rank: bool = True
     init: str = "random"
     learning_rate: float = 2e-4
+    recoverable: bool = False
 
     def formulation(self, name: str | None = None) -> Formulation:
         """The formulation of that name; the first one without a name."""
@@ -154,12 +186,13 @@ METHODS = {
         peft_type="LORS",
         init="gradient",
         learning_rate=4e-3,
+        recoverable=True,
     ),
     "spp": Method(
         formulations={
             "listing": Formulation("lors_cli.adapters.spp:SPP", SPPOptions),
-            "columns": Formulation("lors_cli.adapters.spp:SPPColumns", DropoutOptions),
-            "merged": Formulation("lors_cli.adapters.spp_fused:SPPFused"),
+            "columns": Formulation("lors_cli.adapters.spp:SPPColumns", SPPColumnsOptions),
+            "merged": Formulation("lors_cli.adapters.spp_fused:SPPFused", AblationOptions),
         },
         keeps_zeros=True,
         equation="W' = W + s W * repeat(alpha, R/r) * beta",
@@ -175,6 +208,7 @@ METHODS = {
         paper="Munoz et al. 2024, arXiv 2410.03750",
         peft_type="SQFT",
         learning_rate=5e-3,
+        recoverable=True,
     ),
     "lora": Method(
         formulations={"eager": Formulation("lors_cli.adapters.lora:LoRA", DropoutOptions, ("dense", "nf4"))},
@@ -183,6 +217,7 @@ METHODS = {
         paper="Hu et al. 2021, arXiv 2106.09685",
         peft_type="LORA",
         learning_rate=5e-3,
+        recoverable=True,
     ),
     "full": Method(
         formulations={"masked": Formulation("lors_cli.adapters.full:Full")},
@@ -194,3 +229,14 @@ METHODS = {
         has_rank=False,
     ),
 }
+
+# The form of an adapter that no training makes: what `lors recover` writes with `mask: kept`.
+MASKED = "loram"
+RECOVERED = Method(
+    formulations={"kept": Formulation("lors_cli.adapters.loram:LoRAM")},
+    keeps_zeros=False,
+    equation="W' = W0 + s (BA) * M, with the original W0 and the mask M of the pruned model",
+    paper="Zhang et al. 2025, arXiv 2502.13533",
+    peft_type="LORAM",
+)
+ON_DISK = ChainMap(METHODS, {MASKED: RECOVERED})

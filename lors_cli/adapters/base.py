@@ -30,6 +30,8 @@ class Adapter(nn.Module):
     """
 
     parameter_names: ClassVar[tuple[str, ...]]
+    # Those of the parameters that are masks, eight entries a byte, and are not trained.
+    bit_names: ClassVar[tuple[str, ...]] = ()
     # In which forms it can have the frozen weight.
     bases: ClassVar[tuple[str, ...]] = ("dense",)
 
@@ -70,7 +72,7 @@ class Adapter(nn.Module):
 
     @classmethod
     def shapes(cls, out_features: int, in_features: int, rank: int) -> dict[str, tuple[int, int]]:
-        """The shape of each trainable tensor.
+        """The shape of each tensor in an adapter file.
 
         Raises:
             ValueError: the method cannot have that rank on a weight (out_features, in_features).
@@ -78,8 +80,18 @@ class Adapter(nn.Module):
         """
         raise NotImplementedError
 
-    def tensors(self) -> dict[str, nn.Parameter]:
-        """The trainable tensors by their names in an adapter file."""
+    @classmethod
+    def trained(cls, out_features: int, in_features: int, rank: int, **options: Any) -> dict[str, tuple[int, int]]:
+        """The shapes of those tensors that are trained with the method's `options`: of all, unless one takes some out.
+
+        Raises:
+            ValueError: as of `shapes`.
+
+        """
+        return cls.shapes(out_features, in_features, rank)
+
+    def tensors(self) -> dict[str, Any]:
+        """The trainable tensors by their names in an adapter file; what an option leaves out is in it as a constant."""
         return {name: getattr(self, name) for name in self.parameter_names}
 
     def _as_multiplied(self, x: Tensor) -> Tensor:
@@ -109,7 +121,7 @@ class Adapter(nn.Module):
 class LowRankAdapter(Adapter):
     """An adapter whose update is a function of the product ``lora_B @ lora_A``."""
 
-    parameter_names = ("lora_A", "lora_B")
+    parameter_names: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
 
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__(linear, **options)

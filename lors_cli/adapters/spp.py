@@ -8,6 +8,12 @@ Three ways to compute the same (multiply-adds with R x C weights and N tokens, w
     columns    Eq. 7: the second term in r slices of R/r outputs        2RCN + 2RCN   X and Y
     merged     Y = F(X, W'), in `lors_cli.adapters.spp_fused`            RCN + 2RCN   X
 
+Each of them can start otherwise, and do without beta, as in the paper's ablations (its tables 4 and 8):
+
+    zero_init        spp_beta by default; spp_alpha, both or none. What is not zero is drawn as alpha is. With both zero
+                     every gradient is zero, for each factor's has the other one in it: nothing is ever learnt
+    spp_beta: false  W' = W + s W * repeat(alpha, R/r), where beta stays 1; alpha then starts at zero
+
 With ``adapter_checkpointing`` the listing's second term is computed again in backward instead of saved ("SPP-gc"). The
 LoRS paper's backward count of it is SQFT-gc's: the separate F(X, W) costs one product more.
 """
@@ -26,12 +32,23 @@ class SPP(Adapter):
 
     parameter_names = ("spp_alpha", "spp_beta")
 
-    def __init__(self, linear: nn.Linear, **options: Any) -> None:
+    spp_beta: Tensor
+
+    def __init__(
+        self, linear: nn.Linear, *, zero_init: str | None = None, spp_beta: bool = True, **options: Any
+    ) -> None:
         super().__init__(linear, **options)
         rows, columns = self.shape
-        self.spp_alpha = self.new_parameter(self.rank, columns)
-        self.spp_beta = self.new_parameter(rows, 1)
-        nn.init.kaiming_uniform_(self.spp_alpha, a=5**0.5)
+        self.spp_alpha, beta = self.new_parameter(self.rank, columns), self.new_parameter(rows, 1)
+        zero = zero_init or ("spp_beta" if spp_beta else "spp_alpha")
+        if zero not in ("spp_alpha", "both"):
+            nn.init.kaiming_uniform_(self.spp_alpha, a=5**0.5)
+        if not spp_beta:  # a buffer: FSDP would take a parameter that is not trained for a frozen weight
+            self.register_buffer("spp_beta", torch.ones_like(beta))
+            return
+        self.spp_beta = beta
+        if zero not in ("spp_beta", "both"):
+            nn.init.kaiming_uniform_(beta, a=5**0.5)
 
     @classmethod
     def shapes(cls, out_features: int, in_features: int, rank: int) -> dict[str, tuple[int, int]]:
@@ -39,6 +56,14 @@ class SPP(Adapter):
         if rank > out_features or out_features % rank:
             raise ValueError(f"a rank that divides {out_features}, the number of rows (SPP repeats rows of alpha)")
         return {"spp_alpha": (rank, in_features), "spp_beta": (out_features, 1)}
+
+    @classmethod
+    def trained(
+        cls, out_features: int, in_features: int, rank: int, *, spp_beta: bool = True, **options: Any
+    ) -> dict[str, tuple[int, int]]:
+        """The same, without spp_beta where there is none."""
+        shapes = cls.shapes(out_features, in_features, rank)
+        return shapes if spp_beta else {"spp_alpha": shapes["spp_alpha"]}
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""

@@ -37,7 +37,8 @@ class MethodSection(Section):
 
     def values(self, kind: type[Kind]) -> Kind:
         """The values that the section has for the options `kind`."""
-        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+        has = type(self).model_fields  # a section that was not given the options of all methods has their defaults
+        return kind(**{name: getattr(self, name) for name in kind.model_fields if name in has})
 
     def options(self) -> Options:
         """The values of the options that the method has."""
@@ -104,10 +105,19 @@ def _in_order(derived: type[BaseModel], classes: Classes) -> type[BaseModel]:
     return derived
 
 
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The class of the section, or of the sections in the list, that a key holds; None if it holds a value."""
-    candidates = [field.annotation, *get_args(field.annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+def section_of(field: FieldInfo, *, several: bool = False) -> type[BaseModel] | None:
+    """The class of the section, or of the sections in the list, that a key holds; None if it holds a value.
+
+    Of a key that holds either one section or a list of them it is that of the one, or with `several` that in the list.
+    """
+    found = _sections(field.annotation)
+    return found[-1 if several else 0] if found else None
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
 
 
 def _owned(classes: Classes) -> dict[str, tuple[list[str], FieldInfo]]:

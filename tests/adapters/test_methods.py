@@ -159,3 +159,46 @@ def test_shapes_are_those_of_the_module(method: str) -> None:
     adapter = make(method)
     shapes = {name: tuple(tensor.shape) for name, tensor in adapter.tensors().items()}
     assert shapes == METHODS[method].adapter.shapes(R, C, RANK)
+
+
+SPP_WAYS = list(METHODS["spp"].formulations)
+STARTS = {None: (False, True), "spp_beta": (False, True), "spp_alpha": (True, False), "both": (True, True)}
+
+
+@pytest.mark.parametrize("way", SPP_WAYS)
+@pytest.mark.parametrize("start", [*STARTS, "none"])
+def test_spp_starts_at_zero_where_it_is_asked_to(way: str, start: str | None) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"rank": RANK, "alpha": ALPHA, "zero_init": start}
+    made: Any = METHODS["spp"].formulation(way).adapter(sparse_linear(), **options)
+    assert (not made.spp_alpha.any(), not made.spp_beta.any()) == STARTS.get(start, (False, False))
+    x = torch.randn(5, C, dtype=torch.float64)
+    same = torch.equal(made.effective_weight(made.linear.weight), made.linear.weight)
+    assert same == (start != "none")  # the model begins as the pruned one unless neither factor is zero
+    (made(x) ** 3).sum().backward()
+    grads = gradients(made)
+    # the gradient of each factor has the other one in it
+    assert bool(grads["spp_alpha"].any()) == bool(made.spp_beta.any())
+    assert bool(grads["spp_beta"].any()) == bool(made.spp_alpha.any())
+    if start == "both":
+        assert all(gradient.count_nonzero() == 0 for gradient in grads.values())
+
+
+@pytest.mark.parametrize("way", SPP_WAYS)
+def test_spp_without_beta_learns_alpha_alone(way: str) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"rank": RANK, "alpha": ALPHA, "spp_beta": False}
+    made: Any = METHODS["spp"].formulation(way).adapter(sparse_linear(), **options)
+    weight, x = made.linear.weight.data, torch.randn(5, C, dtype=torch.float64)
+    assert torch.equal(made.effective_weight(weight), weight)
+    made.spp_alpha.data.normal_()
+    alpha = made.spp_alpha.detach().clone().requires_grad_()
+    rows = torch.stack([weight[i] * (1 + SCALE * alpha[i // (R // RANK)]) for i in range(R)])
+    torch.testing.assert_close(made(x), x @ rows.T)
+    torch.testing.assert_close(made.effective_weight(weight), rows)
+    (made(x) ** 3).sum().backward()
+    ((x @ rows.T) ** 3).sum().backward()
+    torch.testing.assert_close(made.spp_alpha.grad, alpha.grad, rtol=0, atol=1e-9)
+    assert [name for name, _ in made.named_parameters() if not name.startswith("linear")] == ["spp_alpha"]
+    assert torch.equal(made.tensors()["spp_beta"], torch.ones(R, 1, dtype=torch.float64))  # as the file has it
+    assert made.trained(R, C, RANK, spp_beta=False) == {"spp_alpha": (RANK, C)}

@@ -136,4 +136,4 @@ def test_what_does_not_belong_together_is_refused(
     assert "made on another model" in said
     assert not (tmp_path / "run/recovered").exists()
     lors_adapter = write_config(prune=RANDOM, train__method="lors", recover={})
-    assert "a lora adapter" in lors("run", lors_adapter, "--dry-run", status=2).stderr
+    assert "an adapter of lora" in lors("run", lors_adapter, "--dry-run", status=2).stderr

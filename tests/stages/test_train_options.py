@@ -176,3 +176,21 @@ def test_a_packed_adapter_merges_like_any_other(lors: Lors, write_config: WriteC
     lors("run", config)
     merged, pruned = (load_file(tmp_path / f"run/{name}/model.safetensors") for name in ("merged", "pruned"))
     assert all(((pruned[name] == 0) <= (merged[name] == 0)).all() for name in pruned if "proj" in name)
+
+
+def test_spp_without_beta_is_counted_published_and_merged(
+    lors: Lors, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    config = write_config(train__method="spp", train__spp_beta=False, train__alpha=8)
+    lors("run", config)
+    shapes = [tensor.shape for name, tensor in adapter(tmp_path).items() if name.endswith("spp_alpha.weight")]
+    assert manifest(tmp_path)["trainable_parameters"] == sum(rank * columns for rank, columns in shapes)
+    pruned, merged = (load_file(tmp_path / f"run/{name}/model.safetensors") for name in ("pruned", "merged"))
+    alphas = {name: tensor for name, tensor in adapter(tmp_path).items() if name.endswith("spp_alpha.weight")}
+    for name, alpha in alphas.items():
+        key = f"{name.removeprefix('base_model.model.').removesuffix('spp_alpha.weight')}weight"
+        factor = 1 + 2 * alpha.repeat_interleave(len(pruned[key]) // len(alpha), dim=0)
+        torch.testing.assert_close(merged[key], pruned[key] * factor)
+    both = lors("run", config, "train.zero_init=both", "--dry-run", status=2).stderr
+    assert "zero_init: spp_alpha or none" in both
+    assert "no zero_init" in lors("train", write_config(train__zero_init="both"), "--dry-run", status=2).stderr
