@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 Preparing: TypeAlias = "Generator[None, None, Job]"
 
 
-def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> None:
+def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool = False) -> list["Job"]:
     """Prepare all the named stages, then perform them in order.
 
     Everything that can be wrong with a later stage is found before the first one starts.
+
+    Returns:
+        with `dry_run` the jobs as they were checked; else none, for they hold memory.
 
     Raises:
         RequestError: something is wrong with the request.
@@ -48,7 +51,8 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
     from lors_cli.run.perform import perform, plan
 
     processes.start()
-    for job in _prepared(config, stages, force=force):
+    jobs = _prepared(config, stages, force=force)
+    for job in jobs:
         if dry_run and processes.rank() == 0:
             console.result(plan(job, force=force))
         elif not dry_run:
@@ -60,6 +64,7 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     processes.stop()
+    return jobs if dry_run else []
 
 
 def _prepared(config: Config, stages: list[str], *, force: bool) -> list["Job"]:

@@ -1,12 +1,15 @@
 """The logic of the SLURM scripts, with stand-ins for SLURM's own commands."""
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts/slurm/train.sbatch"
+FOLDER = Path(__file__).parents[1] / "scripts/slurm"
+SCRIPT = FOLDER / "train.sbatch"
 STAND_INS = {
     # runs the command once for each task, and exits with the largest status
     "srun": """shift; most=0
@@ -54,3 +57,37 @@ def test_a_training_goes_back_into_the_queue_when_it_was_interrupted(
     called = tmp_path / "called"
     assert called.exists() == requeued
     assert not requeued or called.read_text() == "requeue 4711\n"
+
+
+@pytest.mark.parametrize("script", ["run", "sweep"])
+@pytest.mark.parametrize(("ends", "status", "requeued"), [("stopped", 130, True), ("failed", 1, False)])
+def test_a_job_whose_time_is_over_goes_back_into_the_queue(
+    tmp_path: Path, script: str, ends: str, status: int, requeued: bool
+) -> None:
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    waits = "trap 'sleep 0.2; exit 130' TERM; touch started; while true; do sleep 0.05; done"
+    work = waits if ends == "stopped" else "exit 1"
+    for name, text in {
+        "scontrol": 'echo "$@" >>called',
+        "lors": f'case "$*" in *--dry-run*) exit 0 ;; esac; {work}',
+    }.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    own = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3"}
+    job = subprocess.Popen(["bash", str(FOLDER / f"{script}.sbatch"), "some.yaml"], env={**os.environ, **own})
+    if ends == "stopped":
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == status
+    assert (tmp_path / "called").exists() == requeued
+
+
+def test_every_script_can_go_back_into_the_queue() -> None:
+    for path in FOLDER.glob("*.sbatch"):
+        text = path.read_text()
+        assert "#SBATCH --requeue" in text, path
+        assert "#SBATCH --signal=" in text, path
+        assert 'scontrol requeue "$SLURM_JOB_ID"' in text, path

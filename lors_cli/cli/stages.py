@@ -96,6 +96,16 @@ def sweep(
     task: Annotated[
         int | None, typer.Option(metavar="N", help="Do only this run or row, counted from 0; for array jobs.")
     ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH", help="Where a model of a sweep file is on this machine; once for each. Repeatable."
+        ),
+    ] = None,
+    prefetch: Annotated[
+        bool,
+        typer.Option("--prefetch", help="Only fetch the models and data of all rows, for nodes without a network."),
+    ] = False,
     force: Force = False,
     dry_run: DryRun = False,
     debug: Debug = False,
@@ -106,4 +116,5 @@ def sweep(
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
         from lors_cli.search.sweep import sweep as search
 
-        search(Path(config), arguments or [], task=task, force=force, dry_run=dry_run)
+        path, changes, located = Path(config), arguments or [], models or []
+        search(path, changes, models=located, task=task, force=force, dry_run=dry_run, prefetch=prefetch)

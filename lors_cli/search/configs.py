@@ -11,7 +11,7 @@ from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.run.layout import STAGES
-from lors_cli.search import points, sweep_file
+from lors_cli.search import located, points, sweep_file
 from lors_cli.search.sweep_file import LENGTHS, Settings
 
 SELECT, JUDGE = "select", "judge"  # the halves of the held-out text
@@ -29,6 +29,7 @@ class Configs:
         self.path = path
         self.file, self._overrides = sweep_file.load(path, arguments)
         self._check_overrides()
+        self._paths = located.by_id(self.file.models, self._ids()) if self.file.models else {}
         self.output = self._output()
 
     def of(self, start: str, changes: Settings) -> Config:
@@ -45,13 +46,13 @@ class Configs:
             **dict.fromkeys([*self.file.set, *ours], str(self.path)),
             **dict.fromkeys(_keys(self._overrides), CLI),
         }
-        return _changed(raw, texts, path, origins)
+        return self._changed(raw, texts, path, origins)
 
     def evaluation(self, config: Config, name: str, settings: Settings) -> Config:
         """The evaluation of a config with other settings, in a directory below that of the config."""
         raw = config.model_dump(mode="json", exclude={*STAGES, "recipe"} - {"eval"})
         texts = _texts({**settings, "output_dir": f"{config.output_dir}/{name}"})
-        return _changed(raw, texts, self.path, {})
+        return self._changed(raw, texts, self.path, {})
 
     def half(self, name: str) -> Settings:
         """One half of the held-out text; before it is written, all of it."""
@@ -75,6 +76,24 @@ class Configs:
             path = self.path.parent / os.path.expanduser(config)
             return path, read(path)
         return self.path, deepcopy(config or {})
+
+    def _ids(self) -> set[str]:
+        """What all configs of the sweep call their models, also those of starts that are left out."""
+        known: set[str] = set()
+        for start in self.file.starts or [""]:
+            own = _texts(self.file.starts[start].set) if start else []
+            for settings in [arm.set for arm in self.file.arms.values()]:
+                raw = self._content(start)[1]
+                for text in [*_texts(self.file.set), *self._overrides, *own, *_texts(settings)]:
+                    override(raw, text)
+                known |= located.ids(raw)
+        return known
+
+    def _changed(self, raw: Settings, texts: list[str], path: Path, origins: dict[str, str]) -> Config:
+        for text in texts:
+            override(raw, text)
+        located.locate(raw, self._paths)
+        return configured(raw, path, origins)
 
     def _output(self) -> Path:
         given = self.file.output_dir or self._content("")[1].get("output_dir")
@@ -112,9 +131,3 @@ def _texts(settings: Settings) -> list[str]:
 
 def _keys(texts: list[str]) -> list[str]:
     return [text.partition("=")[0] for text in texts]
-
-
-def _changed(raw: Settings, texts: list[str], path: Path, origins: dict[str, str]) -> Config:
-    for text in texts:
-        override(raw, text)
-    return configured(raw, path, origins)

@@ -35,6 +35,9 @@ class GridSweep(Sweep):
     def _first(self, number: int) -> tuple[Start | None, Run]:
         return self.grid.start, self.grid.runs[number]
 
+    def _trainings(self, number: int) -> int:
+        return 1
+
     def _plan(self, number: int) -> str:
         run = self.grid.runs[number]
         return f"{' '.join(run.stages)} -> {run.directory}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from lors_cli import console
 from lors_cli.artifacts import files
+from lors_cli.evaluation.metrics import perplexities
 from lors_cli.run import manifest
 from lors_cli.search import results
 from lors_cli.search.grid import HELD_OUT, SEED, Grid
@@ -37,7 +38,7 @@ def outcome(run: Run, criterion: str, failure: str | None) -> dict[str, Any]:
         if measured is None:
             return {**facts, "state": MISSING, "reason": None}
         facts["evaluation"] = measured
-        value = measured["perplexity"]["value"]
+        value = next(iter(perplexities(measured).values()))["value"]
     if not math.isfinite(value):
         return {**facts, "state": FAILED, "reason": f"its {criterion} is {value}"}
     return {**facts, "state": FINISHED, "reason": None, "value": value}

@@ -7,6 +7,7 @@ from typing import Any
 from lors_cli.artifacts import digest, sealed
 from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError
+from lors_cli.evaluation.metrics import perplexities
 from lors_cli.run import manifest
 from lors_cli.run.lineage import Lineage, Step
 from lors_cli.search import runs
@@ -104,7 +105,8 @@ def _chosen_by(study: Study, run: Run, *, force: bool) -> float:
         return held_out_loss(_training(run))
     evaluation = study.selecting(run)
     runs.perform(evaluation, ["eval"], force=force)
-    return float(*(one["perplexity"]["value"] for one in models(evaluation).values()))
+    (measured,) = models(evaluation).values()
+    return float(next(iter(perplexities(measured).values()))["value"])
 
 
 def _training(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from lors_cli.evaluation.metrics import perplexities
 from lors_cli.search.outcome import Outcome
 
 Number = Callable[[Outcome], float | None]  # what a run came to; None: not measured
@@ -24,8 +25,8 @@ def of_evaluation(name: str) -> Number:
 
 
 def value(result: dict[str, Any]) -> float | None:
-    """The perplexity in the results of a model; None if that was not measured."""
-    found: float | None = (result.get(PERPLEXITY) or {}).get("value")
+    """The perplexity in the results of a model, of several the first; None if that was not measured."""
+    found: float | None = next(iter(perplexities(result).values()), {}).get("value")
     return found
 
 

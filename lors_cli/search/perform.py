@@ -3,14 +3,19 @@
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lors_cli import console
 from lors_cli.artifacts import publish
 from lors_cli.config.problems import CLI
+from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError, RequestError, request_error, together
 from lors_cli.run import early
 from lors_cli.search import runs
 from lors_cli.search.runs import Run, Start
+
+if TYPE_CHECKING:
+    from lors_cli.search.totals import Totals
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +32,7 @@ class Sweep(ABC):
     """
 
     lock: str
+    keeps_merged = True
 
     def __init__(self, output: Path, names: list[str], task: int | None, *, force: bool) -> None:
         if task is not None and not 0 <= task < len(names):
@@ -35,6 +41,7 @@ class Sweep(ABC):
         self.output, self.names, self.alone, self.force = output, names, task is None, force
         self.numbers = list(range(len(names))) if task is None else [task]
         self.force_shared = force and self.alone  # otherwise other tasks may be training from it already
+        self.totals: Totals | None = None  # once it was checked
 
     def check(self) -> None:
         """Prepare everything without doing it.
@@ -43,13 +50,45 @@ class Sweep(ABC):
             RequestError: with the problems of all tasks.
 
         """
-        checks = [(start.config, start.stages, self.force_shared) for start in self._starts() if start.stages]
+        starts = [start for start in self._starts() if start.stages]
+        checks = [(start.config, start.stages, self.force_shared) for start in starts]
+        shared: list[list[str]] = []
         for number in self.numbers:
-            start, run = self._first(number)
-            run = start.before(run, again=self.force_shared) if start else run
+            start, first = self._first(number)
+            run = start.before(first, again=self.force_shared) if start else first
+            shared.append([stage for stage in run.stages if stage not in first.stages])
             checks.append((run.config, run.stages, self.force))
         together(lambda check: early.check(check[0], check[1]), checks)
-        together(lambda check: runs.check(check[0], check[1], force=check[2]), checks)
+        jobs = together(lambda check: runs.check(check[0], check[1], force=check[2]), checks)
+        from lors_cli.search.totals import Totals  # with torch, for which a mistake in a file need not wait
+
+        self.totals = Totals()
+        for made in jobs[: len(starts)]:
+            self.totals.add_shared(made)
+        for number, made, before in zip(self.numbers, jobs[len(starts) :], shared, strict=True):
+            self.totals.add_runs(made, self._trainings(number), before)
+
+    def fetched(self) -> list[str]:
+        """Fetch everything that the tasks need from the hub; a line for each thing that is there now.
+
+        Raises:
+            RequestError: something could not be had; all of it is named, and the rest was fetched.
+
+        """
+        from lors_cli.tools.prefetch import prefetch
+
+        lines = together(prefetch, [*(start.config for start in self._starts()), *self._read_by_runs()])
+        return list(dict.fromkeys(line for some in lines for line in some))
+
+    def _read_by_runs(self) -> list[Config]:
+        """The configs of the tasks' first runs, without models of the sweep that are still to be made."""
+        configs = []
+        for number in self.numbers:
+            start, run = self._first(number)
+            made = start is not None and Path(run.train.input or "").parent == start.directory
+            train = run.train.model_copy(update={"input": None}) if made else run.train
+            configs.append(run.config.model_copy(update={"train": train}))
+        return configs
 
     def show(self) -> None:
         """Print what would be done."""
@@ -57,6 +96,8 @@ class Sweep(ABC):
             console.result(line)
         for number in self.numbers:
             console.result(f"task {number}: {self._plan(number)}")
+        for line in self.totals.lines(keeps_merged=self.keeps_merged) if self.totals else ():
+            console.result(line)
 
     def perform(self) -> None:
         """Do the tasks; if all of the sweep are finished then, write the results and print the table.
@@ -102,6 +143,10 @@ class Sweep(ABC):
     @abstractmethod
     def _first(self, number: int) -> tuple[Start | None, Run]:
         """What a task starts from, and its first run."""
+
+    @abstractmethod
+    def _trainings(self, number: int) -> int:
+        """How many trainings a task has, as far as that is known."""
 
     @abstractmethod
     def _plan(self, number: int) -> str:

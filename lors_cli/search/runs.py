@@ -5,11 +5,14 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lors_cli.config.schema import Config, missing
 from lors_cli.config.train import Train
 from lors_cli.run import manifest
+
+if TYPE_CHECKING:
+    from lors_cli.run.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +87,16 @@ def train_section(config: Config) -> Train:
     return config.train
 
 
-def check(config: Config, stages: list[str], *, force: bool = False) -> None:
-    """Prepare the stages without doing them.
+def check(config: Config, stages: list[str], *, force: bool = False) -> "list[Job]":
+    """Prepare the stages without doing them; gives the jobs.
 
     Raises:
         RequestError: something is wrong with one of them.
 
     """
-    log.debug("%s", _quietly(config, stages, force=force, dry_run=True))
+    printed, jobs = _quietly(config, stages, force=force, dry_run=True)
+    log.debug("%s", printed)
+    return jobs
 
 
 def perform(config: Config, stages: list[str], *, force: bool = False) -> None:
@@ -104,10 +109,10 @@ def perform(config: Config, stages: list[str], *, force: bool = False) -> None:
     _quietly(config, stages, force=force)
 
 
-def _quietly(config: Config, stages: list[str], *, force: bool, dry_run: bool = False) -> str:
-    """What the stages print."""
+def _quietly(config: Config, stages: list[str], *, force: bool, dry_run: bool = False) -> "tuple[str, list[Job]]":
+    """What the stages print, and the jobs of a dry run."""
     from lors_cli import pipeline  # with torch, for which a mistake in a file need not wait
 
     with redirect_stdout(StringIO()) as printed:
-        pipeline.run(config, stages, force=force, dry_run=dry_run)
-    return printed.getvalue().strip()
+        jobs = pipeline.run(config, stages, force=force, dry_run=dry_run)
+    return printed.getvalue().strip(), jobs

@@ -7,13 +7,14 @@ from typing import Any
 
 from lors_cli import console
 from lors_cli.artifacts import publish
+from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError
 from lors_cli.search import budget, outcome, results, runs, study_results
 from lors_cli.search.outcome import Outcome
 from lors_cli.search.perform import Sweep
 from lors_cli.search.runs import Run, Start
 from lors_cli.search.study import Row, Study
-from lors_cli.search.sweep_file import Settings
+from lors_cli.search.sweep_file import SHARED, Settings
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class StudySweep(Sweep):
     def __init__(self, study: Study, task: int | None, *, force: bool) -> None:
         super().__init__(study.output, [row.name for row in study.rows], task, force=force)
         self.study = study
+        self.keeps_merged = study.file.keep_models
         self._fresh: set[Path] = set()  # what --force has made again already
 
     def perform(self) -> None:
@@ -45,12 +47,22 @@ class StudySweep(Sweep):
         if self.study.left_out:
             console.result(results.listed("Left out:", self.study.left_out))
 
+    def _read_by_runs(self) -> list[Config]:
+        configs = super()._read_by_runs()
+        measured = dict.fromkeys([*SHARED, "tuned", "merged"], "dense")  # of any model they read the same data
+        return [*configs, *self.study.evaluations(configs[0], measured).values()]
+
     def _shared(self, start: Start) -> str:
         return f"{' '.join(start.stages)}, shared by all rows of it -> {start.directory}"
 
     def _first(self, number: int) -> tuple[Start | None, Run]:
         row = self.study.rows[number]
         return row.start, self.study.run(row, row.grid[0])
+
+    def _trainings(self, number: int) -> int:
+        grid, seeds = len(self.study.rows[number].grid), len(self.study.seeds)
+        again = seeds if self.study.file.budget and self.study.file.budget.time_of else 0
+        return grid + seeds - 1 + again
 
     def _plan(self, number: int) -> str:
         row, seeds = self.study.rows[number], len(self.study.seeds)

@@ -93,6 +93,10 @@ class SweepFile(Section):
     config: str | Settings | None = Field(None, description="the experiment: a path, from this file, or its content")
     output_dir: PathText | None = Field(None, description="where all of it goes; the config's if left out")
     set: Settings = Field({}, description="overrides for all runs, by dotted keys")
+    models: dict[str, PathText] = Field(
+        {},
+        description="where models are: paths, by what configs call the models, or by what follows the last slash of it",
+    )
     starts: dict[Name, Start] = Field({}, description="what runs share; left out: what the config makes before train")
     arms: dict[Name, Arm] = Field(description="ways to train, each on each start", min_length=1)
     every: Grid = Field({}, description="keys and values that are all measured, each with a search of its own")

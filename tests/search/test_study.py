@@ -180,7 +180,7 @@ def test_the_held_out_text_is_split_into_rows_that_choose_and_rows_that_judge(
     study.configs.split_held_out()
     run = study.run(study.rows[0], {"train.rank": 2})
     halves = [run.config.eval, study.selecting(run).eval]
-    read = [Path(one.perplexity.dataset.path).read_text() for one in halves if one and one.perplexity]
+    read = [Path(asked.dataset.path).read_text() for one in halves if one for asked in one.perplexities.values()]
     assert [[json.loads(line)["text"] for line in half.splitlines()] for half in read] == [["1", "3"], ["0", "2", "4"]]
     assert study.selecting(run).output_dir == str(run.directory / "select")
     loss = Study(written(choose={**held_out, "by": "held_out_loss"}), [])
