@@ -226,6 +226,8 @@ def place_adapter(model: Model, directory: str | PathLike[str], *, check: bool =
         content = adapter_file.load(path, "directory")
         dropout = adapter_file.read_dropout(path)
     method, rank, alpha = content.method, content.rank, content.alpha
+    if method not in adapters.METHODS:
+        raise ValueError(f"an adapter that can be trained; {path} is for `lors merge` alone: load the merged model")
     if settings and (method, rank, alpha) != (settings.method, settings.rank, settings.alpha):
         got = f"{(method, rank, alpha)} in {path}"
         raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {got}")

@@ -31,7 +31,8 @@ OTHERS = {
     "--dynamo_backend",
     "--cpu",
     "--merge",
-}  # of pip, accelerate and llama-gguf-split
+    "--local-dir",
+}  # of pip, accelerate, llama-gguf-split and hf
 KEYS = set(paths(complete(Config)))
 FILES = ("jsonl", "json", "yaml", "md", "py", "txt", "safetensors", "pt", "bin", "html")
 

@@ -1,8 +1,9 @@
 """Adapters on disk, in PEFT's form: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
 A LoRA adapter loads in plain PEFT. The others name a ``peft_type`` that PEFT does not know, so that it refuses them:
-applied without the mask they would be another model. What was trained beside the adapters has the names that PEFT gives
-it, so that a LoRA adapter takes it along there: norms are `modules_to_save`, and biases of linears are "lora_only".
+applied without the mask they would be another model. So does what `lors recover` writes with a mask. What was trained
+beside the adapters has the names that PEFT gives it, so that a LoRA adapter takes it along there: norms are
+`modules_to_save`, and biases of linears are "lora_only".
 """
 
 import json
@@ -34,7 +35,7 @@ class AdapterFile:
     """The content of an adapter directory.
 
     Attributes:
-        method: a key of `METHODS`.
+        method: a key of `ON_DISK`.
         rank: of the update.
         alpha: the update is scaled by alpha / rank.
         modules: the tensors by the names of their linears.
@@ -80,7 +81,7 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
     }
     write_tensors(content.modules, directory / WEIGHTS, others=others, made_on=content.made_on)
     config = {
-        "peft_type": adapters.METHODS[content.method].peft_type,
+        "peft_type": adapters.ON_DISK[content.method].peft_type,
         "task_type": "CAUSAL_LM",
         NAMED: str(place.absolute()) if base and place.exists() else base,
         "r": content.rank,
@@ -169,7 +170,8 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
 
     """
     config, path = read_config(directory, key), directory / WEIGHTS
-    names = adapters.METHODS[config["method"]].adapter.parameter_names
+    kind = adapters.ON_DISK[config["method"]].adapter
+    names = kind.parameter_names
     wanted, remedy = f"tensors {' and '.join(names)} of linears, floats and finite", "copy or train the adapter again"
     content = _content(directory, key)
     vectors = _read_vectors(path, content, names)
@@ -195,7 +197,11 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
         if missing := set(names) - named.keys():
             raise request_error(key, wanted, f"no {min(missing)} of {module}", remedy, path)
         for name, tensor in named.items():
-            named[name] = _in_full(key, f"{module}.{name}", tensor, path)
+            if name not in kind.bit_names:
+                named[name] = _in_full(key, f"{module}.{name}", tensor, path)
+            elif tensor.dtype != torch.uint8:
+                got = f"{module}.{name} of {tensors.dtype_name(tensor.dtype)}"
+                raise request_error(key, "masks of uint8", got, remedy, path)
     for name, tensor in vectors.items():
         if tensor.dim() != 1:
             got = f"modules_to_save with {name} of shape {tuple(tensor.shape)}"
@@ -260,7 +266,7 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
         raise request_error(key, wanted, error.got, error.remedy) from None
     config = _content(directory, key)
     peft_options.check_types(config, key, directory / CONFIG)
-    by_type = {row.peft_type: name for name, row in adapters.METHODS.items()}
+    by_type = {row.peft_type: name for name, row in adapters.ON_DISK.items()}
     kind = config.get("peft_type")
     if kind not in by_type:
         remedy = f"train it with lors, or, if it is of a kind that can be merged, {peft_options.MERGE_WITH_PEFT}"

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from lors_cli.config import recipes
-from lors_cli.config.fields import Fault
+from lors_cli.config.fields import ONE, SEVERAL, Fault
 from lors_cli.config.methods import section_of
 from lors_cli.errors import Problem, close, nearest, removal, sequence
 
@@ -181,6 +181,9 @@ def _follow(model: type[BaseModel], raw: dict[str, Any], names: list[str]) -> _P
     section = inside = model
     field = None
     for name in names:
+        if name in (ONE, SEVERAL):
+            inside = (field and section_of(field, several=name == SEVERAL)) or section
+            continue
         if isinstance(value, list) and name.isdigit():
             value = value[int(name)]
         elif isinstance(value, dict):

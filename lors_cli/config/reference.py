@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lors_cli.config import recipes
+from lors_cli.config.fields import Dataset
 from lors_cli.config.methods import complete
 from lors_cli.config.schema import Config
 
@@ -22,6 +23,7 @@ these. A key that the method does not use is refused. `DATASET` is described at 
 """
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
 Schema = dict[str, Any]
+DATASET: Schema = Dataset.model_json_schema()
 
 
 def json_schema() -> Schema:
@@ -50,7 +52,7 @@ def page() -> str:
     """The page of all keys, in Markdown."""
     schema = _sections()
     sections = schema["$defs"]
-    dataset = _rows("DATASET", sections["Dataset"], _keys(sections["Dataset"]), sections)
+    dataset = _rows("DATASET", DATASET, _keys(DATASET), sections)
     return "\n".join([HEAD, *_section("", schema, sections), "## DATASET\n", *_table(dataset)])
 
 
@@ -65,8 +67,10 @@ def _section(prefix: str, section: Schema, sections: dict[str, Schema]) -> Itera
         keys = {name: key for name, key in keys.items() if key != sections["Train"]["properties"].get(name)}
     yield from _table(_rows(prefix, section, keys, sections))
     for name, key in keys.items():
-        if (inner := _reference(key)) and not inner.endswith("Dataset"):
-            yield from _section(f"{prefix}.{name}".strip("."), sections[inner], sections)
+        inner = [one for one in _references(key) if not one.endswith("Dataset")]
+        if inner:  # an entry of a list has the keys of one by itself, and more
+            section = {**sections[inner[-1]], "description": sections[inner[0]]["description"]}
+            yield from _section(f"{prefix}.{name}".strip("."), section, sections)
 
 
 def _table(rows: Iterator[str]) -> Iterator[str]:
@@ -79,12 +83,14 @@ def _rows(prefix: str, section: Schema, keys: Schema, sections: dict[str, Schema
     required = section.get("anyOf", [section])[-1].get("required", [])
     for name, key in keys.items():
         path = f"{prefix}.{name}".strip(".")
-        inner, meaning = _reference(key), key.get("description", "").replace("|", "\\|")
+        meaning = key.get("description", "").replace("|", "\\|")
         default = "required" if name in required else _value(key["default"]) if key.get("default") is not None else ""
         yield f"| `{path}` | {_type(key)} | {default} | {meaning} |"
-        if inner and inner.endswith("Dataset"):  # keys that a data set has only here
-            own = {name: key for name, key in _keys(sections[inner]).items() if name not in _keys(sections["Dataset"])}
-            yield from _rows(path, sections[inner], own, sections)
+        inner = [one for one in _references(key) if one.endswith("Dataset")]
+        if inner:  # keys that a data set has only here; an entry of a list has those of one by itself, and more
+            section = sections[inner[-1]]
+            own = {name: key for name, key in _keys(section).items() if name not in _keys(DATASET)}
+            yield from _rows(path, section, own, sections)
 
 
 def _keys(section: Schema) -> Schema:
@@ -93,20 +99,20 @@ def _keys(section: Schema) -> Schema:
     return keys
 
 
-def _reference(key: Schema) -> str | None:
-    """The name of the section, or of the sections in the list, that a key holds; None if it holds a value."""
-    for part in (key, key.get("items", {}), *key.get("anyOf", [])):
-        if "$ref" in part:
-            return str(part["$ref"]).rpartition("/")[2]
-    return None
+def _references(key: Schema) -> list[str]:
+    """The names of the sections that a key may hold, by themselves or in a list; none if it holds a value."""
+    parts = [part for choice in (key, *key.get("anyOf", [])) for part in (choice, choice.get("items", {}))]
+    return [str(part["$ref"]).rpartition("/")[2] for part in parts if "$ref" in part]
 
 
 def _type(key: Schema) -> str:
     """What a key may hold, in words."""
-    if inner := _reference(key):
-        return "DATASET" if inner.endswith("Dataset") else "list of sections" if "items" in key else "section"
+    if "$ref" in key:
+        return "DATASET" if str(key["$ref"]).endswith("Dataset") else "section"
     if key.get("title") == "Sparsity":
         return "fraction or N:M"
+    if _references(key.get("items", {})):
+        return f"list of {'DATASETs' if 'Dataset' in key['items']['$ref'] else 'sections'}"
     if "anyOf" in key:
         return " or ".join(filter(None, map(_type, key["anyOf"])))
     if values := key.get("enum", [key["const"]] if "const" in key else []):

@@ -1,10 +1,11 @@
 """What a config file may say: one section per stage, every key with its unit and default."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lors_cli import adapters
 from lors_cli.config import recipes
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.fields import Device, Dtype, Fault, PathText, Section, Seed, without_effect
@@ -19,6 +20,17 @@ class Recover(Section):
 
     input: str | None = Field(None, description="the pruned model; the one that train adapts if left out")
     adapter: str | None = Field(None, description="the adapter of that model; the one that train makes if left out")
+    mask: Literal["none", "kept"] = Field(
+        "none",
+        description="after pruning that leaves zeros: none gives the original the whole product lora_B @ lora_A, an"
+        " adapter that PEFT loads; kept gives it the update that lors or sqft trained, that of the weights that pruning"
+        " kept, which `lors merge` alone can use",
+    )
+
+    @property
+    def makes(self) -> str:
+        """The form of the adapter that is made, a key of `adapters.ON_DISK`."""
+        return adapters.MASKED if self.mask == "kept" else "lora"
 
 
 class Merge(Section):

@@ -17,7 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lors_cli.adapters import METHODS
+from lors_cli.adapters import ON_DISK
 from lors_cli.adapters.attached import plain_name, unwrapped, whole
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.packed_linear import PackedLinear
@@ -120,7 +120,7 @@ def why_other(content: AdapterFile, names: Collection[str | Path], tensors: Call
     if content.made_on:
         return difference({name: Digests(*digests) for name, digests in content.made_on.items()}, tensors())
     if not content.model:
-        if METHODS[content.method].keeps_zeros:
+        if ON_DISK[content.method].peft_type != "LORA":
             return "may be another: nothing is recorded of the one that the adapter was made on"
         log.warning("the adapter does not say on which model it was made; it is taken for this one")
         return None

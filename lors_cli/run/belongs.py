@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lors_cli.adapters import METHODS, fit
+from lors_cli.adapters import ON_DISK, fit
 from lors_cli.artifacts import adapter_file, peft_options
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.errors import request_error
@@ -40,7 +40,7 @@ def check(adapter: Path, content: AdapterFile, model: Path, skeleton: PreTrained
         remedy = f"train it again on this model, or set {where} to a copy of the model as it was then"
     asked = content.config.get("target_modules")
     shapes = linears.shapes(skeleton, asked=[*content.modules, *(asked if isinstance(asked, list) else [])])
-    kind = METHODS[content.method].adapter
+    kind = ON_DISK[content.method].adapter
     problems = fit.misfits(kind, lambda name: content.of(name)[0], content.modules, shapes)
     problems += [f"it has nothing for {name}" for name in shapes if content.lacks(name)]
     problems += vectors.misfits(content, skeleton)

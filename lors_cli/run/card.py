@@ -5,7 +5,7 @@ ends with the same card. Results come later than a model; ``lors push`` adds the
 """
 
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -13,8 +13,9 @@ from lors_cli import adapters, pruning
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.files import CARD
 from lors_cli.console import markdown_table
+from lors_cli.run import card_data
 from lors_cli.run.lineage import Lineage, Original
-from lors_cli.run.manifest import Aligned, Facts, Manifest, Merged, Pruned, Trained, by_place
+from lors_cli.run.manifest import Aligned, Facts, Manifest, Merged, Pruned, Recovered, Trained, by_place
 
 HERE = "DIRECTORY_OR_REPOSITORY"  # in the example of loading
 HISTORY = "## How it was made"  # what comes before it is about the result
@@ -48,11 +49,11 @@ def render(directory: Path, made: Manifest, config: str) -> str:
         f"# {subject.title()}",
         subject.introduction(),
         "## How to load it",
-        "\n".join(["```python", *subject.loading(), "```"]),
+        "\n".join([f"```{subject.language}", *subject.loading(), "```"]),
         *(["## Sparsity", _sparsity(made.facts)] if _is_sparse(made.facts) else []),
         HISTORY,
         "\n".join(f"{number}. {_step(step)}" for number, step in enumerate(subject.steps, 1)),
-        *(["## Data", rows] if (rows := _data(subject.steps)) else []),
+        *(["## Data", rows] if (rows := card_data.lines(subject.steps)) else []),
         "## Config",
         f"`{PROJECT} run config.yaml`, where config.yaml is as follows (of absolute paths only the last part):",
         f"```yaml\n{config.strip()}\n```",
@@ -70,6 +71,7 @@ class _Made:
         self.steps = lineage.steps(made)
         self.original = Original.of(self.steps, lineage)
         self.name = self.original.name.rpartition("/")[2]
+        self.language = "python"  # of the lines that load it
         self.reduction = 1.0  # of the model's parameters, by structured pruning
         for step in self.steps:
             reduction = step.facts.reduction if isinstance(step.facts, Pruned | Aligned) else None
@@ -123,7 +125,7 @@ class _Model(_Made):
             library_name="transformers" if self.reduction == 1 else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, *kinds, *methods, *patterns],
-            datasets=_hub_datasets(self.steps) or None,
+            datasets=card_data.hub_ids(self.steps) or None,
             **self.original.metadata,
         )
 
@@ -152,7 +154,8 @@ class _Adapter(_Made):
         self.owner = "model" if recovered else "pruned"
         self.of_original = recovered or len(self.steps) == 1
         self.method: str = made.facts.given["method"] if recovered else made.settings["method"]
-        self.for_peft = adapters.METHODS[self.method].peft_type == "LORA" and self.reduction == 1
+        self.language = "bash" if self.method == adapters.MASKED else "python"
+        self.for_peft = adapters.ON_DISK[self.method].peft_type == "LORA" and self.reduction == 1
 
     def metadata(self) -> ModelCardData:
         """For the hub."""
@@ -164,7 +167,7 @@ class _Adapter(_Made):
             library_name="peft" if self.for_peft else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, "adapter", self.method],
-            datasets=_hub_datasets([step for step in self.steps if step.stage == "train"]) or None,
+            datasets=card_data.hub_ids([step for step in self.steps if step.stage == "train"]) or None,
             **self.original.metadata,
         )
 
@@ -179,11 +182,18 @@ class _Adapter(_Made):
         return (
             f"An adapter for the linears of {model}, made by `{PROJECT} {self.made.stage}`. It belongs to that"
             f" model alone, whose digest is `{digest}`."
+            + f" Its update is masked: `{PROJECT} merge` alone can use it."
+            * (self.method == adapters.MASKED)
         )
 
     def loading(self) -> list[str]:
-        """The lines of Python that load it."""
-        imported, model = self.load_model((self.original.hub_id if self.of_original else None) or "THE_MODEL")
+        """The lines of Python that load it; of the shell that merge it, where nothing else can be done with it."""
+        name = (self.original.hub_id if self.of_original else None) or "THE_MODEL"
+        if self.method == adapters.MASKED:
+            config = f"model: {name}\\noutput_dir: masked\\nmerge: {{input: {name}, adapter: adapter}}\\n"
+            merge = [f"hf download {HERE} --local-dir adapter", f"printf '{config}' > merge.yaml"]
+            return [*merge, f"{PROJECT} merge merge.yaml"]
+        imported, model = self.load_model(name)
         if self.for_peft:
             imported += ["from peft import PeftModel"]
             load = f'model = PeftModel.from_pretrained(model, "{HERE}")'
@@ -235,6 +245,8 @@ def _step(step: Manifest) -> str:
             f" `{method.equation}` ({method.paper})."
         )
     if isinstance(facts, Merged):
+        if facts.method == adapters.MASKED:
+            return "Merged into the original; the weights that pruning had removed are as they were in it."
         if settings["dense"]:
             returned = facts.returned_zeros
             return (
@@ -242,41 +254,10 @@ def _step(step: Manifest) -> str:
             )
         masked = "; the update was masked at the merge" if settings["apply_mask"] else ""
         return f"Merged{masked}. In the saved files every zero of the pruned model is zero, and its pattern holds."
-    return "Recovered: the adapter is that of the original model (LoRAM, Zhang et al. 2025, arXiv 2502.13533)."
-
-
-def _used(step: Manifest) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """The data sets of a step by what they were for: as the config names them, and what identifies their rows."""
-    settings = step.settings
-    if settings.get("calibration_source"):
-        return {"calibration": (settings["calibration"]["dataset"], settings["calibration_source"])}
-    # an alignment is recorded under the keys of a training
-    named = {"train.dataset": "training", "train.eval_dataset": "held-out loss"}
-    if step.stage == "align":
-        named = {"train.dataset": "alignment", "train.eval_dataset": "held-out loss of the alignment"}
-    return {
-        named[key]: (settings[key.partition(".")[2]], identity)
-        for key, identity in settings.get("data", {}).items()
-        if key in named
-    }
-
-
-def _data(steps: list[Manifest]) -> str:
-    """A line for each data set, empty if there are none."""
-    lines = []
-    for step in steps:
-        for purpose, (asked, identity) in _used(step).items():
-            name = asked["path"] if "path" in identity else Path(asked["path"]).name
-            facts = [f"{k} {asked[k]}" for k in ("name", "split", "revision", "data_files", "limit") if asked.get(k)]
-            facts += [f"digest `{identity['digest']}`"] if "digest" in identity else []
-            if purpose == "calibration":
-                windows, tokens = step.settings["calibration"], step.settings["calibration_tokens"]
-                facts += [f"{windows['samples']} x {windows['sequence_length']} tokens, digest of these `{tokens}`"]
-            lines.append(f"* {purpose}: {', '.join([name, *facts])}")
-    return "\n".join(lines)
-
-
-def _hub_datasets(steps: list[Manifest]) -> list[str]:
-    """The hub ids among the data sets."""
-    identities = [identity for step in steps for _, identity in _used(step).values()]
-    return list(dict.fromkeys(one["path"] for one in identities if "path" in one and "digest" not in one))
+    recovered = "Recovered: the adapter is that of the original model (LoRAM, Zhang et al. 2025, arXiv 2502.13533)"
+    trained = facts.trained if isinstance(facts, Recovered) else None
+    if trained is None or not adapters.METHODS[trained].keeps_zeros:
+        return f"{recovered}."
+    if settings.get("mask") == "kept":
+        return f"{recovered}, its update masked as {trained} trained it: `{adapters.RECOVERED.equation}`."
+    return f"{recovered}, with the whole product lora_B @ lora_A, which {trained} had masked in training."

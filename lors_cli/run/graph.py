@@ -113,8 +113,8 @@ class Graph:
 
         """
         adapter, train = self.input(reader, "adapter"), self.config.train
-        if adapter.maker == "recover":
-            return adapter, "lora"
+        if adapter.maker == "recover" and self.config.recover:
+            return adapter, self.config.recover.makes
         if adapter.maker == "train" and train:
             return adapter, train.method
         return adapter, adapter_file.read_config(adapter.path, f"{reader}.adapter")["method"]
@@ -127,7 +127,7 @@ class Graph:
             if os.path.abspath(path.expanduser()) == made and self.will_make(name, reader):
                 return self._output(reader, name, key)
         if not key.endswith(".adapter"):
-            path = source.resolve(text, key, weights=not (reader == "prune" and self._cut()))
+            path = source.resolve(text, key, weights=reader != "prune")  # which checks shapes before it fetches more
         return Input(path, path)
 
     def _output(self, reader: str, maker: str, key: str) -> Input:

@@ -21,6 +21,19 @@ from lors_cli.run.manifest import Facts, Request
 RESULTS = "results.json"
 
 
+@dataclass(frozen=True)
+class Trains:
+    """What a stage trains: `numbers` beside a model of so many `weight_bytes`, for so many optimiser `steps`.
+
+    `shape` is the model's config, as transformers has it.
+    """
+
+    numbers: int
+    weight_bytes: int
+    steps: int
+    shape: Any
+
+
 @dataclass
 class Job:
     """One stage of one config.
@@ -35,6 +48,7 @@ class Job:
         resumable: whether it goes on with what an interrupted one left.
         digests: of the inputs, once `request` was asked for.
         read: the files that it has read so far, which have to stay what they are until it is finished.
+        trains: of a stage that trains, what.
 
     """
 
@@ -47,6 +61,7 @@ class Job:
     resumable: bool = False
     digests: dict[str, str] = field(default_factory=dict)
     read: Inputs = field(default_factory=Inputs)
+    trains: "Trains | None" = None
 
     @property
     def output(self) -> Path:

@@ -114,6 +114,7 @@ class Recovered(Facts):
     linears: int | None = None
     parameters: int | None = None
     structured: bool | None = None
+    trained: str | None = None  # the method that the adapter was trained with
 
 
 class Evaluated(Facts):

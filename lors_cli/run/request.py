@@ -1,6 +1,7 @@
 """When two requests are the same: by the settings that decide a result, and by the digests of what it is made from."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -55,33 +56,50 @@ def inherited(recorded: Request, config: dict[str, Any]) -> Request:
 def completed(recorded: Request, now: dict[str, Any], section: BaseModel | None) -> Request:
     """A recorded request as it would be recorded `now`, where that is the same.
 
-    It has the defaults of those settings that were no keys yet: another method that is registered since brings its
-    options as keys, and a result of the others is as good as before. And it has the paths of `now` to what counts by
-    its content.
+    It has the defaults of those settings that were no keys yet, in the section and in those below it: another method
+    that is registered since brings its options as keys, and a result of the others is as good as before. And it has
+    the paths of `now` to what counts by its content.
     """
+    return recorded.model_copy(update={"settings": _at_places_of(now, _with_defaults(recorded.settings, now, section))})
+
+
+def _with_defaults(recorded: dict[str, Any], now: dict[str, Any], section: BaseModel | None) -> dict[str, Any]:
+    """Recorded settings with the defaults of the keys that a section and those in it have `now`."""
     fields = type(section).model_fields if section else {}
-    new = {name: fields[name].default for name in now.keys() & fields.keys() - recorded.settings.keys()}
-    return recorded.model_copy(update={"settings": _at_places_of(now, {**new, **recorded.settings})})
+    complete = {name: fields[name].default for name in now.keys() & fields.keys() - recorded.keys()} | recorded
+    for name in fields.keys() & now.keys():
+        inner, held, held_now = getattr(section, name), complete[name], now[name]
+        if isinstance(inner, BaseModel) and isinstance(held, dict) and isinstance(held_now, dict):
+            complete[name] = _with_defaults(held, held_now, inner)
+    return complete
 
 
 def _at_places_of(now: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
     """The settings that were `recorded`, with the paths of `now` where these are to the same content."""
     moved = copy.deepcopy(recorded)
     for path, content in BY_CONTENT.items():
-        known, known_now = (_at(settings, content) for settings in (recorded, now))
         *section, name = path
-        held, held_now = (_at(settings, tuple(section)) for settings in (moved, now))
-        same = not content or (known and known == known_now)
-        if same and isinstance(held, dict) and isinstance(held_now, dict) and held.get(name) and held_now.get(name):
-            held[name] = held_now[name]
+        held, held_now = (_at(settings, section) for settings in (moved, now))
+        known, known_now = (_at(settings, content) if content else held for settings in (recorded, now))
+        if not len(held) == len(held_now) == len(known) == len(known_now):
+            continue
+        for one, one_now, fact, fact_now in zip(held, held_now, known, known_now, strict=True):
+            same = not content or (fact and fact == fact_now)
+            if same and isinstance(one, dict) and isinstance(one_now, dict) and one.get(name) and one_now.get(name):
+                one[name] = one_now[name]
     return moved
 
 
-def _at(settings: Any, place: tuple[str, ...]) -> Any:
-    """What nested settings have at a place; None if nothing."""
+def _at(settings: Any, place: Sequence[str]) -> list[Any]:
+    """What nested settings have at a place, which they may have several times: in each entry of a list."""
+    found = [settings]
     for name in place:
-        settings = settings.get(name) if isinstance(settings, dict) else None
-    return settings
+        found = [one.get(name) if isinstance(one, dict) else None for one in _each(found)]
+    return _each(found)
+
+
+def _each(found: list[Any]) -> list[Any]:
+    return [entry for one in found for entry in (one if isinstance(one, list) else [one])]
 
 
 def differences(stage: str, old: dict[str, Any], new: dict[str, Any], made: str) -> list[Problem]:

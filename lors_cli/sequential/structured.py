@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from lors_cli import console
 from lors_cli.config.prune import Prune
 from lors_cli.errors import request_error
-from lors_cli.models.linears import find_blocks
+from lors_cli.models.linears import block_linears, find_blocks
+from lors_cli.models.reduction import Counts
 from lors_cli.models.structure import COLUMNS, PLACES, ROWS, Kept, Sizes, Structure, shrink, sizes
 from lors_cli.pruning import STRUCTURED, StructuredOptions, structured
 from lors_cli.pruning.rows import StructuredMethod
@@ -21,15 +22,14 @@ from lors_cli.sequential.gradients import visit_backwards
 
 @dataclass(frozen=True)
 class Reduction:
-    """Which of how many blocks get smaller, how many parts each of them keeps, and the parameters before and after."""
+    """Which of how many blocks get smaller, how many parts each of them keeps, and the parameters that this leaves."""
 
     sizes: Sizes
     middle: range
     blocks: int
     groups: int
     channels: int
-    before: int
-    after: int
+    counts: Counts
 
     @classmethod
     def of(cls, options: StructuredOptions, skeleton: PreTrainedModel, sizes: Sizes) -> "Reduction":
@@ -47,40 +47,32 @@ class Reduction:
             raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer blocks")
         groups = structured.groups_left(sizes.groups, options.ratio)
         channels = structured.channels_left(sizes.channels, options.ratio)
-        before = sum(parameter.numel() for parameter in skeleton.parameters())
+        whole = Counts.of(skeleton)
         sample = Structure(sizes, [Kept(list(range(groups)), list(range(channels)))], "", 0)
-        gone = sum(
-            parameter.numel() - sample.cut(f"{prefix}.0.{name}", parameter).numel()
+        gone = {
+            name: (parameter.numel() - sample.cut(f"{prefix}.0.{name}", parameter).numel()) * len(middle)
             for name, parameter in blocks[middle.start].named_parameters()
-        )
-        return cls(sizes, middle, count, groups, channels, before, before - gone * len(middle))
+        }
+        weights = sum(gone[f"{name}.weight"] for name in block_linears(blocks[middle.start]))
+        counts = Counts(whole.before, whole.before - sum(gone.values()), whole.in_linears - weights)
+        return cls(sizes, middle, count, groups, channels, counts)
 
     def structure(self) -> Structure:
         """A structure of the right sizes, whichever parts will be kept."""
         smaller = Kept(list(range(self.groups)), list(range(self.channels)))
         blocks = [smaller if index in self.middle else kept for index, kept in enumerate(self.whole())]
-        return Structure(self.sizes, blocks, original="", parameters=self.before)
+        return Structure(self.sizes, blocks, original="", parameters=self.counts.before)
 
     def whole(self) -> list[Kept]:
         """What each block of the original has."""
         return [Kept(list(range(self.sizes.groups)), list(range(self.sizes.channels))) for _ in range(self.blocks)]
 
-    @property
-    def factor(self) -> float:
-        """How many parameters the original has for each one that is left."""
-        return self.before / self.after
-
     def summary(self) -> str:
         """The reduction in one line of text."""
         return (
-            f"{_short(self.before)} -> {_short(self.after)} parameters ({self.factor:.2f}x, exactly {self.after:,});"
-            f" {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups and {self.channels} MLP"
-            " channels"
+            f"{self.counts.summary()}; {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups"
+            f" and {self.channels} MLP channels"
         )
-
-
-def _short(count: int) -> str:
-    return f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
 
 
 def choose(

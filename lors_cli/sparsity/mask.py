@@ -3,6 +3,7 @@
 The mask of a sparse weight is its support, ``weight != 0``; True means kept. Nothing else records it.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,3 +138,19 @@ def finite(weight: Tensor) -> bool:
 def positive_zeros(weight: Tensor) -> Tensor:
     """The same values with every -0.0 turned into +0.0 (IEEE 754: -0.0 + 0.0 = +0.0)."""
     return weight + 0.0
+
+
+def bytes_of(columns: int) -> int:
+    """How many bytes a row of a mask takes in bits."""
+    return (columns + 7) // 8
+
+
+def to_bits(kept: Tensor) -> Tensor:
+    """A mask, bool (R, C), as uint8 (R, C / 8 rounded up): the first column is the highest bit of the first byte."""
+    return torch.from_numpy(np.packbits(kept.cpu().numpy(), axis=1))
+
+
+def from_bits(bits: Tensor, columns: int) -> Tensor:
+    """The mask, bool (R, `columns`), that `to_bits` made these of."""
+    unpacked = np.unpackbits(bits.detach().cpu().numpy(), axis=1, count=columns)
+    return torch.from_numpy(unpacked).view(torch.bool).to(bits.device)

@@ -1,5 +1,8 @@
 """``lors merge``: pruned model + adapter -> <output_dir>/merged, shard by shard, with the mask proved on the files.
 
+A recovered adapter goes into the original, which has no zeros to keep; one with a mask of its own (recover.mask: kept)
+leaves what pruning had removed as it is.
+
 The proof reads what was written: for every linear of the blocks, no position that is zero in the pruned model may be
 nonzero in the merged one, every N:M pattern must hold, and every zero must be +0.0. Everything else is as it was, byte
 for byte, apart from an adapted head and the norms and biases that were trained.
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lors_cli import console
-from lors_cli.adapters import METHODS
+from lors_cli.adapters import MASKED, ON_DISK
 from lors_cli.adapters.base import Adapter
 from lors_cli.artifacts import adapter_file, companions, model_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
@@ -44,9 +47,12 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     yield
     model = graph.input("merge", "pruned")
     adapter, method = graph.adapter("merge")
-    if graph.merges_recovered:  # into the original, which has no mask to keep
+    if graph.merges_recovered or method == MASKED:  # into the original, which has no mask to keep
+        if section.apply_mask:
+            expected = "false: the original, which gets the recovered adapter, has no mask (recover.mask: kept has one)"
+            raise request_error("merge.apply_mask", expected, "true", removal("merge.apply_mask"))
         section = section.model_copy(update={"dense": True})
-    elif not METHODS[method].keeps_zeros and model.smaller:  # a smaller model has no mask either
+    elif not ON_DISK[method].keeps_zeros and model.smaller:  # a smaller model has no mask either
         section = section.model_copy(update={"dense": not section.apply_mask})
     pruned = model.path
     if adapter.maker == "train" and pruned != graph.input("train", "pruned").path:
@@ -66,7 +72,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
 
 
 def _check_zeros_kept(section: Merge, method: str) -> None:
-    keeps = METHODS[method].keeps_zeros
+    keeps = ON_DISK[method].keeps_zeros
     if keeps and (section.dense or section.apply_mask):
         option = "dense" if section.dense else "apply_mask"
         key = f"merge.{option}"
@@ -113,7 +119,7 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     if untied is not None:
         untie.record(partial, untied)
     _prove_others(pruned, partial, names, content, weights)
-    facts = _prove(pruned, partial, names, weights, expect_kept=not section.dense)
+    facts = _prove(pruned, partial, names, weights, content, expect_kept=not section.dense)
     if content.vectors:
         facts["also"] = list(content.vectors)
     return Merged(method=content.method, rank=content.rank, alpha=content.alpha, **facts)
@@ -157,17 +163,19 @@ def _bind(content: AdapterFile, module: str, weight: Tensor) -> Adapter:
     rank, alpha = content.of(module)
     with torch.device("meta"):
         linear = nn.Linear(columns, rows, bias=False)
-        adapter = METHODS[content.method].adapter(linear, rank=rank, alpha=alpha)
+        adapter = ON_DISK[content.method].adapter(linear, rank=rank, alpha=alpha)
     for name, tensor in content.modules[module].items():
-        setattr(adapter, name, nn.Parameter(tensor))
+        setattr(adapter, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
     return adapter
 
 
-def _prove(pruned: Path, merged: Path, names: set[str], weights: Weights, *, expect_kept: bool) -> dict[str, Any]:
+def _prove(
+    pruned: Path, merged: Path, names: set[str], weights: Weights, content: AdapterFile, *, expect_kept: bool
+) -> dict[str, Any]:
     """Compare the two directories' files, module by module.
 
     Raises:
-        LorsError: a zero was lost, and `expect_kept`.
+        LorsError: a zero was lost, and `expect_kept`; or a weight was changed that the adapter's own mask leaves out.
 
     """
     modules: dict[str, dict[str, Any]] = {}
@@ -176,7 +184,10 @@ def _prove(pruned: Path, merged: Path, names: set[str], weights: Weights, *, exp
         for key in before.layout:
             module = weights.by_file.get(key, key).removesuffix(".weight")
             if module in names:
-                modules[module] = _compare(before.tensor(key), after.tensor(key))
+                old, new = before.tensor(key), after.tensor(key)
+                modules[module] = _compare(old, new)
+                if (bits := content.modules.get(module, {}).get("mask")) is not None:
+                    modules[module]["kept"] = _kept(module, old, new, mask.from_bits(bits, old.shape[1]))
     if names - modules.keys():
         raise LorsError(f"{pruned} has no tensor {min(names - modules.keys())}.weight; nothing was published")
     broken = [module for module, facts in modules.items() if facts["returned"] or facts["broken"]]
@@ -188,6 +199,9 @@ def _prove(pruned: Path, merged: Path, names: set[str], weights: Weights, *, exp
     common.log_modules({**total, "modules": modules})
     if expect_kept:
         log.info("merge: mask proved on the saved files: %d linears, 0 zeros came back", len(modules))
+    elif content.method == MASKED:
+        kept = sum(facts.get("kept", 0) for facts in modules.values())
+        log.info("merge: mask proved on the saved files: all but %d weights are the original's", kept)
     elif returned >= mask.DENSE_BELOW * total["parameters"]:
         log.warning("merged densely as asked: %d zeros came back", returned)
     else:
@@ -219,6 +233,13 @@ def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bytes, as NaN too is itself."""
     alike = one.dtype == other.dtype and one.shape == other.shape
     return alike and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+def _kept(module: str, old: Tensor, new: Tensor, kept: Tensor) -> int:
+    """How many weights a mask lets an update change; that no other one was changed is checked."""
+    if bool(((new != old) & ~kept).any()):
+        raise LorsError(f"{module}: the merge changed weights that pruning had removed; nothing was published")
+    return int(kept.sum())
 
 
 def _compare(old: Tensor, new: Tensor) -> dict[str, Any]:

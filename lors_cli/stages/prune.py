@@ -21,6 +21,7 @@ from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load, measure, source
 from lors_cli.models.device import pick_device
+from lors_cli.models.reduction import Counts
 from lors_cli.models.weights import open_weights
 from lors_cli.run import request
 from lors_cli.run.graph import Graph
@@ -114,7 +115,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         config=config,
         work=work,
         resumable=True,
-        plan=[_summary(recipe, shape, device), *need.lines()],
+        plan=[_summary(recipe, shape, device), *_reduction(config, recipe, skeleton), *need.lines()],
     )
 
 
@@ -130,6 +131,14 @@ def _summary(recipe: Recipe, windows: tuple[int, int] | None, device: torch.devi
     targets = Counter(str(pattern or section.mask) for pattern in recipe.targets.values())
     counts = ", ".join(f"{number} linears to {target}" for target, number in targets.items())
     return "; ".join([f"{section.method} on {device}: {counts}", *extras])
+
+
+def _reduction(config: Config, recipe: Recipe, skeleton: PreTrainedModel) -> list[str]:
+    """What LoRAM calls the theoretical reduction, in a run that recovers an adapter; nothing where a mask decides."""
+    if not config.recover or None in recipe.targets.values():
+        return []
+    left = {name: 1 - pattern.sparsity for name, pattern in recipe.targets.items() if pattern}
+    return [f"without the zeros, which take memory like other numbers: {Counts.of(skeleton, left).summary()}"]
 
 
 def _warn_of_few(tokens: int, recipe: Recipe, skeleton: PreTrainedModel) -> None:

@@ -67,15 +67,15 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
             model = load.load_model(directory, config.dtype, device, trust_remote_code=config.trust_remote_code)
             model.requires_grad_(False)
         kept = choose(method, options, reduction, torch.Generator().manual_seed(config.seed), model, tokens)
-        smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.before)
+        smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.counts.before)
         structure.write_weights(directory, partial, smaller, skeleton.dtype)
         load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code)
         companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
         facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", reduction.summary())
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}
-        parameters = {"before": reduction.before, "after": reduction.after}
-        return Pruned(**measured, parameters=parameters, reduction=reduction.factor)
+        parameters = {"before": reduction.counts.before, "after": reduction.counts.after}
+        return Pruned(**measured, parameters=parameters, reduction=reduction.counts.factor)
 
     job = Job(
         stage="prune",
@@ -87,6 +87,6 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         },
         config=config,
         work=work,
-        plan=[f"{section.method}: {reduction.summary()}"],
+        plan=[f"{section.method}: {reduction.summary()}", f"trained {reduction.counts.summary_nf4()}"],
     )
     return job

@@ -7,9 +7,10 @@ from transformers import PreTrainedModel
 from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
+from lors_cli.models import load
 from lors_cli.run import request
 from lors_cli.run.graph import Graph, Input
-from lors_cli.run.job import Job
+from lors_cli.run.job import Job, Trains
 from lors_cli.run.manifest import Trained
 from lors_cli.stages import common
 from lors_cli.training import reading
@@ -46,6 +47,12 @@ def job(config: Config, section: Train, graph: Graph) -> Generator[None, None, J
         work=lambda partial: Trained(**train(training, model.path, teacher.path if teacher else None, partial)),
         plan=training.plan(),
         resumable=True,
+        trains=Trains(
+            numbers=training.needs.trained,
+            weight_bytes=load.weight_bytes(skeleton, training.dtype),
+            steps=training.batching.steps,
+            shape=skeleton.config,
+        ),
     )
 
 

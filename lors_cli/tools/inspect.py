@@ -12,6 +12,7 @@ from lors_cli.errors import request_error
 from lors_cli.models import measure, source
 from lors_cli.run import manifest, places, tidy
 from lors_cli.run.job import verified_digest
+from lors_cli.sparsity import mask
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -50,13 +51,17 @@ def inspect_adapter(directory: Path) -> dict[str, Any]:
     content = adapter_file.load(directory, "PATH", uniform=False)
     modules = {module: _described(named) for module, named in content.modules.items()}
     beside = _described(content.vectors)
-    sizes = [t.numel() for named in [*content.modules.values(), content.vectors] for t in named.values()]
+    floats = [t for named in [*content.modules.values(), content.vectors] for t in named.values()]
+    sizes = [tensor.numel() for tensor in floats if tensor.is_floating_point()]
+    masks = [(t["mask"], t["lora_A"].shape[1]) for t in content.modules.values() if "mask" in t]
+    kept = sum(int(mask.from_bits(bits, columns).sum()) for bits, columns in masks)
     return {
         "kind": "adapter",
         "method": content.method,
         "rank": content.rank,
         "alpha": content.alpha,
         "parameters": sum(sizes),
+        **({"mask_kept": kept / sum(len(bits) * columns for bits, columns in masks)} if masks else {}),
         "modules": modules,
         **({"also": beside} if beside else {}),
     }
@@ -78,6 +83,10 @@ def _table(facts: dict[str, Any]) -> str:
     head = f"{facts['path']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB, {made}"
     if facts["kind"] == "adapter":
         what = f"{facts['method']}, rank {facts['rank']}, alpha {facts['alpha']:g}, {facts['parameters']:,} parameters"
+        if "mask_kept" in facts:
+            what += (
+                f"\nfor `lors merge` alone: the update of {facts['mask_kept']:.4f} of the weights (recover.mask: kept)"
+            )
         rows = [
             [m, ", ".join(f"{n} {tuple(t['shape'])}" for n, t in named.items())]
             for m, named in facts["modules"].items()

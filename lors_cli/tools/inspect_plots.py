@@ -1,7 +1,8 @@
 """``lors inspect --plots``: where an adapter's update is large, head by head and block by block; a model's sparsity.
 
-After appendix C of LoRAM, Zhang et al. 2025, arXiv 2502.13533: L2 norms of the update of each attention head and of
-each MLP linear. Where a method masks its update, the norms are those of the product before the mask.
+After appendix C of LoRAM, Zhang et al. 2025, arXiv 2502.13533: L2 norms of the update of each attention head (Eq. 10)
+and of each MLP linear, and of the latter the mean norm of its rows or columns (Eq. 11). Where a method masks its
+update, the norms are those of the product before the mask; a recovered adapter that has its mask with it tells more.
 """
 
 import io
@@ -22,6 +23,7 @@ from lors_cli.models import linears, load, source, structure
 from lors_cli.models.structure import Kept, Structure
 from lors_cli.run import manifest
 from lors_cli.run.lineage import Lineage
+from lors_cli.sparsity import mask
 
 QUERY, KEY = "query head", "key/value head"
 HEADS = {"q_proj": QUERY, "k_proj": KEY, "v_proj": KEY, "o_proj": QUERY}
@@ -81,24 +83,29 @@ def _of_model(path: Path, facts: dict[str, Any]) -> tuple[dict[str, bytes], dict
 
 
 def _of_adapter(path: Path, facts: dict[str, Any], base: str | None) -> tuple[dict[str, bytes], dict[str, Any]]:
-    method = adapters.METHODS[facts["method"]]
+    method = adapters.ON_DISK[facts["method"]]
     if not method.low_rank:
         expected = f"an adapter of {', '.join(name for name, row in adapters.METHODS.items() if row.low_rank)}"
         got = f"{facts['method']}, whose update is not a low-rank product"
         raise request_error("--plots", expected, got, "inspect it without --plots")
-    norms = update_norms(path, base)
-    update = "scale * lora_B @ lora_A" + (" before the mask" if method.keeps_zeros else "")
+    norms, means = update_norms(path, base)
+    masked = " * mask" if facts["method"] == adapters.MASKED else " before the mask" if method.keeps_zeros else ""
+    update = f"scale * lora_B @ lora_A{masked}"
     title = f"{path.name}: {facts['method']}, rank {facts['rank']}, alpha {facts['alpha']:g}\n{update}"
     pictures = {}
     if heads := [Panel(place, norms[place], across) for place, across in HEADS.items() if place in norms]:
         pictures["attention"] = _heatmaps(title, heads, "L2 norm of the head's update")
     if layers := [place for place in LAYERS if place in norms]:
-        panel = Panel("MLP", torch.stack([norms[place] for place in layers], 1), layers)
-        pictures["mlp"] = _heatmaps(title, [panel], "L2 norm of the linear's update")
+        drawn = {"whole linear": norms, "mean of its rows or columns": means}
+        panels = [
+            Panel(what, torch.stack([grid[place] for place in layers], 1), layers) for what, grid in drawn.items()
+        ]
+        pictures["mlp"] = _heatmaps(title, panels, "L2 norm of the update")
     if not pictures:
         expected = "an adapter of linears of the blocks"
         raise request_error("PATH", expected, f"{path}, which adapts none of them", "inspect it without --plots")
-    return pictures, {"update_norms": {"update": update, **{p: _listed(grid.tolist()) for p, grid in norms.items()}}}
+    listed = ({place: _listed(grid.tolist()) for place, grid in grids.items()} for grids in (norms, means))
+    return pictures, {"update_norms": {"update": update, **next(listed)}, "update_mean_norms": next(listed)}
 
 
 def _listed(values: list[Any]) -> list[Any]:
@@ -106,8 +113,12 @@ def _listed(values: list[Any]) -> list[Any]:
     return [_listed(one) if isinstance(one, list) else None if math.isnan(one) else one for one in values]
 
 
-def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
-    """The Frobenius norms of an adapter's update, (blocks, heads) for attention linears and (blocks,) for MLP linears.
+def update_norms(directory: Path, base: str | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The norms of an adapter's update by the places of its linears, and the means of the norms of its parts.
+
+    The first are Frobenius norms, (blocks, heads) for attention linears and (blocks,) for MLP linears. The second are
+    those of Eq. 11, (blocks,) for MLP linears: the mean L2 norm of the rows of up_proj and gate_proj, and of the
+    columns of down_proj, over those that are not zero.
 
     Heads have the numbers that they have in the original. NaN stands for a head that was removed, and for a linear
     without an adapter.
@@ -124,17 +135,16 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
         step = Lineage(run=directory.absolute().parent).input(made, "model" if made.stage == "recover" else "pruned")
         named = str(step.directory) if step else named
     prefix, kept_in = _base(base or named, content.modules)
-    sizes, norms = kept_in.sizes, dict[str, Tensor]()
+    sizes, norms, means = kept_in.sizes, dict[str, Tensor](), dict[str, Tensor]()
     heads = {QUERY: (sizes.groups, sizes.heads_per_group), KEY: (sizes.groups, 1)}
     for number, kept in enumerate(kept_in.blocks):
         for part in structure.PLACES:
             module, place = f"{prefix}.{number}.{part}", part.rpartition(".")[2]
             if module not in content.modules:
                 continue
-            lora_A, lora_B = content.modules[module]["lora_A"], content.modules[module]["lora_B"]
             rank, alpha = content.of(module)
             scale = alpha / rank
-            squares = row_squares(lora_A.T, lora_B.T) if place in structure.COLUMNS else row_squares(lora_B, lora_A)
+            squares = _squares(content.modules[module], by_columns=place in structure.COLUMNS)
             if not squares.isfinite().all():
                 raise LorsError(f"{directory}: the update of {module} is not finite")
             shape = heads[HEADS[place]] if place in HEADS else ()
@@ -145,7 +155,19 @@ def update_norms(directory: Path, base: str | None) -> dict[str, Tensor]:
                 grid[number, kept.groups] = scale * squares.sum(-1).sqrt()
             else:
                 grid[number] = scale * squares.sum().sqrt()
-    return {place: grid.flatten(1) if place in HEADS else grid for place, grid in norms.items()}
+                parts = squares[squares > 0].sqrt()
+                mean = means.setdefault(place, torch.full_like(grid, math.nan))
+                mean[number] = scale * parts.sum() / max(len(parts), 1)
+    return {place: grid.flatten(1) if place in HEADS else grid for place, grid in norms.items()}, means
+
+
+def _squares(named: dict[str, Tensor], *, by_columns: bool) -> Tensor:
+    """The squared norms of the rows, or columns, of an adapter's product, (R,) or (C,); under its own mask if any."""
+    lora_A, lora_B = named["lora_A"], named["lora_B"]
+    if "mask" not in named:
+        return row_squares(lora_A.T, lora_B.T) if by_columns else row_squares(lora_B, lora_A)
+    product = lora_B.double() @ lora_A.double() * mask.from_bits(named["mask"], lora_A.shape[1])
+    return product.square().sum(0 if by_columns else 1)
 
 
 def row_squares(left: Tensor, right: Tensor) -> Tensor:

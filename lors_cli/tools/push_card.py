@@ -14,7 +14,7 @@ from lors_cli.artifacts.public import text_without_places, without_places
 from lors_cli.config.dump import as_yaml
 from lors_cli.errors import LorsError, request_error
 from lors_cli.evaluation import table
-from lors_cli.evaluation.metrics import headline
+from lors_cli.evaluation.metrics import asked_for, headline, perplexities
 from lors_cli.run import card as cards
 from lors_cli.run import manifest, seal
 from lors_cli.run.job import RESULTS, verified_digest
@@ -73,9 +73,9 @@ def _evaluation(directory: Path, made: Manifest) -> tuple[str, dict[str, Any], s
 
 def _entries(results: dict[str, Any], settings: dict[str, Any]) -> Iterator[EvalResult]:
     """The hub's form of the results of one model; of a group of tasks the whole."""
-    if "perplexity" in results:
-        name = without_places(settings["perplexity"]["dataset"]["path"])
-        yield EvalResult(TASK, name, name, "perplexity", results["perplexity"]["value"])
+    for part, measured in perplexities(results).items():
+        name = without_places(asked_for(settings, part)["dataset"]["path"])
+        yield EvalResult(TASK, name, name, "perplexity", measured["value"])
     for task, entry in results["tasks"].items():
         metric = headline(entry)
         if metric in entry and "group" not in entry:

@@ -44,7 +44,7 @@ def test_overrides_have_yaml_values(file: Callable[[str], Path]) -> None:
     assert config.eval is not None
     assert str(config.prune.sparsity) == "1:4"
     assert config.train.learning_rate == 3e-5
-    assert (config.train.dataset.path, config.train.dataset.limit) == ("python-topics", 7)
+    assert (config.train.sources["dataset"].path, config.train.sources["dataset"].limit) == ("python-topics", 7)
     assert config.eval.tasks == ["a", "b"]
 
 
@@ -157,9 +157,7 @@ def test_refuses_faulty_overrides(file: Callable[[str], Path], override: str) ->
         load(file(YAML), ["train.rank=4", override])
 
 
-@pytest.mark.parametrize(
-    "written", ["[a.jsonl, b.jsonl]", "{path: [a.jsonl, b.jsonl]}", "5", "{path: {train: a}}", "true"]
-)
+@pytest.mark.parametrize("written", ["{path: [a.jsonl, b.jsonl]}", "5", "{path: {train: a}}", "true", "[[{path: a}]]"])
 def test_a_data_set_is_one_source(file: Callable[[str], Path], written: str) -> None:
     text = YAML.replace("train: {method: lors, dataset: python-topics", f"train: {{method: lors, dataset: {written}")
     with pytest.raises(RequestError) as raised:
@@ -176,8 +174,8 @@ def test_an_override_changes_only_its_own_section_where_others_share_an_alias(fi
     config = load(file(text), ["train.rank=4", "train.dataset.limit=3"])
     assert config.train is not None
     assert config.align is not None
-    assert (config.train.rank, config.train.dataset.limit) == (4, 3)
-    assert (config.align.rank, config.align.dataset.limit) == (16, None)
+    assert (config.train.rank, config.train.sources["dataset"].limit) == (4, 3)
+    assert (config.align.rank, config.align.sources["dataset"].limit) == (16, None)
 
 
 def test_null_leaves_a_key_out(file: Callable[[str], Path]) -> None:

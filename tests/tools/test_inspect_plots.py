@@ -11,6 +11,7 @@ from typer.testing import Result
 
 from lors_cli.artifacts import adapter_file
 from lors_cli.models import linears, load, structure
+from lors_cli.sparsity import mask
 from tests.models.test_structure import RANDOM
 
 Lors = Callable[..., Result]
@@ -59,6 +60,38 @@ def expected(modules: Modules, place: str) -> Tensor:
     return norms if place in HEADS else norms.squeeze(1)
 
 
+def mean_of_parts(modules: Modules, number: int, place: str, mask: Tensor | None = None) -> float:
+    """Eq. 11 of LoRAM, one row or column after the other; -1 where there is no adapter."""
+    if (named := modules.get(f"model.layers.{number}.mlp.{place}")) is None:
+        return -1.0
+    product = 2 * named["lora_B"].double() @ named["lora_A"].double() * (1 if mask is None else mask)
+    norms = [float(part.norm()) for part in (product.T if place == "down_proj" else product) if part.any()]
+    return sum(norms) / len(norms) if norms else 0.0
+
+
+def test_rows_and_columns_of_zeros_do_not_count_in_the_mean(
+    lors: Lors, adapter: Callable[..., Path], dense: Path, modules: Modules
+) -> None:
+    for place, tensor in (("up_proj", "lora_B"), ("down_proj", "lora_A")):
+        one = modules[f"model.layers.0.mlp.{place}"][tensor]
+        (one if place == "up_proj" else one.T)[5:50] = 0
+    modules["model.layers.1.mlp.up_proj"]["lora_B"].zero_()  # as before any training
+    means = json.loads(lors("inspect", adapter(), "--plots", "--json").stdout)["update_mean_norms"]
+    for place in ("up_proj", "down_proj"):
+        torch.testing.assert_close(means[place], [mean_of_parts(modules, number, place) for number in range(2)])
+    masks = {name: torch.rand(len(named["lora_B"]), named["lora_A"].shape[1]) > 0.5 for name, named in modules.items()}
+    for name, named in modules.items():
+        named["mask"] = mask.to_bits(masks[name])
+    facts = json.loads(lors("inspect", adapter("loram"), "--plots", "--json").stdout)
+    assert facts["update_norms"]["update"] == "scale * lora_B @ lora_A * mask"
+    for place in ("up_proj", "down_proj"):
+        names = [f"model.layers.{number}.mlp.{place}" for number in range(2)]
+        wanted = [mean_of_parts(modules, number, place, masks[name]) for number, name in enumerate(names)]
+        assert facts["update_mean_norms"][place] == pytest.approx(wanted, rel=1e-6)
+        products = [2 * modules[name]["lora_B"] @ modules[name]["lora_A"] * masks[name] for name in names]
+        assert facts["update_norms"][place] == pytest.approx([float(one.norm()) for one in products], rel=1e-5)
+
+
 @pytest.mark.parametrize("method", ["lora", "lors"])
 def test_the_norms_are_those_of_the_product(
     lors: Lors, adapter: Callable[..., Path], modules: Modules, tmp_path: Path, method: str
@@ -71,6 +104,10 @@ def test_the_norms_are_those_of_the_product(
     assert set(norms) == {*HEADS, "gate_proj", "up_proj", "down_proj"}
     for place, values in norms.items():
         torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), expected(modules, place))
+    means = facts["update_mean_norms"]
+    assert set(means) == {"gate_proj", "up_proj", "down_proj"}
+    for place, values in means.items():
+        assert values == pytest.approx([mean_of_parts(modules, number, place) for number in range(2)], rel=1e-6)
     assert pictures(tmp_path / "plots") == ["adapter_attention.png", "adapter_mlp.png"]
     assert facts["plots"] == [str(tmp_path / "plots" / name) for name in pictures(tmp_path / "plots")]
     assert sorted(path.iterdir()) == before

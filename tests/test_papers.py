@@ -1,0 +1,195 @@
+"""docs/papers.md: every command of its tables passes a dry run, by the models' config files and without a network."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+from typer.testing import Result
+
+from lors_cli.data import hub
+from lors_cli.models import load, memory, source
+from lors_cli.search.study import Study
+from lors_cli.stages import common, evaluate
+
+Lors = Callable[..., Result]
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/papers.md"
+COMMANDS = [
+    command
+    for line in PAGE.read_text().splitlines()
+    if line.startswith("|")
+    for command in re.findall(r"`((?:lors (?!report|bench|inspect)|scripts/)[^`]+)`", line)
+]
+SWEEPS, OTHERS = ([c for c in dict.fromkeys(COMMANDS) if ("lors sweep" in c) == sweep] for sweep in (True, False))
+# hidden, MLP, blocks, heads, heads of keys, vocabulary: of the config files on the hub
+SHAPES = {
+    "7b": (4096, 11008, 32, 32, 32, 32000),
+    "13b": (5120, 13824, 40, 40, 40, 32000),
+    "30b": (6656, 17920, 60, 52, 52, 32000),
+    "65b": (8192, 22016, 80, 64, 64, 32000),
+    "70b": (8192, 28672, 80, 64, 8, 32000),
+    "3-8b": (4096, 14336, 32, 32, 8, 128256),
+    "3.1-8b": (4096, 14336, 32, 32, 8, 128256),
+    "3.1-70b": (8192, 28672, 80, 64, 8, 128256),
+}
+WORDS = " ".join(f"{number} and {number * number % 97}," for number in range(400))
+ROWS: dict[str, dict[str, Any]] = {
+    "alpaca": {"instruction": "Add.", "input": WORDS[:90], "output": "3", "text": f"{WORDS[:90]}\nAdd.\n3"},
+    "openhermes": {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+    "orca": {"system_prompt": "Be brief.", "question": "Hi", "response": "Yes?"},
+    "gsm8k": {"question": "1+1?", "answer": "2"},
+    "": {"text": WORDS},
+}
+CALIBRATIONS: dict[str, Any] = {}  # the tokens that were read, by what was asked
+
+
+def shape_of(model: str) -> tuple[int, ...]:
+    """The shape of a model of the hub, by the end of its name."""
+    name = model.rpartition("/")[2].lower().removesuffix("-hf")
+    return SHAPES[max((key for key in SHAPES if name.endswith(key)), key=len)]
+
+
+def save_config(model: str, directory: Path, tokenizer: PreTrainedTokenizerFast, blocks: int | None = None) -> Path:
+    """The config file and a tokenizer, as a hub model has them; of fewer `blocks` if asked."""
+    hidden, mlp, layers, heads, kv_heads, vocabulary = shape_of(model)
+    LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=blocks or layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        torch_dtype="float16",
+        eos_token_id=0,
+        bos_token_id=None,
+    ).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Config files of the models, rows of the data sets' formats, and no look at the benchmarks' data."""
+
+    def snapshot(model: str, *_: Any, **__: Any) -> Path:
+        directory = tmp_path / "hub" / model
+        blocks = 8  # some prunings keep the first four and the last two
+        return directory if directory.exists() else save_config(model, directory, tokenizer, blocks)
+
+    def data_set(address: Any, *, streaming: bool) -> Any:
+        row = next(row for name, row in ROWS.items() if name in address.path.lower())
+        made = datasets.Dataset.from_list([row] * 40)
+        return made.to_iterable_dataset() if streaming else made
+
+    def calibration(config: Any, section: Any, *model: Any) -> Any:
+        asked = section.model_dump_json()  # all models have one tokenizer here
+        if asked not in CALIBRATIONS:
+            CALIBRATIONS[asked] = calibration_tokens(config, section, *model)
+        return CALIBRATIONS[asked]
+
+    calibration_tokens = common.calibration_tokens
+    monkeypatch.setattr(common, "calibration_tokens", calibration)
+    monkeypatch.setattr(source, "_snapshot", snapshot)
+    monkeypatch.setattr(hub, "load", data_set)
+    monkeypatch.setattr(evaluate, "benchmarks", lambda section: None)
+    monkeypatch.setattr(
+        memory, "free_host", lambda: 1 << 40
+    )  # models of the papers' size are pruned on larger machines
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "runs/reproduce/loram_gsm8k/rows.jsonl"  # from gsm8k_rows.sh
+    rows.parent.mkdir(parents=True)
+    rows.write_text(json.dumps({"prompt": "Q: 1+1?\nA:", "completion": " The answer is 2."}) + "\n")
+    for name in ("configs", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+
+@pytest.mark.usefixtures("offline_hub")
+@pytest.mark.parametrize("command", [*SWEEPS, *OTHERS])
+def test_a_command_of_the_page_passes_a_dry_run(lors: Lors, command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program.endswith("lors_cost.sh"):
+        text = (ROOT / program).read_text().partition("paper)")[2].partition("shape=(")[2].partition(")")[0]
+        shown = lors(
+            "bench", *shlex.split(text), "--predict", "--hardware", "a100", "--methods", "lora,lors,sqft,spp"
+        ).stdout
+        assert "sequence length 2048, rank 64" in shown
+        assert "sequence length 512, rank 16" in shown
+        return
+    if program.endswith("loram_cost.sh"):
+        for model in ("7b", "13b"):
+            asked = [
+                "train.max_steps=8",
+                "train.base=dense",
+                "train.warmup=0",
+                f"train.input=meta-llama/Llama-2-{model}-hf",
+            ]
+            assert "writes " in lors("train", "configs/loram/llama-2-13b_stru.yaml", *asked, "--dry-run").stdout
+        return
+    assert program == "lors"
+    if arguments[0] == "sweep" and Path(arguments[1]).is_relative_to("configs"):  # a config with values to combine
+        assert "task 0: " in lors(*arguments, "--dry-run", "--task", "0").stdout
+    elif arguments[0] == "sweep":  # every row gets its config; two of them are also checked against model and data
+        rows = Study(Path(arguments[1]), [text for text in arguments[2:] if "=" in text]).rows
+        for number in (0, len(rows) - 1):
+            assert f"task {number}: " in lors(*arguments, "--dry-run", "--task", number).stdout
+    else:
+        assert "writes " in lors(*arguments, "--dry-run").stdout
+
+
+def test_the_page_has_every_table_and_figure() -> None:
+    spp, _, lors_part = PAGE.read_text().partition("## LoRS")
+    for part, tables, figures in ((spp, range(1, 9), (1, 3, 4)), (lors_part, range(1, 5), range(1, 5))):
+        rows = "\n".join(line.split("|")[1] for line in part.splitlines() if line.startswith("|"))
+        numbers = {
+            kind: set(map(int, re.findall(r"\d+", " ".join(re.findall(rf"{kind}s? ([\d, and]+)", rows)))))
+            for kind in ("table", "figure")
+        }
+        assert set(tables) <= numbers["table"]
+        assert set(figures) <= numbers["figure"]
+    for sweep in ("spp_zero_shot", "spp_high_sparsity", "spp_ablations", "lors_zero_shot", "lors_slimpajama"):
+        assert any(f"{sweep}.yaml" in command for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("model", "trained", "total", "share"),
+    [  # arXiv 2405.16057, table 1
+        ("llama-7b", "2.0e+07", "6.8e+09", "2.90"),
+        ("llama-13b", "3.1e+07", "1.3e+10", "2.35"),
+        ("llama-30b", "6.0e+07", "3.3e+10", "1.83"),
+        ("llama-65b", "9.8e+07", "6.5e+10", "1.50"),
+        ("Llama-2-70b-hf", "1.1e+08", "6.9e+10", "1.54"),
+    ],
+)
+def test_spp_has_as_many_parameters_as_in_the_paper(
+    lors: Lors,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: PreTrainedTokenizerFast,
+    model: str,
+    trained: str,
+    total: str,
+    share: str,
+) -> None:
+    directory = save_config(model, tmp_path / "model", tokenizer)
+    monkeypatch.setattr(source, "_snapshot", lambda *_, **__: directory)
+    here = [
+        "train.dataset={path: rows.jsonl, learn_prompt: true}",
+        f"output_dir={tmp_path / 'run'}",
+        f"model=hub/{model}",
+    ]
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Add.", "output": "3"}\n')
+    here[0] = here[0].replace("rows.jsonl", str(tmp_path / "rows.jsonl"))
+    config = ROOT / "configs/spp/llama-7b_wanda_2-4.yaml"
+    shown = lors("train", config, f"train.input=hub/{model}", "prune=null", *here, "--dry-run").stdout
+    own = int(re.findall(r"([\d,]+) trainable parameters", shown)[0].replace(",", ""))
+    whole = sum(parameter.numel() for parameter in load.skeleton(directory).parameters())
+    assert (f"{own:.1e}", f"{whole + own:.1e}", f"{1000 * own / (whole + own):.2f}") == (trained, total, share)
