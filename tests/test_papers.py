@@ -112,26 +112,24 @@ def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: PreT
         (tmp_path / name).symlink_to(ROOT / name)
 
 
+def of_paper(program: str, name: str) -> list[str]:
+    """The words of an array that a script has for the paper's scale."""
+    return shlex.split((ROOT / program).read_text().partition("paper)")[2].partition(f"{name}=(")[2].partition(")")[0])
+
+
 @pytest.mark.usefixtures("offline_hub")
 @pytest.mark.parametrize("command", [*SWEEPS, *OTHERS])
 def test_a_command_of_the_page_passes_a_dry_run(lors: Lors, command: str) -> None:
     program, *arguments = shlex.split(command)
     if program.endswith("lors_cost.sh"):
-        text = (ROOT / program).read_text().partition("paper)")[2].partition("shape=(")[2].partition(")")[0]
-        shown = lors(
-            "bench", *shlex.split(text), "--predict", "--hardware", "a100", "--methods", "lora,lors,sqft,spp"
-        ).stdout
+        asked = [*of_paper(program, "shape"), "--predict", "--hardware", "a100", "--methods", "lora,lors,sqft,spp"]
+        shown = lors("bench", *asked).stdout
         assert "sequence length 2048, rank 64" in shown
         assert "sequence length 512, rank 16" in shown
         return
     if program.endswith("loram_cost.sh"):
-        for model in ("7b", "13b"):
-            asked = [
-                "train.max_steps=8",
-                "train.base=dense",
-                "train.warmup=0",
-                f"train.input=meta-llama/Llama-2-{model}-hf",
-            ]
+        for model in of_paper(program, "models"):
+            asked = [*of_paper(program, "common"), f"train.input={model.partition('=')[2]}"]
             assert "writes " in lors("train", "configs/loram/llama-2-13b_stru.yaml", *asked, "--dry-run").stdout
         return
     assert program == "lors"

@@ -74,7 +74,7 @@ class Place:
 
     def ignoring(self, names: str) -> str:
         """How to leave out fields; nothing where that cannot be asked for."""
-        return f"leave it out with {self.source.key.rpartition('.')[0]}.ignore_fields: [{names}]" * self.can_ignore
+        return f"leave it out with {self.source.section}.ignore_fields: [{names}]" * self.can_ignore
 
     def unused(self, lost: Mapping[str, object], expected: str) -> RequestError:
         """The error of fields that would be lost."""

@@ -48,7 +48,7 @@ def of_training(row: Row, source: Source) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and not is_metadata(name)]
     names = texts if len(texts) == 1 else ["NAME"]
     rest = [name for name in row if name not in texts and not is_harmless(name, row[name], only_text=True)]
-    others = "" if names == texts and not rest else f", and {source.key.rpartition('.')[0]}.ignore_fields to the others"
+    others = "" if names == texts and not rest else f", and {source.section}.ignore_fields to the others"
     remedy = f"rename the fields, or set {source.key}: {{path: ..., format: text, field: {names[0]}}}{others}"
     raise request_error(
         f"{source.key}.format",

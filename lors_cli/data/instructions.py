@@ -11,6 +11,7 @@ No field of a row is lost without a word: it is used, it is metadata, which is n
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -72,11 +73,12 @@ def examples(
     """
     kind, rules = kind or formats.of_training(next(source.rows()), source), rules or Rules()
     if kind == "text" and not packing:
-        rows = open_cursor(source, streaming=False)
-        texts = [text_of(row, number, shard, rules) for shard, number, row in rows]
-        windows = concatenated(source, tokenizer, length, None, texts=iter(texts)).tolist()
+        rows = count()
+        read = zip(open_cursor(source, streaming=False), rows, strict=False)
+        texts = (text_of(row, number, shard, rules) for (shard, number, row), _ in read)
+        windows = concatenated(source, tokenizer, length, None, texts=texts).tolist()
         joined = [{"input_ids": ids, "labels": ids} for ids in windows]
-        facts = {"format": kind, "rows": len(texts), "examples": len(joined), "tokens": len(joined) * length}
+        facts = {"format": kind, "rows": next(rows), "examples": len(joined), "tokens": len(joined) * length}
         return joined, facts | {"unused": sorted(rules.unused)}
     encoder = Encoder(tokenizer, length, kind, packing=packing, overlong=overlong, rules=rules)
     for shard, number, row in open_cursor(source, streaming=False):
@@ -114,7 +116,7 @@ class Encoder:
         self._tokenizer, self._length, self._packing, self._overlong = tokenizer, length, packing, overlong
         self._kind, self._rules = kind, rules
         self.kept: list[Example] = []
-        self._too_long: list[tuple[str, str]] = []  # the source's key, and which row has how many tokens
+        self._too_long: list[tuple[Source, str]] = []  # of which source, and which row has how many tokens
         self.rows = self.dropped = self.truncated = self.tokens = 0
         self.empty = self.eos_appended = self.eos_missing = 0
         self.learnt = False
@@ -134,7 +136,7 @@ class Encoder:
         encoded = [self._document(row, number, source)] if splits else list(self._encoded(row, number, source))
         size = max(len(whole["input_ids"]) for whole in encoded)
         if size > length and self._overlong == "refuse":
-            self._too_long.append((source.key, f"{source.path}, row {number}: {size} tokens"))
+            self._too_long.append((source, f"{source.path}, row {number}: {size} tokens"))
         kept = []
         for whole in encoded:
             starts = range(0, len(whole["input_ids"]), length) if splits else [0]
@@ -176,12 +178,12 @@ class Encoder:
 
         """
         if self._too_long:
-            (key, first), more = self._too_long[0], len(self._too_long) - 1
+            (source, first), more = self._too_long[0], len(self._too_long) - 1
             raise request_error(
-                key,
+                source.key,
                 f"rows of at most {self._length} tokens",
                 f"{first} (and {more} more rows)" if more else first,
-                f"raise {section(key)}.sequence_length, or set {section(key)}.overlong: truncate",
+                f"raise {source.section}.sequence_length, or set {source.section}.overlong: truncate",
             )
         return pack(self.kept, self._length) if self._packing else self.kept
 
@@ -193,11 +195,6 @@ def _learn_prompt(example: Example) -> None:
     labels[:end] = example["input_ids"][:end]
 
 
-def section(key: str) -> str:
-    """The config's section with the data set `key`."""
-    return key.rpartition(".")[0]
-
-
 def none_left(source: Source, kind: str, length: int, rows: int, *, learnt: bool = True) -> RequestError:
     """The error of a data set whose `rows` give no example of at most `length` tokens, or, not `learnt`, of any."""
     if kind == "text":
@@ -206,7 +203,7 @@ def none_left(source: Source, kind: str, length: int, rows: int, *, learnt: bool
         expected, remedy = "at least one answer to learn", "give the answers that are to be learnt a weight of 1"
     else:
         expected = f"at least one row whose answer begins within {length} tokens"
-        remedy = f"raise {section(source.key)}.sequence_length"
+        remedy = f"raise {source.section}.sequence_length"
     return request_error(source.key, expected, f"{source.path}: none of {rows} rows", remedy)
 
 
@@ -278,7 +275,7 @@ def _read(row: Row, number: int, source: Source, kind: str, rules: Rules, end: s
         said = [turn["content"] for turn in read.turns]
         if rules.learn_prompt and read.left_out:
             expected = "rows that learn all of their turns, because learn_prompt is true"
-            remedy = f"remove learn_prompt, or set {section(source.key)}.ignore_fields: [{read.left_out}]"
+            remedy = f"remove learn_prompt, or set {source.section}.ignore_fields: [{read.left_out}]"
             got = f"{source.path}, row {number}: {read.left_out} leaves a turn out"
             raise request_error(f"{source.key}.learn_prompt", expected, got, remedy)
     else:

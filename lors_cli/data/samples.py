@@ -226,5 +226,5 @@ class Streamed:
         if self._kind != "text" or self._packing:
             return instructions.none_left(self._source, self._kind, self._length, end.found["rows"])
         expected, got = f"text for a window of {self._length} tokens", f"{len(end.carried)} tokens"
-        remedy = f"name a longer text, or lower {instructions.section(self._source.key)}.sequence_length"
+        remedy = f"name a longer text, or lower {self._source.section}.sequence_length"
         return request_error(self._source.key, expected, f"{self._source.path} with {got}", remedy)

@@ -28,6 +28,11 @@ class Source(hub.Address):
     field: str | None = None
 
     @property
+    def section(self) -> str:
+        """The part of the config that names it, where the keys beside it are."""
+        return self.key.rpartition(".")[0]
+
+    @property
     def is_hub(self) -> bool:
         """Whether the path can only be a hub id."""
         return not (self.path in builtin.NAMES or local.is_local(self.path))

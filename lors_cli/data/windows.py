@@ -64,7 +64,7 @@ def cut(ids: list[int], source: Source, length: int, count: int | None, *, at_mo
             source.key,
             f"text for {least} windows of {length} tokens ({least * length} tokens)",
             f"{source.path} with {len(ids)} tokens",
-            _less(source.key.rpartition(".")[0], len(ids), length, least),
+            _less(source.section, len(ids), length, least),
         )
     whole = min(whole, count or whole)
     return torch.tensor(ids[: whole * length], dtype=torch.long).view(whole, length)
@@ -107,7 +107,7 @@ def random_windows(documents: list[Document], source: Source, length: int, count
         RequestError: no document is long enough.
 
     """
-    candidates, section = list(range(len(documents))), source.key.rpartition(".")[0]
+    candidates, section = list(range(len(documents))), source.section
     tokenised: dict[int, list[int]] = {}
     generator = random.Random(seed)
     windows: list[list[int]] = []
