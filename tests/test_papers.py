@@ -42,7 +42,11 @@ SHAPES = {
 WORDS = " ".join(f"{number} and {number * number % 97}," for number in range(400))
 ROWS: dict[str, dict[str, Any]] = {
     "alpaca": {"instruction": "Add.", "input": WORDS[:90], "output": "3", "text": f"{WORDS[:90]}\nAdd.\n3"},
-    "openhermes": {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+    "openhermes": {
+        "conversations": [{"from": "human", "value": "Add 1 and 2."}, {"from": "gpt", "value": "3"}],
+        "source": "made",
+        "system_prompt": None,
+    },
     "orca": {"system_prompt": "Be brief.", "question": "Hi", "response": "Yes?"},
     "gsm8k": {"question": "1+1?", "answer": "2"},
     "": {"text": WORDS},
@@ -108,6 +112,9 @@ def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: PreT
     rows = tmp_path / "runs/reproduce/loram_gsm8k/rows.jsonl"  # from gsm8k_rows.sh
     rows.parent.mkdir(parents=True)
     rows.write_text(json.dumps({"prompt": "Q: 1+1?\nA:", "completion": " The answer is 2."}) + "\n")
+    for name in ("c4.jsonl", "runs/loram_quality/train.jsonl", "runs/loram_quality/held_out.jsonl"):  # alpaca_text.sh's
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((json.dumps({"text": WORDS}) + "\n") * 40)
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
 
@@ -135,10 +142,9 @@ def test_a_command_of_the_page_passes_a_dry_run(lors: Lors, command: str) -> Non
     assert program == "lors"
     if arguments[0] == "sweep" and Path(arguments[1]).is_relative_to("configs"):  # a config with values to combine
         assert "task 0: " in lors(*arguments, "--dry-run", "--task", "0").stdout
-    elif arguments[0] == "sweep":  # every row gets its config; two of them are also checked against model and data
-        rows = Study(Path(arguments[1]), [text for text in arguments[2:] if "=" in text]).rows
-        for number in (0, len(rows) - 1):
-            assert f"task {number}: " in lors(*arguments, "--dry-run", "--task", number).stdout
+    elif arguments[0] == "sweep":  # every row gets its config; the last is also checked against model and data
+        last = len(Study(Path(arguments[1]), [text for text in arguments[2:] if "=" in text]).rows) - 1
+        assert f"task {last}: " in lors(*arguments, "--dry-run", "--task", last).stdout
     else:
         assert "writes " in lors(*arguments, "--dry-run").stdout
 

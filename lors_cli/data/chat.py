@@ -53,11 +53,14 @@ def opened(conversation: Conversation, place: Place, tokenizer: PreTrainedTokeni
 
     """
     if not tokenizer.chat_template:
+        remedy = "use the chat model's tokenizer"
+        if place.can_ignore:  # of training and perplexity, which know Alpaca's prompts
+            remedy += f", or set {place.source.key}.format: alpaca, which writes turns as Alpaca's prompts"
         raise request_error(
             place.source.key,
             "a tokenizer with a chat template for chat rows",
             "a tokenizer without one",
-            "use the chat model's tokenizer, or rows with prompt and completion, which need no template",
+            remedy,
         )
     template = Template(conversation, place, tokenizer)
     rendered.check(template)

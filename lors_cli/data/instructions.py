@@ -270,16 +270,19 @@ def _read(row: Row, number: int, source: Source, kind: str, rules: Rules, end: s
     read: Text | turns.Conversation
     if kind in formats.LAYOUTS:
         formats.check_layout(row, fields.place, kind)
-    if kind == "chat" or kind in formats.LAYOUTS:
-        read = turns.conversation(fields, rules.ignore)
-        said = [turn["content"] for turn in read.turns]
-        if rules.learn_prompt and read.left_out:
+    said: list[str] = []
+    if kind not in ("alpaca", "completion") or (kind == "alpaca" and prompts.has_turns(fields)):
+        talk = read = turns.conversation(fields, rules.ignore)
+        said = [turn["content"] for turn in talk.turns]
+        if rules.learn_prompt and talk.left_out:
             expected = "rows that learn all of their turns, because learn_prompt is true"
-            remedy = f"remove learn_prompt, or set {source.section}.ignore_fields: [{read.left_out}]"
-            got = f"{source.path}, row {number}: {read.left_out} leaves a turn out"
+            remedy = f"remove learn_prompt, or set {source.section}.ignore_fields: [{talk.left_out}]"
+            got = f"{source.path}, row {number}: {talk.left_out} leaves a turn out"
             raise request_error(f"{source.key}.learn_prompt", expected, got, remedy)
+        if kind == "alpaca":
+            read = prompts.conversation(talk, fields.place, end)
     else:
-        read, said = prompts.alpaca(fields, end) if kind == "alpaca" else prompts.completion(fields), []
+        read = prompts.alpaca(fields, end) if kind == "alpaca" else prompts.completion(fields)
     rules.unused.update(fields.check_rest([*fields.taken, *said]))
     return read
 

@@ -24,11 +24,11 @@ from lors_cli.models import identity, linears, load, source, structure
 from lors_cli.models.structure import Structure
 from lors_cli.models.weights import open_weights
 from lors_cli.run import belongs, manifest
+from lors_cli.run.facts import Recovered
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job, verified_digest
 from lors_cli.run.lineage import Lineage, Step
-from lors_cli.run.manifest import Recovered
-from lors_cli.sparsity import mask
+from lors_cli.sparsity import mask, placement
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,14 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     key = "recover.adapter"
     adapter, method = graph.adapter("recover")
     _check_method(section, method, structured=small.smaller)
+    if graph.is_on_grid("recover"):
+        expected = "an adapter of training without quantization_aware: its update has an effect only on the codes"
+        raise request_error("recover.adapter", expected, adapter.path, "train it with quantization_aware: false")
     if adapter.maker == "train" and config.train and config.train.also:
         raise _trained_beside("train.also", config.train.also)
     _check_original(config, graph, small, original)
     if not small.maker:
-        skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
+        skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code, quantized=True)
         content = None if adapter.maker else adapter_file.load(adapter.path, key)
         if content:
             belongs.check(adapter.path, content, pruned, skeleton, key)
@@ -113,10 +116,13 @@ def _check_original(config: Config, graph: Graph, small: Input, original: Path) 
         RequestError: it is one.
 
     """
-    while small.maker == "align":
-        small = graph.input("align", "pruned")
+    while small.maker in ("align", "quantize"):
+        small = graph.input(small.maker, "pruned")
     if small.maker is None:
-        _check_made_from(small.path, original, verified_digest(original) if source.is_complete(original) else None)
+        there = source.is_complete(original)
+        known = _check_made_from(small.path, original, verified_digest(original) if there else None)
+        if not known and there and source.is_complete(small.path):
+            _check_places(config, small.path, original)
         return
     if config.prune and config.prune.option("permute"):
         raise _permuted("prune.permute")
@@ -127,15 +133,49 @@ def _check_original(config: Config, graph: Graph, small: Input, original: Path) 
         raise _other("model", f"the model that prune makes smaller, {made_from}", f"{original}, another one")
 
 
-def _check_made_from(pruned: Path, original: Path, digest: str | None) -> None:
-    """The same for a pruned model that is there; `digest` is the original's, if it is known yet."""
+def _check_made_from(pruned: Path, original: Path, digest: str | None) -> bool:
+    """The same for a pruned model that is there, whose files tell whether they tell how it was pruned.
+
+    `digest` is the original's, if it is known yet.
+    """
     made, smaller = manifest.read(pruned), structure.read(pruned)
     made_from = smaller.original if smaller else made and made.original_digest
     if made_from and digest and made_from != digest:
         raise _other("model", f"the model that {pruned} was made from", f"{original}, another one (its digest differs)")
     steps = Lineage(run=pruned.absolute().parent).back(Step(pruned, made)) if made else ()
-    if any(step.made.settings.get("permute") for step in steps):
+    known = list(steps)
+    if any(step.made.settings.get("permute") for step in known):
         raise _permuted("recover.input")
+    return smaller is not None or any(step.made.stage == "prune" for step in known)
+
+
+def _check_places(config: Config, pruned: Path, original: Path, adapted: Collection[str] | None = None) -> None:
+    """Refuse a pruned model whose files do not tell how it was made, and whose weights stand elsewhere.
+
+    Of the linears that are `adapted`; before it is known which ones are, those of the first block.
+
+    Raises:
+        RequestError: naming the first one.
+
+    """
+    trust = config.trust_remote_code
+    skeletons = [load.skeleton(path, trust_remote_code=trust, quantized=True) for path in (pruned, original)]
+    shapes = [linears.shapes(skeleton) for skeleton in skeletons]
+    names = next(iter(linears.by_block(list(shapes[0])).values())) if adapted is None else adapted
+    kept, whole = (
+        open_weights(path, skeleton, key, converts=True)
+        for path, skeleton, key in zip((pruned, original), skeletons, ("recover.input", "model"), strict=True)
+    )
+    for name in names:
+        if shapes[0].get(name) != shapes[1].get(name):
+            continue  # refused by its shape
+        if found := placement.difference(kept.tensor(f"{name}.weight"), whole.tensor(f"{name}.weight")):
+            expected = f"a pruned model whose weights stand where those of {original} stand"
+            got = f"{pruned}, without a lors.json that tells how it was pruned, whose {name} has {found}"
+            remedy = (
+                "name the model that it was made from as `model`, or prune without permuting channels, and train again"
+            )
+            raise request_error("recover.input", expected, got, remedy)
 
 
 def _permuted(key: str) -> RequestError:
@@ -172,9 +212,10 @@ def _recover(
     trust = config.trust_remote_code
     if content.vectors:
         raise _trained_beside("recover.adapter", list(content.vectors))
-    small = load.skeleton(pruned, trust_remote_code=trust)
+    small = load.skeleton(pruned, trust_remote_code=trust, quantized=True)
     belongs.check(adapter, content, pruned, small, "recover.adapter")  # again, as earlier stages may have made them
-    _check_made_from(pruned, original, digests["model"])
+    if not _check_made_from(pruned, original, digests["model"]):
+        _check_places(config, pruned, original, content.modules)
     smaller = structure.read(pruned)
     _check_method(section, content.method, structured=smaller is not None)
     skeleton = load.skeleton(original, trust_remote_code=trust)

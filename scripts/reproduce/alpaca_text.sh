@@ -6,13 +6,14 @@ set -euo pipefail
 mkdir -p "${2:?usage: scripts/reproduce/alpaca_text.sh ROWS FOLDER}"
 exec python - "$@" <<'PYTHON'
 import itertools, json, pathlib, sys
-from lors_cli.data.instructions import ALPACA_WITH_INPUT, ALPACA_WITHOUT_INPUT
+from lors_cli.data.fields import Fields, Place
+from lors_cli.data.prompts import alpaca
 from lors_cli.data.sources import Source
 
-rows, folder = Source(path=sys.argv[1], key="ROWS").rows(), pathlib.Path(sys.argv[2])
+source, folder = Source(path=sys.argv[1], key="ROWS"), pathlib.Path(sys.argv[2])
+rows = enumerate(source.rows(), 1)
 for name, count in (("train", 8000), ("held_out", 400)):
     with (folder / f"{name}.jsonl").open("w") as file:
-        for row in itertools.islice(rows, count):
-            prompt = (ALPACA_WITH_INPUT if row.get("input") else ALPACA_WITHOUT_INPUT).format(**row)
-            print(json.dumps({"text": prompt + row["output"]}), file=file)
+        for number, row in itertools.islice(rows, count):
+            print(json.dumps({"text": alpaca(Fields(row, Place(source, number)), "").text}), file=file)
 PYTHON

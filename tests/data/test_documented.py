@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from tests.data.test_learnt import READ, REFUSED
+from tests.data.test_learnt import READ
+from tests.data.test_learnt_refused import REFUSED
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 TESTED = {

@@ -1,15 +1,13 @@
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from lors_cli.data import local
-from lors_cli.data.sources import Source
 from lors_cli.errors import RequestError
+from tests.data.files import make, source, texts
 
 
 @pytest.fixture
@@ -17,22 +15,6 @@ def tmp_path(tmp_path: Path) -> Path:
     """A folder whose name, other than pytest's, tells no split."""
     (tmp_path / "words").mkdir()
     return tmp_path / "words"
-
-
-def make(root: Path, *names: str) -> Path:
-    """Files of rows, each with its own place as its text."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(json.dumps({"text": name}) + "\n")
-    return root
-
-
-def source(path: object, key: str = "train.dataset", **options: Any) -> Source:
-    return Source(path=str(path), key=key, **options)
-
-
-def texts(path: object, key: str = "train.dataset", **options: Any) -> list[str]:
-    return list(source(path, key, **options).texts())
 
 
 LAYOUTS = [

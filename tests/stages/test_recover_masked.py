@@ -236,3 +236,21 @@ def test_another_original_is_named_before_any_work(
 def test_a_mask_at_the_merge_is_not_one_of_the_original(lors: Lors, write_config: WriteConfig) -> None:
     config = write_config(train__method="lora", recover={}, merge={"apply_mask": True}, eval=...)
     assert "merge.apply_mask" in lors("run", config, status=2).stderr
+
+
+def test_moved_channels_show_in_the_weights(lors: Lors, write_config: WriteConfig, tmp_path: Path) -> None:
+    """Of a pruned model that has lost its manifest, or that another tool made."""
+    changes: dict[str, Any] = {"prune__method": "ria", "train__method": "lora", "recover": {}, "eval": ...}
+    moved, stayed = tmp_path / "moved", tmp_path / "stayed"
+    for directory, permute in ((moved, True), (stayed, False)):
+        config = write_config(**changes, prune__permute=permute, output_dir=str(directory))
+        lors("prune", config)
+        lors("train", config)
+        (directory / "pruned/lors.json").unlink()
+        (directory / "pruned/README.md").unlink(missing_ok=True)
+    asked = [f"train.input={moved}/pruned", f"recover.input={moved}/pruned", f"recover.adapter={moved}/adapter"]
+    config = write_config(**changes, prune=...)
+    said = lors("recover", config, *asked, status=2).stderr
+    assert "rows that the original has elsewhere" in said or "columns that the original has elsewhere" in said
+    assert not (tmp_path / "run/recovered").exists()
+    lors("recover", config, *(text.replace("/moved/", "/stayed/") for text in asked))
