@@ -13,7 +13,7 @@ from yaml import MarkedYAMLError, YAMLError
 from lors_cli import yaml12
 from lors_cli.config import recipes
 from lors_cli.config.methods import complete
-from lors_cli.config.problems import CLI, problems
+from lors_cli.config.problems import CLI, problems, split_key
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error, together
 
@@ -101,7 +101,7 @@ def override(raw: dict[str, Any], text: str) -> None:
         raise request_error(text, "key=value, such as train.rank=32", repr(text), remedy, CLI)
     if not value.strip():  # a variable of the shell that is not set, say
         raise request_error(key, "a value", "nothing", f"write one; {key}=null leaves {key} out", CLI)
-    *parents, last = key.split(".")
+    *parents, last = split_key(raw, key)
     target: Any = raw
     for place, parent in enumerate(parents):
         name = _entry(target, parent, key)
@@ -162,20 +162,21 @@ def checked(kind: type[M], raw: dict[str, Any], path: Path, origins: Mapping[str
     lines = yaml12.lines(yaml12.read_text(path))
     placed = []
     for problem in found:
-        file, line = _place(problem.key, path, origins, lines)
-        placed.append(replace(problem, key=re.sub(r"\.(\d+)\b", r"[\1]", problem.key), file=file, line=line))
+        names = split_key(raw, problem.key)
+        file, line = _place(names, path, origins, lines)
+        key = "".join(f"[{name}]" if name.isdigit() else f".{name}" for name in names).removeprefix(".")
+        placed.append(replace(problem, key=key, file=file, line=line))
     raise RequestError(*placed)
 
 
 def _place(
-    key: str, path: Path, origins: Mapping[str, str], lines: Mapping[tuple[str, ...], int]
+    names: list[str], path: Path, origins: Mapping[str, str], lines: Mapping[tuple[str, ...], int]
 ) -> tuple[str, int | None]:
     """Where a key was written: in which file, and in which line; of a key that is missing, the line of its section."""
-    parts = key.split(".")
-    for length in range(len(parts), 0, -1):
-        if origin := origins.get(".".join(parts[:length])):
+    for length in range(len(names), 0, -1):
+        if origin := origins.get(".".join(names[:length])):
             return origin, None
-        if line := lines.get(tuple(parts[:length])):
+        if line := lines.get(tuple(names[:length])):
             return str(path), line
     return str(path), None
 

@@ -85,8 +85,18 @@ def _problems_of(
         yield _problem(model, _follow(model, raw, names), detail)
         return
     for fault in detail["ctx"]["faults"]:
-        place = _follow(model, raw, [*names, *(fault.key.split(".") if fault.key else [])])
+        place = _follow(model, raw, split_key(raw, ".".join(filter(None, [*names, fault.key]))))
         yield Problem(place.key, fault.expected, _got(place.value), _remedy(fault, names, origins))
+
+
+def split_key(raw: Any, key: str) -> list[str]:
+    """The names that a dotted key of `raw` consists of; those that are there may have dots themselves, as a_0.5 has."""
+    if not key:
+        return []
+    entries = enumerate(raw) if isinstance(raw, list) else raw.items() if isinstance(raw, dict) else ()
+    inside: dict[str, Any] = {str(name): value for name, value in entries}
+    name = max((one for one in inside if f"{key}.".startswith(f"{one}.")), key=len, default=key.partition(".")[0])
+    return [name, *split_key(inside.get(name), key[len(name) + 1 :])]
 
 
 def _problem(model: type[BaseModel], place: _Place, detail: ErrorDetails) -> Problem:

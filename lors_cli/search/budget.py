@@ -7,6 +7,7 @@ from statistics import median
 from lors_cli.artifacts import publish, sealed
 from lors_cli.errors import LorsError
 from lors_cli.run import manifest
+from lors_cli.run.facts import Trained
 from lors_cli.search import runs
 from lors_cli.search.runs import MADE, Run, Start
 from lors_cli.search.study import Study
@@ -89,7 +90,7 @@ def _timed(run: Run, place: Path) -> tuple[float, float]:
     runs.perform(run.config.model_copy(update={"output_dir": str(place), "train": train}), ["train"])
     trained = manifest.read(place / "adapter")
     shutil.rmtree(place)
-    if not trained or not isinstance(trained.facts, manifest.Trained):
+    if not trained or not isinstance(trained.facts, Trained):
         raise LorsError(f"{place} does not hold a timed training")
     step = (trained.facts.tokens or 0) / TIMED_STEPS / (trained.facts.tokens_per_second or 1)
     return step, (trained.seconds or 0) - TIMED_STEPS * step

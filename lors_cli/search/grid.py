@@ -172,11 +172,12 @@ def _check_prunes(labels: dict[str, str], trains: list[Train]) -> None:
 def _run(values: dict[str, Any], config: Config, criterion: str, *, own: bool) -> Run:
     """The run at a point, in a directory of its own."""
     train, output = train_section(config), Path(config.output_dir)
-    if config.align and train.input is None:
-        remedy = f"run `lors align` once, then sweep with align=null train.input={config.output_dir}/aligned"
-        raise request_error(
-            "align", "no align section, because the runs of a sweep share a model that already exists", "one", remedy
-        )
+    for stage, folder in (("quantize", "quantized"), ("align", "aligned")):
+        if getattr(config, stage) and train.input is None:
+            made = f"train.input={config.output_dir}/{folder}"
+            remedy = f"make it once (`lors {stage}`), then sweep with {stage}=null {made}"
+            expected = f"no {stage} section, because the runs of a sweep share a model that already exists"
+            raise request_error(stage, expected, "one", remedy)
     changes: dict[str, Any] = {"output_dir": str(output / DIRECTORY / points.name(values))}
     stages = ["train"]
     if own and train.input is None:

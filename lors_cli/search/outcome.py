@@ -9,6 +9,7 @@ from lors_cli.config.schema import Config
 from lors_cli.errors import DivergedError
 from lors_cli.evaluation.metrics import perplexities
 from lors_cli.run import manifest
+from lors_cli.run.facts import Facts, Pruned, Quantized, Trained
 from lors_cli.run.lineage import Lineage, Step
 from lors_cli.search import runs
 from lors_cli.search.grid_results import held_out_loss
@@ -79,10 +80,10 @@ def tokens_seen(model: Path) -> int:
     return sum(_tokens(step.made.facts) for step in steps)
 
 
-def _tokens(facts: manifest.Facts) -> int:
-    if isinstance(facts, manifest.Pruned):
+def _tokens(facts: Facts) -> int:
+    if isinstance(facts, Pruned | Quantized):
         return int((facts.calibration or {}).get("tokens", 0))
-    return (facts.tokens or 0) if isinstance(facts, manifest.Trained) else 0
+    return (facts.tokens or 0) if isinstance(facts, Trained) else 0
 
 
 def _choose(study: Study, run: Run, *, force: bool) -> float:

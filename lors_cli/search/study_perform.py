@@ -8,7 +8,7 @@ from typing import Any
 from lors_cli import console
 from lors_cli.artifacts import publish
 from lors_cli.config.schema import Config
-from lors_cli.errors import LorsError
+from lors_cli.errors import LorsError, together
 from lors_cli.search import budget, outcome, results, runs, study_results
 from lors_cli.search.outcome import Outcome
 from lors_cli.search.perform import Sweep
@@ -47,10 +47,20 @@ class StudySweep(Sweep):
         if self.study.left_out:
             console.result(results.listed("Left out:", self.study.left_out))
 
+    def check(self) -> None:
+        super().check()
+        together(
+            lambda config: runs.check(config, ["eval"], force=self.force), self._further(super()._read_by_runs()[0])
+        )
+
     def _read_by_runs(self) -> list[Config]:
         configs = super()._read_by_runs()
-        measured = dict.fromkeys([*SHARED, "tuned", "merged"], "dense")  # of any model they read the same data
-        return [*configs, *self.study.evaluations(configs[0], measured).values()]
+        return [*configs, *self._further(configs[0])]
+
+    def _further(self, config: Config) -> list[Config]:
+        """The further evaluations, of the original model: whatever they measure, they read the same data."""
+        measured = dict.fromkeys([*SHARED, "tuned", "merged"], "dense")
+        return list(self.study.evaluations(config, measured).values())
 
     def _shared(self, start: Start) -> str:
         return f"{' '.join(start.stages)}, shared by all rows of it -> {start.directory}"

@@ -56,7 +56,7 @@ class Totals:
         merged = self.merged if keeps_merged else self.largest
         kept = "merged models" if keeps_merged else "a merged model, once for each task that runs at a time"
         hours = " or ".join(f"{seconds / 3600:,.1f} h on one {card.upper()}" for card, seconds in self.seconds.items())
-        without = f", and {self.unknown} trainings whose time is not known" if self.unknown else ""
+        without = f", and the trainings whose time is not known ({self.unknown})" if self.unknown else ""
         return [
             f"disk: at most {_size(self.shared + self.adapters + merged)}: {_size(self.shared)} that runs share,"
             f" {_size(self.adapters)} of adapters, {_size(merged)} of {kept}; checkpoints come on top",

@@ -31,7 +31,8 @@ def test_all_tables_are_there_at_both_scales() -> None:
     papers = ["loram_alignment", "loram_curves", "loram_downstream", "loram_ratio", "lors_initialization"]
     papers += ["lors_zero_shot", "spp_ablations", "spp_high_sparsity", "spp_zero_shot"]
     expected = {f"{name}{scale}" for name in papers for scale in ("", "_smollm2")} | {"lors_slimpajama"}
-    assert {path.stem for path in SWEEPS} == expected | {"recovery", "loram_quality", "loram_gsm8k", "loram_masks"}
+    expected |= {"recovery", "loram_quality", "loram_gsm8k", "loram_learning_rate", "loram_masks"}
+    assert {path.stem for path in SWEEPS} == expected
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -210,7 +211,7 @@ def test_the_points_of_lorams_figures_and_of_its_table_of_gsm8k() -> None:
     assert steps == [200 * 65_536, 400 * 65_536, 800 * 65_536, 1600 * 65_536]
     made = runs(Study(FOLDER / "loram_gsm8k.yaml", []))
     tuned = [(Path(run.train.sources["dataset"].path).name, run.train.max_steps) for run in made]
-    assert tuned == [*[("openhermes", 400)] * 3, ("rows.jsonl", 100), ("rows.jsonl", 200)]
+    assert tuned == [*[("OpenHermes-2.5", 400)] * 3, ("rows.jsonl", 100), ("rows.jsonl", 200)]
 
 
 def test_a_table_of_the_pico_model_goes_on_where_it_stopped(

@@ -47,6 +47,15 @@ def test_every_mistake_of_a_file_is_reported_at_once_and_unknown_keys_name_the_n
     assert "rising numbers" in problems(written(arms=two, choose={"extend": 1}))["arms.a.grid"]
 
 
+def test_names_and_settings_with_dots_are_overridden_as_messages_write_them(written: Written) -> None:
+    starts = {"a": {}, "wanda_0.5": {"set": {"prune.sparsity": 0.5}, "time_of": "a"}}
+    path = written(starts=starts)
+    wrong = problems(path)["starts.wanda_0.5.time_of"]
+    assert "starts.wanda_0.5.time_of=null" in wrong
+    content, _ = sweep_file.load(path, ["starts.wanda_0.5.time_of=null", "starts.wanda_0.5.set.prune.sparsity=0.6"])
+    assert (content.starts["wanda_0.5"].time_of, content.starts["wanda_0.5"].set) == (None, {"prune.sparsity": 0.6})
+
+
 def test_the_example_of_the_docs_has_every_key_and_is_valid(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/sweep.md").read_text()
     (example,) = [part for part in text.split("```") if part.startswith("yaml\n")]

@@ -207,3 +207,14 @@ def test_what_would_be_done_is_listed_and_nothing_is_made(lors: Lors, pico: list
     ]
     assert not output.exists()
     assert "train.rank" in lors("sweep", STUDY, *pico, "train.rank=64", "--dry-run", status=2).stderr
+
+
+def test_data_of_a_further_evaluation_is_checked_before_the_first_run(
+    lors: Lors, pico: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "pages.jsonl").write_text('{"page": "A text."}\n')
+    asked = f"evaluations={{far: {{eval.perplexity.dataset: {tmp_path / 'pages.jsonl'}}}}}"
+    refused = lors("sweep", STUDY, *pico, asked, f"output_dir={tmp_path / 'out'}", status=2)
+    assert "eval.perplexity.dataset" in refused.stderr
+    assert "the fields ['page']" in refused.stderr
+    assert not list((tmp_path / "out").glob("*"))

@@ -8,8 +8,8 @@ from transformers import AutoConfig
 
 from lors_cli.benchmark import roofline
 from lors_cli.config.load import configured
+from lors_cli.run.facts import Facts
 from lors_cli.run.job import Job, Trains
-from lors_cli.run.manifest import Facts
 from lors_cli.search.totals import Totals
 from tests import pico
 
@@ -47,7 +47,7 @@ def test_a_training_without_a_known_time_is_said(dense: Path) -> None:
     totals = Totals()
     totals.add_runs([job("train", dense, method="full", formulation=None, rank=None)], 2, [])
     assert (totals.unknown, totals.seconds["a100"]) == (2, 0)
-    assert "2 trainings whose time is not known" in totals.lines(keeps_merged=True)[1]
+    assert "the trainings whose time is not known (2)" in totals.lines(keeps_merged=True)[1]
 
 
 def _parameters(dense: Path) -> Any:
