@@ -25,12 +25,17 @@ MOST = 20  # curves in a picture
 POINTS = 300  # in a curve; more cannot be seen
 IN_TRAINING = {"linewidth": 0.8, "alpha": 0.6}
 HELD_OUT = {"linewidth": 1.6, "marker": "o", "markersize": 3}
-STEPS = "max_steps"
+STEPS, RATIO = "max_steps", "ratio"
+# Settings that models are drawn over: the name of the axis, the plot's, and what labels say of the setting.
+OVER = {
+    STEPS: ("optimiser steps", "Perplexity over training steps", rf" {STEPS}=\d+"),
+    RATIO: ("share of the heads and channels that was removed", "Perplexity over the prune ratio", r" [\d.]+%"),
+}
 DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
 LARGEST = 700.0  # nats; e to a larger power overflows
 Log = dict[str, list[tuple[float, float, float]]]  # by kind of loss its points: step, tokens, loss
 Curve = tuple[int, list[tuple[float, float]], dict[str, Any]]  # the number of a line of the table, points, style
-Point = tuple[int, Value, int]  # steps, perplexity, the number of a line
+Point = tuple[float, Value, int]  # the setting, perplexity, the number of a line
 
 
 def of(table: Table) -> Iterator[tuple[str, str, str]]:
@@ -38,7 +43,8 @@ def of(table: Table) -> Iterator[tuple[str, str, str]]:
     yield from _logged(table)
     for heading in table.headings:
         if heading.key.kind == PERPLEXITY:
-            yield from _measured(table, heading)
+            for setting in OVER:
+                yield from _measured(table, heading, setting)
 
 
 def _logged(table: Table) -> Iterator[tuple[str, str, str]]:
@@ -66,7 +72,7 @@ def _logged(table: Table) -> Iterator[tuple[str, str, str]]:
         yield "Loss", f"In training (thin) and held out (points).{more}", plots.finished(figure, axes)
     if plotted := _plotted(table, perplexities):
         figure, axes = plotted
-        svg = _over_steps(figure, axes, [y for _, points, _ in perplexities for _, y in points])
+        svg = _over(figure, axes, STEPS, [y for _, points, _ in perplexities for _, y in points])
         explanation = f"Of the held-out rows, as training measured it: e to the loss.{more}"
         yield "Held-out perplexity over training steps", explanation, svg
 
@@ -107,35 +113,36 @@ def _plotted(table: Table, curves: list[Curve]) -> tuple[Any, Any] | None:
     return figure, axes
 
 
-def _over_steps(figure: Any, axes: Any, perplexities: list[float]) -> str:
-    axes.set(xlabel="optimiser steps", ylabel="perplexity")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+def _over(figure: Any, axes: Any, setting: str, perplexities: list[float]) -> str:
+    axes.set(xlabel=OVER[setting][0], ylabel="perplexity")
+    axes.xaxis.get_major_locator().set_params(integer=setting == STEPS)
     if max(perplexities) > 10 * min(perplexities):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda perplexity, _: f"{perplexity:g}")
     return plots.finished(figure, axes)
 
 
-def _measured(table: Table, heading: Heading) -> Iterator[tuple[str, str, str]]:
-    """Models that differ by the length of their training alone, connected; beside what they were made from."""
+def _measured(table: Table, heading: Heading, setting: str) -> Iterator[tuple[str, str, str]]:
+    """Models that differ by one setting alone, connected; beside what they were made from."""
     names, curves = plots.names(table), defaultdict[tuple[str, str | None], list[Point]](list)
     for number, entry in enumerate(table.entries):
         row, value = entry.line.row, plots.values(entry)(heading)
-        steps = (row.origin.train or {}).get(STEPS)
-        if row.kind == TUNED and value and isinstance(steps, int):
-            curves[_setting(row, table)].append((steps, value, number))
-    lengths = [points for points in curves.values() if len({steps for steps, *_ in points}) > 1]
-    if not lengths:
+        x = _value(row, setting)
+        if value and x is not None:
+            curves[_alike(row, table, setting)].append((x, value, number))
+    several = [points for points in curves.values() if len({x for x, *_ in points}) > 1]
+    if not several:
         return
     figure, axes = plots.figure(8, 4)
-    shown = lengths[:MOST]
+    shown, (_, title, said) = several[:MOST], OVER[setting]
     for place, points in enumerate(shown):
-        steps, values, numbers = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        xs, values, numbers = zip(*sorted(points, key=lambda point: point[0]), strict=True)
         axes.errorbar(
-            steps,
+            xs,
             [value.value for value in values],
             [value.error or 0.0 for value in values],
             color=f"C{place % 10}",
-            label=plots.short(re.sub(rf" {STEPS}=\d+", "", names[numbers[0]])),
+            label=plots.short(re.sub(said, "", names[numbers[0]])),
             capsize=2,
             **HELD_OUT,
         )
@@ -144,17 +151,24 @@ def _measured(table: Table, heading: Heading) -> Iterator[tuple[str, str, str]]:
         label = plots.short(names[number])
         axes.axhline(level, color=plots.FIXED[DENSE], linestyle=dashes, linewidth=1.2, label=label)
     measured = [value.value for points in shown for _, value, _ in points]
-    svg = _over_steps(figure, axes, [*measured, *levels.values()])
+    svg = _over(figure, axes, setting, [*measured, *levels.values()])
     mark = f" [{heading.mark}]" if heading.mark else ""
-    explanation = f"Models that differ by {STEPS} alone are connected.{plots.rest(sum(map(len, lengths[MOST:])))}"
-    yield f"Perplexity over training steps{mark}", explanation, svg
+    explanation = f"Models that differ by {setting} alone are connected.{plots.rest(sum(map(len, several[MOST:])))}"
+    yield f"{title}{mark}", explanation, svg
 
 
-def _setting(row: Row, table: Table) -> tuple[str, str | None]:
-    """What models have in common that differ by the length of their training, or also by seeds where these are one."""
+def _value(row: Row, setting: str) -> float | None:
+    """The setting of a model that it is drawn over: of its training, or of its pruning."""
+    made = row.origin.prune if setting == RATIO else row.origin.train if row.kind == TUNED else None
+    value = (made or {}).get(setting)
+    return value if isinstance(value, int | float) else None
+
+
+def _alike(row: Row, table: Table, setting: str) -> tuple[str, str | None]:
+    """What models have in common that differ by the setting alone, or also by seeds where these are one."""
     if table.over_seeds:
-        return lines.alike(row, (STEPS, *lines.OF_A_SEED)), None
-    return lines.alike(row, (STEPS,)), row.origin.pruned_digest
+        return lines.alike(row, (setting, *lines.OF_A_SEED)), None
+    return lines.alike(row, (setting,)), row.origin.pruned_digest if setting == STEPS else None
 
 
 def _levels(table: Table, drawn: set[int], heading: Heading) -> dict[int, float]:
@@ -167,6 +181,6 @@ def _levels(table: Table, drawn: set[int], heading: Heading) -> dict[int, float]
         for number, entry in zip(numbers, group.entries, strict=True):
             row, value = entry.line.row, plots.values(entry)(heading)
             ours = row.dense in dense if row.kind == DENSE else row.kind == PRUNED and drawn & set(numbers)
-            if value and ours:
+            if value and ours and number not in drawn:
                 levels[number] = value.value
     return levels

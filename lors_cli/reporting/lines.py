@@ -14,7 +14,7 @@ from lors_cli.run import manifest
 
 # What a seed changes, besides the result: the seed itself, and the calibration windows that it draws.
 OF_A_SEED = ("seed", "calibration_tokens")
-SEEDED = ("prune", "align", "train")
+SEEDED = ("prune", "align", "quantize", "train")
 NEGLIGIBLE = 1e-3  # a smaller loss, as a share of the dense model's number, has no recovery
 RECOVERY = "recovery"
 COSTS = ("reduction", "tokens", "trainable", "permille", "seconds", "peak_bytes", "size_bytes")

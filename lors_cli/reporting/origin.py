@@ -11,13 +11,14 @@ from lors_cli.adapters import MASKED
 from lors_cli.artifacts.model_files import weight_files
 from lors_cli.errors import LorsError
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
+from lors_cli.run.facts import Aligned, Merged, Pruned, Recovered, Trained
 from lors_cli.run.layout import EVALUATED, STAGES, merges_recovered
 from lors_cli.run.lineage import Lineage, Step
-from lors_cli.run.manifest import Aligned, Manifest, Merged, Pruned, Recovered, Trained
+from lors_cli.run.manifest import Manifest
 
 DENSE, PRUNED, TUNED, OTHER = "dense", "pruned", "tuned", "other"
 # Kinds by the stages that make them, and by the names that an evaluation has for the models of a run.
-MADE_BY = {"prune": PRUNED, "align": PRUNED, "train": TUNED, "recover": TUNED, "merge": TUNED}
+MADE_BY = {"prune": PRUNED, "align": PRUNED, "quantize": PRUNED, "train": TUNED, "recover": TUNED, "merge": TUNED}
 KINDS = {"dense": DENSE, **{name: MADE_BY[stage] for name, stage in EVALUATED.items()}}
 ORIGINAL, UNMERGED = "the original", "the pruned model"
 
@@ -32,7 +33,7 @@ class Origin:
         dense_digest: its digest.
         directory: of the model, or of the adapter if that was not merged; None if it is gone.
         training_directory: of the adapter, or of the aligned model that this is.
-        prune, align, train, merge: the settings of the stages.
+        prune, align, quantize, train, merge: the settings of the stages.
         pruned_digest: of the model that the adapter was trained for.
         unpruned: whether that model is the dense one, or this model is.
         target: the model that the adapter is on, unless it was merged into the one that it was trained for: ORIGINAL
@@ -50,6 +51,7 @@ class Origin:
     training_directory: Path | None = None
     prune: dict[str, Any] | None = None
     align: dict[str, Any] | None = None
+    quantize: dict[str, Any] | None = None
     train: dict[str, Any] | None = None
     merge: dict[str, Any] | None = None
     pruned_digest: str | None = None
@@ -117,10 +119,10 @@ def trace(run: Run, name: str, manifests: Manifests) -> Origin | LeftOut:
     else:
         origin.directory = next((place for place in places if place.is_dir()), None)
         if origin.kind in (PRUNED, TUNED):
-            _believe_config(origin, name, run.config)
+            _believe_config(origin, name, run, lineage)
     if origin.dense_digest is None and origin.dense == own and DENSE in run.results["models"]:
         origin.dense_digest = evaluated_digest(run, DENSE)
-    if origin.prune is None and origin.align is None:
+    if origin.prune is None and origin.align is None and origin.quantize is None:
         used = digest if origin.kind == PRUNED else origin.pruned_digest
         origin.unpruned |= used is not None and used == origin.dense_digest
         if origin.unpruned and origin.kind == PRUNED:
@@ -140,10 +142,12 @@ def _follow(origin: Origin, last: Step, lineage: Lineage) -> None:
             _take_config(origin, made.config)
             return
         origin.pruned_digest = origin.pruned_digest or made.inputs.get("pruned")
-        if (pruned := lineage.input(made, "pruned")) and pruned.made.stage in ("prune", "align"):
+        if (pruned := lineage.input(made, "pruned")) and pruned.made.stage in ("prune", "align", "quantize"):
             _follow(origin, pruned, lineage)
             return
-    if made.stage != "prune":
+    if made.stage == "quantize" and not made.config.get("prune"):
+        origin.unpruned, origin.dense_digest = True, made.inputs.get("pruned")
+    elif made.stage != "prune":
         if _take_config(origin, made.config):
             origin.notes.append(
                 "the pruned model that it was made from is gone or was made again; how, is told by the config of"
@@ -164,6 +168,8 @@ def _take(origin: Origin, step: Step) -> None:
         origin.align = made.settings
         if origin.kind == PRUNED:
             origin.training_directory = step.directory
+    elif made.stage == "quantize":
+        origin.quantize = made.settings
     elif made.stage == "train":
         origin.train, origin.training_directory = made.settings, step.directory
     elif made.stage == "merge":
@@ -175,11 +181,23 @@ def _take(origin: Origin, step: Step) -> None:
         origin.target = ORIGINAL
 
 
-def _believe_config(origin: Origin, name: str, config: dict[str, Any]) -> None:
-    """Take from the config of an evaluation how its model was made, where there is no manifest any more."""
-    _take_config(origin, config)
+def _believe_config(origin: Origin, name: str, run: Run, lineage: Lineage) -> None:
+    """Take from the config of an evaluation how its model was made, where there is no manifest any more.
+
+    A sweep drops merged models. What was merged is beside them, unless it was made again after the evaluation.
+    """
+    config = run.config
+    if name == "merged":
+        directory = STAGES["recover" if merges_recovered(config) else "train"].output(run.directory)
+        adapter = lineage.read(directory)
+        if adapter and adapter.created <= run.manifest.created:
+            _follow(origin, Step(directory, adapter), lineage)
+    if not origin.manifests:
+        _take_config(origin, config)
     if name == "pruned":
         origin.align = None
+    if name in ("pruned", "aligned"):
+        origin.quantize = None
     train = config.get("train") or {}
     if origin.kind == TUNED and train:
         origin.merge = {**(config.get("merge") or {}), **{key: train.get(key) for key in ("method", "rank")}}
@@ -189,16 +207,18 @@ def _believe_config(origin: Origin, name: str, config: dict[str, Any]) -> None:
                 origin.merge["method"] = MASKED
     if origin.prune or origin.merge:
         state = "has no manifest" if origin.directory else "is gone"
-        origin.notes.append(f"its directory {state}; how it was made is told by the config of its evaluation")
+        told = "the adapter beside it and the config" if origin.manifests else "the config"
+        origin.notes.append(f"its directory {state}; how it was made is told by {told} of its evaluation")
 
 
 def _take_config(origin: Origin, config: dict[str, Any]) -> bool:
     """Take from a config how the pruned model was made, if it was by that config and not elsewhere."""
-    inputs = [given for stage in ("align", "train") if (given := (config.get(stage) or {}).get("input"))]
+    inputs = [given for stage in ("align", "quantize", "train") if (given := (config.get(stage) or {}).get("input"))]
     origin.unpruned = bool(inputs) and inputs[0] == config.get("model")
     if inputs or not config.get("prune"):
         return False
     origin.prune, origin.align = config["prune"], origin.align or config.get("align")
+    origin.quantize = origin.quantize or config.get("quantize")
     return True
 
 

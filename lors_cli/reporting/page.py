@@ -76,7 +76,7 @@ def _facts(row: Row) -> dict[str, dict[str, Any]]:
 def _configs(row: Row) -> dict[str, str]:
     """The config that made a model, and that of its evaluation if it is another one, as YAML."""
     stages = export.stages(row)
-    last = next(stages[stage] for stage in ("train", "align", "prune", EVAL) if stage in stages)
+    last = next(stages[stage] for stage in ("train", "quantize", "align", "prune", EVAL) if stage in stages)
     configs = {"config": last.config}
     if row.runs[0].config != last.config:
         configs["config of the evaluation"] = row.runs[0].config

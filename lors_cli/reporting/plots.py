@@ -14,7 +14,7 @@ from lors_cli.reporting.origin import DENSE, PRUNED, TUNED
 from lors_cli.reporting.rows import Row, clean
 from lors_cli.reporting.table import Entry, Heading, Table
 from lors_cli.run import manifest
-from lors_cli.run.manifest import Merged, Pruned
+from lors_cli.run.facts import Merged, Pruned
 
 MOST_BARS, MOST_PROFILES = 16, 6
 FIXED = {DENSE: "#444444", PRUNED: "#aaaaaa"}  # colours

@@ -14,7 +14,7 @@ from lors_cli.reporting.columns import Column, Measure
 from lors_cli.reporting.origin import DENSE, OTHER, PRUNED, TUNED, Cost, Origin, costs, evaluated_digest, trace
 from lors_cli.reporting.runs import LeftOut, Manifests, Run
 from lors_cli.run import manifest
-from lors_cli.run.manifest import Merged, Pruned
+from lors_cli.run.facts import Merged, Pruned
 
 ORDER = (DENSE, PRUNED, OTHER, TUNED)
 DEFAULT_INIT = {"lors": "gradient"}  # random for the others
@@ -138,7 +138,7 @@ def share(part: float) -> str:
 
 def settings(row: Row) -> dict[str, Any]:
     """All settings that made the model, by stage."""
-    return {stage: getattr(row.origin, stage) or {} for stage in ("prune", "align", "train", "merge")}
+    return {stage: getattr(row.origin, stage) or {} for stage in ("prune", "align", "quantize", "train", "merge")}
 
 
 def clean(text: str) -> str:
@@ -158,6 +158,11 @@ def pruning(row: Row) -> str:
     return clean(" + ".join(words))
 
 
+def rounding(quantize: dict[str, Any] | None) -> str:
+    """What a model was rounded with, and to what."""
+    return clean("{method} int{bits} g{group_size}".format(**quantize)) if quantize else ""
+
+
 def goal(row: Row) -> str:
     """The sparsity that was asked for: of a pruned or tuned model the one that its group has."""
     if row.kind in (DENSE, OTHER) or row.origin.unpruned:
@@ -175,7 +180,8 @@ def method(row: Row) -> str:
     if row.kind == DENSE:
         return "dense"
     origin = row.origin
-    model = ", ".join(filter(None, (pruning(row), "aligned" if origin.align is not None else "")))
+    aligned = "aligned" if origin.align is not None else ""
+    model = ", ".join(filter(None, (pruning(row), aligned, rounding(origin.quantize))))
     if row.kind == PRUNED:
         return model
     if row.kind != TUNED:

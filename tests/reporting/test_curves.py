@@ -40,6 +40,17 @@ def test_models_that_differ_by_their_steps_alone_are_connected(tmp_path: Path) -
     ]
 
 
+def test_models_that_differ_by_their_ratio_alone_are_connected(tmp_path: Path) -> None:
+    for ratio in (0.65, 0.75):
+        make_loram(tmp_path / str(ratio), ratio=ratio, align=False)
+    (shown,) = (svg for title, _, svg in all_plots(collect([tmp_path])) if title == "Perplexity over the prune ratio")
+    labels = [text for text in re.findall("<text[^>]*>(.*?)</text>", shown) if not re.fullmatch(r"[\d.]+", text)]
+    assert labels == [
+        *("share of the heads and channels that was removed", "perplexity", "dense", "structured_random"),
+        *(f"structured_random + lora r=8 on {place}" for place in ("the original", "the pruned model")),
+    ]
+
+
 @pytest.mark.parametrize("change", [{"schedule": "linear"}, {"data": {"dataset": "other"}}, {"seed": 1}])
 def test_models_that_differ_by_more_are_not(tmp_path: Path, change: dict[str, Any]) -> None:
     make_lengths(tmp_path / "a", 100)

@@ -98,7 +98,7 @@ def test_other_ratios_are_other_groups(tmp_path: Path) -> None:
         ("recovered", "the adapter that was merged is gone"),
         ("aligned", "the pruned model that it was made from is gone or was made again; how, is told by the config"),
         ("pruned", "the pruned model that it was made from is gone or was made again; how, is told by the config"),
-        ("merged", "its directory is gone; how it was made is told by the config of its evaluation"),
+        ("merged", "its directory is gone; how it was made is told by the adapter beside it and the config of its"),
     ],
 )
 def test_what_is_gone_is_told_by_configs_and_said(tmp_path: Path, gone: str, note: str) -> None:
@@ -109,6 +109,20 @@ def test_what_is_gone_is_told_by_configs_and_said(tmp_path: Path, gone: str, not
     assert note in "".join(line(table, RECOVERED).line.row.notes)
     assert note in said(table)
     assert {group.pruning for group in table.groups} == {"", PRUNED}
+
+
+def test_a_merged_model_that_was_dropped_is_known_by_its_adapter_unless_that_is_newer(tmp_path: Path) -> None:
+    run = make_loram(tmp_path / "run")
+    shutil.rmtree(run / "merged")
+    origin = line(collect([tmp_path]), RECOVERED).line.row.origin
+    assert origin.train is not None
+    assert origin.prune is not None
+    assert (origin.train["rank"], origin.prune["ratio"], list(origin.manifests)) == (
+        *(8, 0.65),
+        ["recover", "train", "align", "prune"],
+    )
+    edit_json(run / "recovered/lors.json", created="2027-01-01T00:00:00+00:00")
+    assert not line(collect([tmp_path]), RECOVERED).line.row.origin.manifests
 
 
 def test_an_alignment_that_was_made_again_is_not_the_one_that_was_trained_on(tmp_path: Path) -> None:
