@@ -34,8 +34,8 @@ SHAPES = {
 SCOPES = ("linear", "block", "model")
 
 
-def read_shape(name: str) -> Any:
-    """The transformers config of a named shape, or of a config.json or its directory.
+def read_shape(name: str, key: str = "--shape") -> Any:
+    """The transformers config of a named shape, or of a config.json or its directory; `key` is its option.
 
     Raises:
         RequestError: there is none, or it is not of Llama's kind.
@@ -57,16 +57,14 @@ def read_shape(name: str) -> Any:
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
     remedy = nearest(name, tuple(SHAPES))
     if not path.is_file():
-        raise request_error("--shape", f"{', '.join(SHAPES)}, or a config.json", name, remedy)
+        raise request_error(key, f"{', '.join(SHAPES)}, or a config.json", name, remedy)
     try:
         config = AutoConfig.for_model(**json.loads(path.read_text()))
         Shape.of(config)
         if any((getattr(config, count, None) or 0) > 1 for count in linears.EXPERT_COUNTS):
             raise ValueError("a mixture of experts, whose experts are not linears")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise request_error(
-            "--shape", "a config.json of Llama's kind", str(error).splitlines()[0], remedy, path
-        ) from None
+        raise request_error(key, "a config.json of Llama's kind", str(error).splitlines()[0], remedy, path) from None
     return config
 
 

@@ -1,0 +1,98 @@
+"""Models that run packed: the linears of the blocks keep their weights without the zeros, as `PackedLinear`."""
+
+import logging
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from lors_cli.adapters.packed_linear import PackedLinear
+from lors_cli.artifacts import inputs
+from lors_cli.artifacts.packed_model import PackedFiles
+from lors_cli.errors import LorsError
+from lors_cli.models import linears, load
+from lors_cli.models.weights import Weights, open_weights
+from lors_cli.sparsity import packed
+from lors_cli.sparsity.packed import Stored
+
+log = logging.getLogger(__name__)
+
+NOT_SAVED = "a packed model is not saved: copy the directory that it was loaded from, or use lors pack and lors unpack"
+
+
+@inputs.reads_model(weights=True)
+def load_packed(
+    directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model of `directory` with the linears of its blocks packed, in eval mode, frozen; it runs and nothing else.
+
+    What `lors pack` made is read as it is stored, one weight at a time; any other model is packed on loading. A weight
+    with so few zeros that packing would make it larger stays dense. Embeddings and the head stay dense.
+
+    Args:
+        directory: a model directory, packed or not.
+        dtype: "auto" (as stored) or a key of `load.DTYPES`.
+        device: where to put it.
+        trust_remote_code: whether code that the directory brings may run.
+
+    Raises:
+        RequestError: it is not a model that transformers can build; or as in `open_weights`.
+        LorsError: a packed file is damaged.
+
+    """
+    model = load.skeleton(directory, dtype, trust_remote_code=trust_remote_code)
+    weights = open_weights(directory, model, "model")
+    every, kinds = linears.all_linears(model), dict.fromkeys(("dense", *packed.LAYOUTS), 0)
+    before, after, denser = 0, 0, ""
+    for name, linear in every.items():
+        stored = _stored(weights, f"{name}.weight", linear)
+        kinds[stored.layout] += 1
+        before, after = before + linear.weight.nbytes, after + stored.bytes
+        if stored.layout == "dense":
+            denser = denser or name
+        else:
+            model.set_submodule(name, PackedLinear(linear, stored=stored))
+    if denser:
+        few = packed.smallest_sparsity(model.dtype)
+        reason = f"with {few:.0%} of zeros or fewer they would be larger packed"
+        log.warning(
+            "%s: %d of %d linears stay dense, such as %s: %s", directory, kinds["dense"], len(every), denser, reason
+        )
+    _fill(model, weights)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    model.save_pretrained = _not_saved
+    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    log.info("%s: linears of %.3f GB take %.3f GB (%s)", directory, before / 1e9, after / 1e9, shown)
+    return model.requires_grad_(False).to(device)
+
+
+def _stored(weights: Weights, name: str, linear: nn.Linear) -> Stored:
+    """The weight `name` in the dtype of the model, in the form that is the smaller one."""
+    if type(linear) is not nn.Linear:
+        return Stored(linear.weight)  # it may do more than multiply
+    if isinstance(weights.files, PackedFiles):
+        stored = weights.stored(name)
+        return stored._replace(values=stored.values.to(linear.weight.dtype))
+    weight = weights.tensor(name).to(linear.weight.dtype)
+    return packed.pack(weight) if packed.packed_bytes(weight) < weight.nbytes else Stored(weight)
+
+
+def _fill(model: PreTrainedModel, weights: Weights) -> None:
+    """Give the model what is not packed."""
+    inside = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+    content = {
+        name: weights.tensor(name).to(like.dtype)
+        for name, like in load.layout(model).items()
+        if name.rpartition(".")[0] not in inside or name.endswith(".bias")
+    }
+    model.load_state_dict(content, strict=False, assign=True)
+    model.tie_weights()
+    if left := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise LorsError(f"{weights.files.path} lacks {len(left)} tensors, among them {left[0]}")
+
+
+def _not_saved(*_: Any, **__: Any) -> NoReturn:
+    raise ValueError(NOT_SAVED)
