@@ -142,6 +142,7 @@ METHODS = {
         paper="Frantar and Alistarh 2023, arXiv 2301.00774",
         options=SparseGPTOptions,
         statistic="hessian",
+        rounds=True,
         stacks=True,
     ),
     "from_mask": Method(

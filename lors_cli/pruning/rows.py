@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lors_cli.pruning.least_squares import Fit
+    from lors_cli.quantization.grid import Grid
+    from lors_cli.quantization.stored import Quantized
     from lors_cli.sparsity.pattern import Pattern
 
 
@@ -80,12 +82,15 @@ class Method(Row):
     `prune` then gets as its statistic; and ``score(weight, statistic, **options)``, the importance of each weight,
     which a method with `PermuteOptions` needs.
 
+    `rounds`: its module has ``prune_and_round(weight, statistic, pattern, grid, dtype, **options) -> Quantized`` too,
+    which rounds the kept weights in the same solve.
     `stacks`: the method prunes to N:M row by row, so that the linears of one input can be pruned as one matrix.
     `reads_mask`: in place of a statistic, `prune` gets a mask (R, C) that was made elsewhere.
     """
 
-    functions: ClassVar[tuple[str, ...]] = ("prune", "prepare", "score")
-    optional: ClassVar[tuple[str, ...]] = ("prepare", "score")
+    functions: ClassVar[tuple[str, ...]] = ("prune", "prepare", "score", "prune_and_round")
+    optional: ClassVar[tuple[str, ...]] = ("prepare", "score", "prune_and_round")
+    rounds: bool = False
     stacks: bool = False
     reads_mask: bool = False
 
@@ -102,6 +107,14 @@ class Method(Row):
         """The pruned weight, (R, C) like `weight`; `pattern` is None where a mask alone says what stays."""
         pruned: Tensor = self._call("prune", weight, statistic, pattern, options=options)
         return pruned
+
+    def prune_and_round(
+        self, weight: "Tensor", statistic: Any, pattern: "Pattern", grid: "Grid", options: Options
+    ) -> "Quantized":
+        """The pruned weight on a grid, with scales in the dtype of `weight`."""
+        dtype = weight.dtype
+        rounded: Quantized = self._call("prune_and_round", weight, statistic, pattern, grid, dtype, options=options)
+        return rounded
 
     def score(self, weight: "Tensor", statistic: "Tensor", options: Options) -> "Tensor":
         """The importance of each weight, (R, C), larger is kept."""

@@ -11,47 +11,20 @@ mask differs, at a perplexity some per cent away. So the order of operations is 
 and float32 runs agree with it where the inputs agree.
 """
 
-import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lors_cli.errors import LorsError
+from lors_cli.quantization import gptq, stored
+from lors_cli.quantization.grid import Grid
+from lors_cli.quantization.stored import Quantized
+from lors_cli.sparsity.hessian import Factor, prepare
 from lors_cli.sparsity.pattern import Pattern
 
-log = logging.getLogger(__name__)
+__all__ = ["prepare", "prune", "prune_and_round", "prune_block"]
 
 ROWS = 4096  # handled together: on a CPU more would not stay in its cache
-DAMPING_ATTEMPTS = 4  # each ten times the one before
-
-
-class Factor(NamedTuple):
-    """What the solve needs of a Hessian, shared by all linears with the same input."""
-
-    upper: Tensor  # U of (H + lambda I)^-1 = U^T U, (C, C)
-    dead: Tensor  # features that are always zero, bool (C,)
-    damping: float  # lambda as a fraction of the mean diagonal of H, as it was needed
-
-
-def prepare(statistic: Tensor, *, damping: float = 0.01) -> Factor:
-    """Factor the inverse of the Hessian `statistic`, (C, C), 2 X^T X up to a factor, which stays as it is.
-
-    Args:
-        statistic: (C, C), float32 or float64.
-        damping: lambda as a fraction of the mean diagonal.
-
-    Raises:
-        LorsError: no damping made the Hessian positive definite.
-
-    """
-    diagonal = statistic.diag().clone()
-    dead = diagonal == 0
-    statistic.diagonal()[dead] = 1
-    upper, needed = inverse_factor(statistic, damping)
-    statistic.diagonal().copy_(diagonal)
-    return Factor(upper, dead, needed)
 
 
 def prune(weight: Tensor, statistic: Factor, pattern: Pattern, *, block_size: int = 128) -> Tensor:
@@ -78,6 +51,53 @@ def prune(weight: Tensor, statistic: Factor, pattern: Pattern, *, block_size: in
         work[:, block], errors = solve(work[:, block], upper, pattern, removed)
         work[:, rest] -= errors @ factor[block, rest]
     return work.to(weight.dtype)
+
+
+def prune_and_round(
+    weight: Tensor, statistic: Factor, pattern: Pattern, grid: Grid, dtype: torch.dtype, *, block_size: int = 128
+) -> Quantized:
+    """Prune `weight` (R, C) and round what is kept, in one solve (section 3.5 of the paper).
+
+    The columns on the right make up for both errors: ``e = (w_j - v_j) / U_jj`` with v_j = 0 where w_j is removed, and
+    otherwise on its group's grid, which is fitted when the group's first column is reached.
+
+    Args:
+        weight: (R, C), any floating dtype.
+        statistic: what `prepare` made of the Hessian.
+        pattern: what to leave; of N:M, M divides the group size.
+        grid: the kind of grid.
+        dtype: that the scales are stored in.
+        block_size: columns whose mask is chosen together, rounded to whole groups of the grid.
+
+    """
+    factor = statistic.upper
+    work = weight.to(factor.dtype, copy=True)
+    work[:, statistic.dead] = 0
+    columns = work.shape[1]
+    groups = [column // grid.group_size for column in range(columns)]
+    made = stored.room(work, grid, dtype)
+    for start in range(0, columns, width := gptq.block_width(grid, block_size)):
+        block, rest = slice(start, start + width), slice(start + width, None)
+        removes = _removing(work[:, block], factor[block, block].diagonal(), pattern)
+        made.codes[:, block], errors = gptq.round_block(
+            work[:, block], factor[block, block], made, groups[block], removes=removes
+        )
+        work[:, rest] -= errors @ factor[block, rest]
+    return made
+
+
+def _removing(block: Tensor, pivots: Tensor, pattern: Pattern) -> gptq.Removes:
+    """What is removed when a column is reached: from the whole block at its first column, or from each group of N:M."""
+    group = pattern.m
+    if group is None:
+        removed = _removed(block**2 / pivots**2, pattern)
+        return lambda rows, column, work, pivots: None if column else removed[rows].T
+
+    def of_group(_: slice, column: int, work: Tensor, pivots: Tensor) -> Tensor | None:
+        members = slice(column, column + group)
+        return None if column % group else _removed(work[members].T ** 2 / pivots[members] ** 2, pattern).T
+
+    return of_group
 
 
 def _solver(work: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -152,34 +172,3 @@ def _sorted(score: Tensor) -> list[Tensor]:
             low, high = columns[i], columns[i + 1]
             columns[i], columns[i + 1] = torch.minimum(low, high), torch.maximum(low, high)
     return columns
-
-
-def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """The upper Cholesky factor U of (H + lambda I)^-1 = U^T U, (C, C), for ``lambda = damping * mean(diag H)``.
-
-    A Hessian that is not positive definite in floating point is tried again with ten times the damping, a bounded
-    number of times, each logged. The damping is added in place, so that no second matrix is needed.
-
-    Returns:
-        the factor, and the damping that succeeded.
-
-    Raises:
-        LorsError: all attempts failed.
-
-    """
-    diagonal = hessian.diag().clone()
-    for attempt in range(DAMPING_ATTEMPTS):
-        fraction = damping * 10**attempt
-        hessian.diagonal().copy_(diagonal + fraction * diagonal.mean())
-        lower, failed = torch.linalg.cholesky_ex(hessian)
-        if not failed:
-            inverse = torch.cholesky_inverse(lower)
-            del lower
-            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not failed and bool(upper.isfinite().all()):
-                return upper, fraction
-        log.warning("the Hessian is not positive definite at damping %g", fraction)
-    raise LorsError(
-        f"the Hessian is not positive definite, even at damping {fraction:g}: the calibration text is too short or too"
-        " uniform, or holds NaN; use more and more varied samples, or a larger prune.damping"
-    )

@@ -1,7 +1,7 @@
-"""The pruning engine: what happens to each block of a model, and to the tensors outside the blocks."""
+"""The pruning engine: what happens to each block of a model."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +10,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import processes
-from lors_cli.artifacts import publish, sealed
-from lors_cli.artifacts.shard_writer import ShardWriter
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
 from lors_cli.models.weights import Weights
+from lors_cli.quantization.grid import Grid
+from lors_cli.quantization.stored import Quantized
 from lors_cli.sequential import fold, linear_by_linear, prune_linears, tune
-from lors_cli.sequential.blocks import Blocks
 from lors_cli.sequential.gather import Input
 from lors_cli.sequential.loop import BlockLoop
 from lors_cli.sequential.prune_linears import Facts
 from lors_cli.sequential.recipe import Recipe
 from lors_cli.sequential.record import Record
-from lors_cli.sequential.states import States
+from lors_cli.sequential.rewrite import Rewriting
 from lors_cli.sequential.targets import Targets
-from lors_cli.sparsity import mask
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Pruning:
+class Pruning(Rewriting):
     """Prunes the model of `skeleton` and `checkpoint` by a recipe, on the calibration `tokens`, (windows, length)."""
 
     skeleton: PreTrainedModel
@@ -41,37 +39,9 @@ class Pruning:
     placement: str
     seed: int = 0
 
-    def run(self, partial: Path) -> Record:
-        """Write the pruned weights into `partial`, or go on with what an interrupted run left there.
-
-        Returns:
-            what the blocks of each phase came to.
-
-        """
-        layout = load.layout(self.skeleton)
-        scratch = publish.scratch(partial)
-        dtype = next(iter(layout.values())).dtype
-        self.targets: Targets | None = None
-        self.blocks = Blocks(self.skeleton, self.checkpoint, dtype, self.device)
-        record = Record(scratch, sealed.owner(scratch))
-        going_on = bool(record.done("prune"))
-        names = self.checkpoint.written
-        self.writer = ShardWriter(partial, layout, written=names, going_on=going_on) if processes.rank() == 0 else None
-        lost = self.writer and going_on and (self.writer.lost or self.writer.damage(record.written))
-        if reason := processes.agree(lost):
-            record.begin_again("prune", reason)
-        self.loop = self._loop(scratch, dtype, record)
-        try:
-            if self.writer:  # first, because what is wrong with them should not come out last
-                self._copy_others(layout, self.writer)
-            self._take_blocks(record)
-            if self.writer and (reason := self.writer.damage({**record.written, **self.writer.digests})):
-                raise LorsError(f"{reason}: it was damaged since; the same command prunes the blocks again")
-        except BaseException:
-            if record.nothing_done():
-                self.loop.forget()
-            raise
-        return record
+    phase = "prune"
+    targets: Targets | None = field(init=False, default=None)
+    _rounded: dict[str, Quantized] = field(init=False, default_factory=dict)  # of the block at hand
 
     def _take_blocks(self, record: Record) -> None:
         if self.recipe.profile:
@@ -89,23 +59,15 @@ class Pruning:
         self.loop.run("prune", visit, passes, self._flush, self.targets)
 
     def _loop(self, scratch: Path, dtype: torch.dtype, record: Record) -> BlockLoop:
-        if self.tokens is None:
-            return BlockLoop(self.blocks, {}, None, self.placement, record)
-        ours = range(len(self.tokens))[processes.rank() :: processes.count()]
-        hidden = self.skeleton.config.get_text_config().hidden_size
-        shape = self.tokens.shape[1], hidden
-        states = States(scratch, ours, shape, dtype, self.device)
-        if tuning := self.recipe.section.tune_blocks:
-            dense = tuning.target == "dense"
-            self.targets = Targets(States(scratch, ours, shape, dtype, self.device, "targets", durable=dense))
-        # one window at a time, as the published codes do: a batch would round otherwise
-        windows = {window: self.tokens[window : window + 1].to(self.device) for window in ours}
-        return BlockLoop(self.blocks, windows, states, self.placement, record)
+        self.targets = None
+        if self.tokens is not None and (tuning := self.recipe.section.tune_blocks):
+            ours, dense = range(len(self.tokens))[processes.rank() :: processes.count()], tuning.target == "dense"
+            self.targets = Targets(self._states(scratch, ours, dtype, "targets", durable=dense))
+        return super()._loop(scratch, dtype, record)
 
     def _targeted(self, index: int, block: nn.Module) -> dict[str, nn.Linear]:
         """The linears of the block that are to be pruned."""
-        prefix, targets = f"{self.blocks.prefix}.{index}", self.recipe.targets
-        return {name: one for name, one in linears.block_linears(block).items() if f"{prefix}.{name}" in targets}
+        return self._linears(index, block, self.recipe.targets)
 
     def _measure(self, index: int, block: nn.Module) -> dict[str, Any]:
         """A visit that changes nothing: what a profile measures in the block."""
@@ -162,6 +124,11 @@ class Pruning:
         linear_by_linear.run(targeted, self.recipe.statistics, self.loop, block, prune_input, advance=not tuned)
         return self._finish(index, block, facts, tuned)
 
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of each pruned linear, if they are rounded in the same solve."""
+        return dict.fromkeys(self.recipe.targets, self.recipe.grid) if self.recipe.grid else {}
+
     def _finish(self, index: int, block: nn.Module, facts: Facts, tuned: dict[str, nn.Linear]) -> dict[str, Any]:
         """Tune the block, if linears of it are to be `tuned`, and write it."""
         tuning, options = None, self.recipe.section.tune_blocks
@@ -169,12 +136,14 @@ class Pruning:
             self.loop.say("tuning")
             tuning = tune.tune(block, tuned, self.loop, options, self.seed + (index << 32))
             tune.report(f"{self.blocks.prefix}.{index}", tuning)
-        self._write(index, block)
+        self._write(index, block, self._rounded)
+        self._rounded.clear()
         return {"linears": facts, "tuning": tuning}
 
     def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> Facts:
         self.loop.say(f"pruning {', '.join(name for shared in inputs for name in shared.linears)}")
-        facts = prune_linears.prune(targeted, prefix, inputs, self.recipe)
+        facts, rounded = prune_linears.prune(targeted, prefix, inputs, self.recipe)
+        self._rounded |= rounded
         for name, fact in facts.items():
             error = "not measured" if fact["error"] is None else f"{fact['error']:.6f}"
             damping = "" if fact["damping"] is None else f", damping {fact['damping']:g}"
@@ -191,20 +160,3 @@ class Pruning:
                 seconds,
             )
         return facts
-
-    def _write(self, index: int, block: nn.Module) -> None:
-        if self.writer:
-            for name, tensor in block.state_dict().items():
-                self.writer.write(f"{self.blocks.prefix}.{index}.{name}", tensor)
-
-    def _flush(self, index: int) -> dict[str, str]:
-        return self.writer.flush(f"{self.blocks.prefix}.{index}.") if self.writer else {}
-
-    def _copy_others(self, layout: dict[str, Tensor], writer: ShardWriter) -> None:
-        """Copy what no block holds: embeddings, the last norm, the head."""
-        for name, planned in layout.items():
-            if not name.startswith(f"{self.blocks.prefix}."):
-                tensor = self.checkpoint.tensor(name).to(planned.dtype)
-                if not mask.finite(tensor):
-                    raise LorsError(f"{name}: NaN or infinity in its weights; check the model")
-                writer.write(name, tensor)

@@ -1,4 +1,4 @@
-"""What pruning a model will need of host memory, device memory and disk, and whether that is there."""
+"""What pruning or quantising a model will need of host memory, device memory and disk, and whether that is there."""
 
 import shutil
 from collections import defaultdict
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lors_cli import processes
+from lors_cli.config.prune import TuneBlocks
 from lors_cli.errors import Problem, RequestError
 from lors_cli.models import linears, load, memory
 from lors_cli.pruning import least_squares
@@ -18,6 +19,39 @@ from lors_cli.sequential.states import PLACEMENTS
 
 # What the last linears of an attention and of an MLP are called.
 OUTPUTS = ("o_proj", "out_proj", "down_proj", "fc2", "dense")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done to the blocks.
+
+    Attributes:
+        stage: the name of its section.
+        states: where that says the calibration states go.
+        statistics: what calibration gathers.
+        factors: matrices as large as a Hessian that a solve needs.
+        fits: whether kept weights are updated.
+        tuning: gradient steps on each block.
+        codes: whether the weights' codes are kept beside them.
+
+    """
+
+    stage: str
+    states: str
+    statistics: list[str]
+    factors: int = 0
+    fits: bool = False
+    tuning: TuneBlocks | None = None
+    codes: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Work":
+        """The work of pruning."""
+        # H, and of its factorisation two at a time
+        factors = 3 if recipe.method.statistic == "hessian" else 0
+        section = recipe.section
+        tuned, codes = section.tune_blocks, recipe.grid is not None
+        return cls("prune", section.states, recipe.statistics, factors, bool(recipe.update), tuned, codes)
 
 
 @dataclass(frozen=True)
@@ -38,26 +72,27 @@ class Estimate:
     host: int
     device: int
     disk: int
+    stage: str = "prune"
 
     def lines(self) -> list[str]:
         """The figures, for people, with the setting that decides each."""
         gpu = f", device {self.device / 1e9:.2f} GB" if self.device else ""
-        tuning = f" or tuning {self.tuning / 1e9:.2f} (prune.tune_blocks)" if self.tuning else ""
+        tuning = f" or tuning {self.tuning / 1e9:.2f} ({self.stage}.tune_blocks)" if self.tuning else ""
         return [
             f"memory: host {self.host / 1e9:.2f} GB{gpu}: process {self.process / 1e9:.2f}, blocks"
             f" {self.blocks / 1e9:.2f}, statistics {self.statistics / 1e9:.2f} and solver {self.solver / 1e9:.2f}"
-            f" (prune.method){tuning}, activations {self.activations / 1e9:.2f} (sequence_length), states"
-            f" {self.states / 1e9:.2f} on the {self.placement} (samples x sequence_length, prune.states)",
+            f" ({self.stage}.method){tuning}, activations {self.activations / 1e9:.2f} (sequence_length), states"
+            f" {self.states / 1e9:.2f} on the {self.placement} (samples x sequence_length, {self.stage}.states)",
             f"disk: {self.disk / 1e9:.2f} GB while it works",
         ]
 
 
-def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | None, device: torch.device) -> Estimate:
-    """The needs of pruning the (skeleton) `model`.
+def estimate(model: PreTrainedModel, work: Work, windows: tuple[int, int] | None, device: torch.device) -> Estimate:
+    """The needs of pruning or quantising the (skeleton) `model`.
 
     Args:
         model: the skeleton.
-        recipe: what is done to it.
+        work: what is done to it.
         windows: how many calibration windows of how many tokens; None without calibration.
         device: what computes.
 
@@ -70,24 +105,24 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
     widths = _input_widths(fullest)
     wide = max(widths)
     largest = _most_together(fullest)
-    hessians = "hessian" in recipe.statistics
-    statistics = 4 * sum(w * w if hessians else w for w in widths) if recipe.statistics else 0
-    # H, and of its factorisation two at a time; the weight in float32 with its errors and scores, or six of some rows
-    factors = 3 if recipe.method.statistic == "hessian" else 0
-    fitted = 6 * min(largest, least_squares.ROWS * wide) if recipe.update else 0
-    solver = 4 * (factors * wide * wide + max(4 * largest, largest + fitted))
+    hessians = "hessian" in work.statistics
+    statistics = 4 * sum(w * w if hessians else w for w in widths) if work.statistics else 0
+    # the weight in float32 with its errors and scores, or six of some rows
+    fitted = 6 * min(largest, least_squares.ROWS * wide) if work.fits else 0
+    solver = 4 * (work.factors * wide * wide + max(4 * largest, largest + fitted))
+    solver += block // size if work.codes else 0
     count, length = windows or (0, 0)
     hidden = model.config.get_text_config().hidden_size
     activations = length * (4 * wide + 8 * hidden) * size
-    tuned = recipe.section.tune_blocks
+    tuned = work.tuning
     tuning = _tuning(block // size, sum(widths), length, size) if tuned else 0
     states = (2 if tuned else 1) * -(-count // processes.count()) * length * hidden * size
-    work = max(statistics + solver, tuning) + activations
+    most = max(statistics + solver, tuning) + activations
     process = psutil.Process().memory_info().rss
     on_gpu = device.type == "cuda"
-    host = process + (block if on_gpu else 2 * block + work)
-    on_device = block + work + sum(p.numel() for p in _outside(model, prefix)) * size if on_gpu else 0
-    asked = recipe.section.states
+    host = process + (block if on_gpu else 2 * block + most)
+    on_device = block + most + sum(p.numel() for p in _outside(model, prefix)) * size if on_gpu else 0
+    asked = work.states
     placement = (
         _placement(states, memory.free_host() + process - host, memory.free_device(device) - on_device)
         if asked == "auto"
@@ -108,6 +143,7 @@ def estimate(model: PreTrainedModel, recipe: Recipe, windows: tuple[int, int] | 
         host=host + (states if at == "host" else 0),
         device=on_device + (states if at == "device" else 0),
         disk=weights + files * 2 * count * length * hidden * size,
+        stage=work.stage,
     )
 
 
@@ -126,15 +162,16 @@ def check(need: Estimate, device: torch.device, output: Path) -> None:
         RequestError: something is short; it says what, and which setting to change.
 
     """
-    less = "lower prune.calibration.samples or sequence_length, or set prune.states: disk"
+    stage = need.stage
+    less = f"lower {stage}.calibration.samples or sequence_length, or set {stage}.states: disk"
     problems = []
     host, free = need.host - need.process, memory.free_host()
     if host > free:
-        problems.append(Problem("prune", f"{host / 1e9:.2f} GB of free host memory", f"{free / 1e9:.2f} GB", less))
+        problems.append(Problem(stage, f"{host / 1e9:.2f} GB of free host memory", f"{free / 1e9:.2f} GB", less))
     if need.device > memory.free_device(device):
         free = memory.free_device(device)
         problems.append(
-            Problem("prune", f"{need.device / 1e9:.2f} GB of free memory on {device}", f"{free / 1e9:.2f} GB", less)
+            Problem(stage, f"{need.device / 1e9:.2f} GB of free memory on {device}", f"{free / 1e9:.2f} GB", less)
         )
     place = next(path for path in (output, *output.parents) if path.exists())
     there = sum(file.stat().st_blocks * 512 for file in output.rglob("*") if file.is_file()) if place == output else 0

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from lors_cli import processes
 from lors_cli.errors import LorsError
+from lors_cli.quantization import stored
+from lors_cli.quantization.grid import Grid
+from lors_cli.quantization.stored import Quantized
 from lors_cli.sequential.gather import Input
 from lors_cli.sequential.recipe import Recipe
 from lors_cli.sparsity import mask
@@ -16,34 +19,50 @@ Facts = dict[str, dict[str, Any]]
 
 
 @torch.no_grad()
-def prune(linears: dict[str, nn.Linear], prefix: str, inputs: list[Input], recipe: Recipe) -> Facts:
+def prune(
+    linears: dict[str, nn.Linear], prefix: str, inputs: list[Input], recipe: Recipe
+) -> tuple[Facts, dict[str, Quantized]]:
     """Prune `linears` (by their name in the block `prefix`); each input's statistics are freed once used.
 
     Where several processes work together, each solves for some of the inputs and sends the weights to the others.
 
     Returns:
-        what happened to each linear, by its full name.
+        what happened to each linear, and of those that are rounded too the codes, by their full names.
 
     Raises:
         LorsError: a weight or a statistic is not finite, or a solve failed; the message names the linear.
 
     """
     facts: Facts = {}
+    rounded: dict[str, Quantized] = {}
     for place in range(len(inputs)):
         shared = inputs.pop(0)
         owner = place % processes.count()
         if owner == processes.rank():
-            facts |= _prune_shared({name: linears[name] for name in shared.linears}, prefix, shared, recipe)
+            own = {name: linears[name] for name in shared.linears}
+            facts |= _prune_shared(own, prefix, shared, recipe, rounded)
         del shared.statistics
         for name in shared.linears:
-            processes.send_from(linears[name].weight.data, owner)
-            full = f"{prefix}.{name}"
+            weight, full = processes.send_from(linears[name].weight.data, owner), f"{prefix}.{name}"
             facts[full] = processes.agree(facts.get(full), owner)
-    return facts
+            if recipe.grid:
+                rounded[full] = sent(rounded.get(full), weight, recipe.grid, owner)
+    return facts, rounded
 
 
-def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, recipe: Recipe) -> Facts:
-    """Prune the linears of one input."""
+def sent(made: Quantized | None, weight: Tensor, grid: Grid, owner: int) -> Quantized:
+    """What process `owner` has `made` of a `weight` on a grid."""
+    received = made or stored.room(weight, grid, weight.dtype)
+    for tensor in (received.codes, received.scale, received.zero_point):
+        if tensor is not None:
+            processes.send_from(tensor, owner)
+    return received
+
+
+def _prune_shared(
+    linears: dict[str, nn.Linear], prefix: str, shared: Input, recipe: Recipe, rounded: dict[str, Quantized]
+) -> Facts:
+    """Prune the linears of one input; the codes of those that are rounded too are put into `rounded`."""
     method, facts = recipe.method, {}
     first = f"{prefix}.{shared.linears[0]}"
     started = time.monotonic()
@@ -58,23 +77,40 @@ def _prune_shared(linears: dict[str, nn.Linear], prefix: str, shared: Input, rec
     dense = {name: linear.weight.data for name, linear in linears.items()}
     for names in _together(list(linears), prefix, recipe):
         stacked = torch.cat([dense[name] for name in names]) if len(names) > 1 else dense[names[0]]
+        fit, codes = None, None
         try:
-            pruned, fit = _pruned(f"{prefix}.{names[0]}", stacked, statistic, shared, recipe)
+            if recipe.grid:
+                codes = _rounded(f"{prefix}.{names[0]}", stacked, statistic, recipe, recipe.grid)
+                pruned = codes.weight(stacked.dtype)
+            else:
+                pruned, fit = _pruned(f"{prefix}.{names[0]}", stacked, statistic, shared, recipe)
         except LorsError as error:
             raise LorsError(f"{prefix}.{', '.join(names)}: {error}") from None
         seconds = (time.monotonic() - started) / len(names)
+        first_row = 0
         for name, weight in zip(names, pruned.split([len(dense[name]) for name in names]), strict=True):
             linears[name].weight.data = weight
+            if codes:
+                rounded[f"{prefix}.{name}"] = codes.rows(slice(first_row, first_row + len(weight)))
+            first_row += len(weight)
             facts[f"{prefix}.{name}"] = {
                 "tokens": shared.tokens,
                 "sparsity": mask.sparsity(weight),
-                "error": _error(dense[name], weight, shared.probe),
+                "error": relative_error(dense[name], weight, shared.probe),
                 "damping": getattr(statistic, "damping", None),
                 "update": fit,
                 "seconds": round(seconds, 3),
             }
         started = time.monotonic()
     return facts
+
+
+def _rounded(full: str, dense: Tensor, statistic: Any, recipe: Recipe, grid: Grid) -> Quantized:
+    """`dense` pruned to the target of the linear `full`, and rounded."""
+    pattern = recipe.targets[full]
+    if pattern is None:
+        raise ValueError(f"{full} has no pattern to prune to")
+    return recipe.method.prune_and_round(dense, statistic, pattern, grid, recipe.options(recipe.method))
 
 
 def _together(names: list[str], prefix: str, recipe: Recipe) -> list[list[str]]:
@@ -105,7 +141,7 @@ def _pruned(
     return mask.positive_zeros(fit.weight), facts
 
 
-def _error(dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:
+def relative_error(dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:
     """``norm(X (W - W'))^2 / norm(X W)^2`` on the probe's tokens."""
     if not probe.numel():
         return None

@@ -10,6 +10,7 @@ from lors_cli.models.linears import select
 from lors_cli.options import Options
 from lors_cli.pruning import METHODS, PROFILES, REPAIRS, UPDATES, PermuteOptions
 from lors_cli.pruning.rows import Method, Profile, Repair, Row, Update
+from lors_cli.quantization.grid import Grid
 from lors_cli.sequential.masks import Masks
 from lors_cli.sparsity.pattern import Pattern
 
@@ -63,6 +64,12 @@ class Recipe:
     def reads_text(self) -> bool:
         """Whether calibration windows go through the blocks as they are pruned."""
         return bool(self.statistics or self.section.tune_blocks)
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid to which what is kept is rounded in the same solve."""
+        kind = self.section.quantize
+        return Grid(kind.bits, kind.group_size, kind.symmetric) if kind else None
 
     @property
     def permutes(self) -> bool:

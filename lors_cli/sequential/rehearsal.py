@@ -6,7 +6,7 @@ states of the block before it and what the model calls it with; and its linears 
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 import torch
@@ -23,12 +23,18 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-5  # of the largest state; as a rule nothing differs at all
 
 
+def skip_in_prune(places: list[str]) -> tuple[str, str]:
+    """The key, and what is written there, by which pruning leaves the linears in these places dense."""
+    return "prune.overrides", f"[{', '.join(f'{{match: {place}, skip: true}}' for place in places)}]"
+
+
 @torch.no_grad()
 def check(
     skeleton: PreTrainedModel,
     key: str,
     *,
     ranked: Collection[str],
+    leave_out: Callable[[list[str]], tuple[str, str]] = skip_in_prune,
     linear_by_linear: bool = False,
     tuned: bool = False,
 ) -> None:
@@ -38,6 +44,7 @@ def check(
         skeleton: the model, whose weights are not read.
         key: where the config names it.
         ranked: the linears whose weights calibration will rank, by their full names.
+        leave_out: the key, and what is written there, by which the linears in some places stay as they are.
         linear_by_linear: whether each linear is to see the pruned ones before it.
         tuned: whether gradients will be computed in each block.
 
@@ -64,12 +71,10 @@ def check(
     prefix, _ = linears.find_blocks(skeleton)
     wanted = {full: full.removeprefix(f"{prefix}.").partition(".")[2] for full in ranked}
     if idle := list(dict.fromkeys(place for place in wanted.values() if place in places and not places[place])):
-        raise request_error(
-            "prune.overrides",
-            "linears that a text calls, so that calibration can rank their weights",
-            f"{name}, which does not call {', '.join(idle)}",
-            f"skip them: prune.overrides: [{', '.join(f'{{match: {place}, skip: true}}' for place in idle)}]",
-        )
+        where, written = leave_out(idle)
+        needed = "linears that a text calls, so that calibration can rank their weights"
+        got = f"{name}, which does not call {', '.join(idle)}"
+        raise request_error(where, needed, got, f"skip them: {where}: {written}")
     for full, place in wanted.items():
         if linear_by_linear and any(seen[place] > len(windows) for seen in calls):
             raise request_error(

@@ -118,6 +118,11 @@ def held_by(weight: Tensor) -> Pattern:
     return Pattern.parse(pattern) if ":" in pattern else Pattern(sparsity(weight))
 
 
+def zeros(weight: Tensor) -> int:
+    """How many zeros there are."""
+    return weight.numel() - int(torch.count_nonzero(weight))
+
+
 def sparsity(weight: Tensor) -> float:
     """The fraction of zeros."""
     return 1 - int(torch.count_nonzero(weight)) / weight.numel()

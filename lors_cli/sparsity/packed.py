@@ -14,7 +14,7 @@ What is kept is what has any bit set, so that -0.0 survives the round trip; the 
 from contextlib import suppress
 from functools import lru_cache
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +24,13 @@ LAYOUTS = ("2:4", "bitmask")
 
 
 class Stored(NamedTuple):
-    """A weight in one of the layouts."""
+    """A weight in one of the layouts. With a scale its values are codes, as `lors_cli.quantization.packed` has them."""
 
     values: Tensor
     positions: Tensor | None = None
     starts: Tensor | None = None
+    scale: Tensor | None = None
+    zero_point: Tensor | None = None
 
     @property
     def layout(self) -> str:
@@ -49,14 +51,19 @@ def pack(weight: Tensor, layout: str | None = None) -> Stored:
 
     """
     kept = _bits(weight) != 0
-    if layout == "2:4":
-        return _pack_24(weight, kept)
+    if layout is not None:
+        return pack_kept(weight, kept, layout)
     # without their positions, which are as large: half of the values, or the kept ones and `starts`
     halves = weight.numel() * weight.itemsize // 2
-    if layout is None and int(kept.sum()) * weight.itemsize + 4 * _spans(weight) >= halves:
+    if int(kept.sum()) * weight.itemsize + 4 * _spans(weight) >= halves:
         with suppress(ValueError):  # it does not fit 2:4
             return _pack_24(weight, kept)
     return _pack_bitmask(weight, kept)
+
+
+def pack_kept(weight: Tensor, kept: Tensor, layout: str) -> Stored:
+    """Pack of `weight` (R, C), of any dtype, what is `kept`, bool (R, C); errors as in `pack`."""
+    return _pack_24(weight, kept) if layout == "2:4" else _pack_bitmask(weight, kept)
 
 
 def packed_bytes(weight: Tensor) -> int:
@@ -77,28 +84,62 @@ def unpack(stored: Stored, shape: tuple[int, int]) -> Tensor:
 
 def unpack_rows(stored: Stored, shape: tuple[int, int], first: int, end: int) -> Tensor:
     """Rows `first` to `end` (excluded) of the weight; those of a dense one are a view."""
-    values, positions, starts = stored
+    values, positions, starts, *_ = stored
     if positions is None:
         return values[first:end]
-    kept = _unpack_positions(positions[first:end], shape[1], "2:4" if starts is None else "bitmask")
+    kept = kept_rows(stored, shape, first, end)
     ours = values[first:end] if starts is None else values[int(starts[first, 0]) :] if first else values
     return values.new_zeros(kept.shape).masked_scatter_(kept, ours)
 
 
+def kept_rows(stored: Stored, shape: tuple[int, int], first: int, end: int) -> Tensor:
+    """Where rows `first` to `end` (excluded) of a packed weight have values, bool."""
+    positions: Any = stored.positions
+    return _unpack_positions(positions[first:end], shape[1], stored.layout)
+
+
 def starts_of(positions: Tensor, columns: int) -> Tensor:
-    """``starts`` of a bitmask's `positions`.
+    """``starts`` of a bitmask's `positions`, which have no bits beyond the columns.
 
     Raises:
         ValueError: there are more than 2^31 values.
 
     """
     rows = positions.shape[0]
-    kept = _unpack_positions(positions, columns, "bitmask")
-    padded = torch.nn.functional.pad(kept, (0, -columns % SPAN))
-    ends = padded.view(-1, SPAN).sum(dim=1).cumsum(dim=0)
+    counts = torch.nn.functional.pad(_table("counts", positions.device)[positions.int()], (0, -positions.shape[1] % 32))
+    ends = counts.view(-1, SPAN // 8).sum(dim=1).cumsum(dim=0)
     if int(ends[-1]) >= 2**31:
         raise ValueError("fewer than 2^31 kept values in one weight")
     return ends.roll(1).index_fill_(0, torch.zeros(1, dtype=torch.long, device=ends.device), 0).int().view(rows, -1)
+
+
+def opened(values: Tensor, positions: Tensor, layout: str, shape: tuple[int, int]) -> Stored:
+    """The packed weight (R, C) of tensors that a file gave: what reads it relies on what is checked here.
+
+    Raises:
+        ValueError: these are not the values and positions of a weight of this shape in this layout.
+
+    """
+    rows, columns = shape
+    if positions.dtype != torch.uint8 or positions.shape != (rows, -(-columns // 8)):
+        raise ValueError(f"positions of shape {tuple(positions.shape)} for a weight of shape {shape}")
+    if layout == "2:4":
+        if columns % 4 or values.shape != (rows, columns // 2):
+            raise ValueError(f"values of shape {tuple(values.shape)} for a weight of shape {shape} in 2:4")
+        whole, odd = columns // 8, positions[:, columns // 8 :]
+        good = _table("places", positions.device)
+        if not bool(good[positions[:, :whole].int()].all() and good[(odd | 4 << 4).int()].all() and (odd < 16).all()):
+            raise ValueError("places that are not two of four, the lower first")
+        return Stored(values, positions)
+    if layout != "bitmask" or (columns % 8 and bool((positions[:, -1] >> columns % 8).any())):
+        raise ValueError("bits beyond the last column" if layout == "bitmask" else f"an unknown layout, {layout}")
+    starts = starts_of(positions, columns)
+    kept = int(starts[-1, -1]) + int(
+        _table("counts", positions.device)[positions[-1, 32 * (starts.shape[1] - 1) :].int()].sum()
+    )
+    if values.shape != (kept,):
+        raise ValueError(f"{tuple(values.shape)} values where the bitmask keeps {kept}")
+    return Stored(values, positions, starts)
 
 
 def _spans(weight: Tensor) -> int:
@@ -125,15 +166,22 @@ def _unpack_positions(positions: Tensor, columns: int, layout: str) -> Tensor:
 
 
 @lru_cache
-def _table(layout: str, device: torch.device) -> Tensor:
-    """For each byte the eight bools that it stands for, as one number."""
+def _table(what: str, device: torch.device) -> Tensor:
+    """For each byte of a layout the eight bools that it stands for, as one number; or a fact about the byte.
+
+    The facts: how many bits it has ("counts"), and whether it has the places of two groups of 2:4 ("places").
+    """
 
     def kept(byte: int, column: int) -> bool:
-        if layout == "bitmask":
+        if what == "bitmask":
             return bool(byte >> column & 1)
         code = byte >> (column & 4) & 15
         return column & 3 in (code & 3, code >> 2)
 
+    if what == "counts":
+        return torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8, device=device)
+    if what == "places":
+        return torch.tensor([all(c & 3 < c >> 2 for c in (b & 15, b >> 4)) for b in range(256)], device=device)
     rows = [[kept(byte, column) for column in range(8)] for byte in range(256)]
     return torch.tensor(rows, device=device).view(torch.int64)[:, 0]
 

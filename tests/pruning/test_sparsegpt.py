@@ -5,6 +5,9 @@ from torch import Tensor
 from lors_cli.errors import LorsError
 from lors_cli.pruning import sparsegpt, wanda
 from lors_cli.pruning.statistics import Hessian
+from lors_cli.quantization import gptq
+from lors_cli.quantization.grid import Grid, Scales, codes_of, fit, values
+from lors_cli.sparsity import hessian as hessians
 from lors_cli.sparsity.mask import holds
 from lors_cli.sparsity.pattern import Pattern
 
@@ -119,9 +122,47 @@ def test_hessian_is_the_mean_over_samples() -> None:
 def test_larger_dampings_are_tried_logged_and_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     indefinite = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.02]))
     logged: list[str] = []
-    monkeypatch.setattr(sparsegpt.log, "warning", lambda message, *args: logged.append(message % args))
+    monkeypatch.setattr(hessians.log, "warning", lambda message, *args: logged.append(message % args))
     pruned = solve(torch.randn(4, 4), indefinite, Pattern.parse("2:4"))
     assert holds(pruned, Pattern.parse("2:4"))
     assert logged == ["the Hessian is not positive definite at damping 0.01"]
     with pytest.raises(LorsError, match="even at damping 10"):
         solve(torch.randn(4, 4), torch.diag(torch.tensor([1.0, 1, 1, -50.0])), Pattern.parse("2:4"))
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "0.5"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_pruning_and_rounding_in_one_solve(pattern: str, symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the solve on whole matrices, with the inverse of what is left made anew for every column."""
+    monkeypatch.setattr(gptq, "ROWS", 5)
+    torch.manual_seed(0)
+    columns, size, wanted = 48, 8, Pattern.parse(pattern)
+    x = torch.randn(300, columns, dtype=torch.float64) @ torch.randn(columns, columns, dtype=torch.float64)
+    hessian, weight = 2 * x.T @ x, torch.randn(12, columns, dtype=torch.float64)
+    grid = Grid(4, size, symmetric)
+    statistic = sparsegpt.prepare(hessian.clone())
+    made = sparsegpt.prune_and_round(weight, statistic, wanted, grid, torch.float32, block_size=16)
+
+    h = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(columns, dtype=torch.float64)
+    inverses = [torch.linalg.inv(h[k:, k:])[0, 0] for k in range(columns)]
+    w, mask, codes = weight.clone(), torch.ones(12, columns, dtype=torch.bool), torch.zeros(12, columns)
+    for j in range(columns):
+        group = 4 if pattern == "2:4" else 16
+        if j % group == 0:
+            score = w[:, j : j + group] ** 2 / torch.stack(inverses[j : j + group])
+            if pattern == "2:4":
+                mask[:, j : j + group] = score.argsort(dim=1).argsort(dim=1) >= 2
+            else:
+                mask[:, j : j + group] = score > score.flatten().sort().values[score.numel() // 2]
+        if j % size == 0:
+            scales = fit(w[:, j : j + size] * mask[:, j : j + size], grid, torch.float32)
+        one = Scales(scales.scale, scales.zero_point)
+        kept = w[:, j : j + 1] * mask[:, j : j + 1]
+        code = codes_of(kept, one, grid)
+        codes[:, j] = code[:, 0]
+        inverse = torch.linalg.inv(h[j:, j:])
+        error = (w[:, j] - values(code, one, torch.float64)[:, 0]) / inverse[0, 0]
+        w[:, j:] -= error[:, None] * inverse[0]
+    assert torch.equal(made.codes.float(), codes)
+    assert bool((made.weight()[~mask] == 0).all())
+    assert holds(made.weight(), wanted)

@@ -15,6 +15,7 @@ from lors_cli.errors import RequestError
 from lors_cli.models import linears, load
 from lors_cli.models import memory as machine_memory
 from lors_cli.sequential import memory_estimate
+from lors_cli.sequential.memory_estimate import Work
 from lors_cli.sequential.recipe import Recipe, build
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -54,7 +55,7 @@ def make(skeleton: PreTrainedModel, **settings: Any) -> Recipe:
 def need(
     skeleton: PreTrainedModel, device: torch.device = CPU, windows: tuple[int, int] | None = WINDOWS, **settings: Any
 ) -> memory_estimate.Estimate:
-    return memory_estimate.estimate(skeleton, make(skeleton, **settings), windows, device)
+    return memory_estimate.estimate(skeleton, Work.of(make(skeleton, **settings)), windows, device)
 
 
 def test_the_parts_are_those_of_the_shapes(machine: Machine, skeleton: PreTrainedModel) -> None:

@@ -43,7 +43,7 @@ def test_the_facts_are_those_of_the_weights(method: str, repair: str | None) -> 
     by_name, x = linears(), torch.randn(1, 40, 16)
     dense = {name: linear.weight.clone() for name, linear in by_name.items()}
     made = recipe(by_name, method=method, repair=repair)
-    facts = prune_linears.prune(by_name, "block", [gathered(made, x)], made)
+    facts, _ = prune_linears.prune(by_name, "block", [gathered(made, x)], made)
     assert list(facts) == ["block.q", "block.k"]
     for name, linear in by_name.items():
         fact = facts[f"block.{name}"]
