@@ -1,6 +1,6 @@
 """What other people's code needs of lors: models with adapters in a training loop that is not ours.
 
-    load                   a model directory of any kind, also one that structured pruning made smaller
+    load                   a model directory of any kind, also one that structured pruning made smaller, also packed
     attach                 linears become adapters, everything else is frozen
     start_from_gradient    lora_A from the first batches, as LoRS starts
     save_adapter           a directory in PEFT's form, which ``lors merge`` takes
@@ -21,28 +21,35 @@ from transformers import PreTrainedModel
 
 from lors_cli import adapters
 from lors_cli.adapters import fit
-from lors_cli.adapters.attached import Settings, find, place_vectors, round_anew, unwrapped, whole
+from lors_cli.adapters.attached import Settings, check_plain, find, place_vectors, round_anew, unwrapped, whole
 from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.artifacts import adapter_file
 from lors_cli.errors import as_value_error, nearest
-from lors_cli.models import identity, linears, targets, vectors
+from lors_cli.models import codes, identity, linears, targets, vectors
 from lors_cli.models.load import load_model
-from lors_cli.sparsity import mask
+from lors_cli.models.packed import load_packed
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def load(
-    directory: str | PathLike[str], *, dtype: str = "auto", device: str = "cpu", trust_remote_code: bool = False
+    directory: str | PathLike[str],
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    packed: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The model in `directory`, in eval mode; also a structured-pruned one, which plain transformers refuses.
 
     Args:
-        directory: of a model, such as ``pruned`` or ``merged`` of a run.
+        directory: of a model, such as ``pruned`` of a run, or ``quantized``, whose codes become numbers.
         dtype: float32, bfloat16 or float16; auto: as the weights are stored.
         device: where to put it.
+        packed: keep the linears of the blocks without their zeros, as they run; for this the directory may be one that
+            ``lors pack`` made. The model is frozen.
         trust_remote_code: whether code that the directory brings may run.
 
     Raises:
@@ -50,8 +57,9 @@ def load(
         LorsError: a weight file is missing or damaged.
 
     """
+    make = load_packed if packed else load_model
     with as_value_error():
-        return load_model(Path(directory), dtype, torch.device(device), trust_remote_code=trust_remote_code)
+        return make(Path(directory), dtype, torch.device(device), trust_remote_code=trust_remote_code)
 
 
 def attach(
@@ -66,6 +74,8 @@ def attach(
     packed: bool = False,
     adapter_checkpointing: Checkpointing = False,
     stochastic: bool = False,
+    zero_init: str | None = None,
+    spp_beta: bool = True,
 ) -> Model:
     """Replace linears of `model`, in place, by adapters; only the adapters' own tensors stay trainable.
 
@@ -83,6 +93,8 @@ def attach(
         packed: lors: keep the frozen weights without their zeros.
         adapter_checkpointing: sqft, spp: recompute the method's own tensors in backward.
         stochastic: lors in bfloat16: round the effective weight stochastically, anew in each training forward.
+        zero_init: spp: which factor starts at zero: spp_beta, spp_alpha, both or none.
+        spp_beta: spp: False leaves the factor of each row out.
 
     Returns:
         the same model.
@@ -92,16 +104,22 @@ def attach(
 
     """
     way = _formulation(method, formulation)
-    for argument, value, known in (
-        ("dropout", dropout, "dropout" in way.options.model_fields),
-        ("adapter_checkpointing", adapter_checkpointing, "adapter_checkpointing" in way.options.model_fields),
-        ("stochastic", stochastic, "merge_rounding" in way.options.model_fields),
-        ("packed", packed, "packed" in way.bases),
+    fields = way.options.model_fields
+    for argument, asked, known in (
+        (f"dropout={dropout}", dropout, "dropout" in fields),
+        (f"adapter_checkpointing={adapter_checkpointing!r}", adapter_checkpointing, "adapter_checkpointing" in fields),
+        ("stochastic=True", stochastic, "merge_rounding" in fields),
+        ("packed=True", packed, "packed" in way.bases),
+        (f"zero_init={zero_init!r}", zero_init, "zero_init" in fields),
+        ("spp_beta=False", not spp_beta, "spp_beta" in fields),
     ):
-        if value and not known:
-            raise ValueError(
-                f"{argument}={value!r}: {method} ({way.class_name}) does not have this option; leave it out"
-            )
+        if asked and not known:
+            raise ValueError(f"{argument}: {method} ({way.class_name}) does not have this option; leave it out")
+    starts = ("spp_beta", "spp_alpha", "both", "none") if spp_beta else ("spp_alpha", "none")
+    if zero_init not in (None, *starts):
+        raise ValueError(
+            f"expected zero_init as one of {', '.join(starts)} with spp_beta={spp_beta}, got {zero_init!r}"
+        )
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"
@@ -109,6 +127,7 @@ def attach(
     names = _targets(model, way.adapter, rank, target_modules, packed=packed)
     options: dict[str, Any] = {"rank": rank, "alpha": alpha, "dropout": dropout}
     options |= {"adapter_checkpointing": adapter_checkpointing, **({"stochastic": True} if stochastic else {})}
+    options |= {"zero_init": zero_init, "spp_beta": spp_beta} if "zero_init" in fields else {}
     base = "packed" if packed else "dense"
     attached = replace_linears(model, names, way.adapter, base=base, **options)
     Settings(method, rank, alpha, dropout).keep_in(model)
@@ -196,6 +215,7 @@ def save_adapter(model: nn.Module, directory: str | PathLike[str]) -> None:
         deque(tensors, maxlen=0)
         return
     content = adapter_file.AdapterFile(settings.method, settings.rank, settings.alpha, modules, identity.of(tensors))
+    content.quantization_aware = settings.quantization_aware
     with as_value_error():
         adapter_file.save_whole(Path(directory), content, base=core.config._name_or_path, dropout=settings.dropout)
 
@@ -219,17 +239,17 @@ def place_adapter(model: Model, directory: str | PathLike[str], *, check: bool =
     path, core = Path(directory), unwrapped(model)
     settings = Settings.of(core)
     if settings is None:
-        _check_plain(model)
+        check_plain(model)
     elif any(hasattr(parameter, "full_tensor") for parameter in core.parameters()):  # a DTensor
         raise ValueError("a model that is whole in this process; load the adapter before fully_shard")
     with as_value_error():
         content = adapter_file.load(path, "directory")
         dropout = adapter_file.read_dropout(path)
-    method, rank, alpha = content.method, content.rank, content.alpha
+    method, rank, alpha, aware = kind = content.method, content.rank, content.alpha, content.quantization_aware
     if method not in adapters.METHODS:
         raise ValueError(f"an adapter that can be trained; {path} is for `lors merge` alone: load the merged model")
-    if settings and (method, rank, alpha) != (settings.method, settings.rank, settings.alpha):
-        got = f"{(method, rank, alpha)} in {path}"
+    if settings and kind != (settings.method, settings.rank, settings.alpha, settings.quantization_aware):
+        got = f"{kind} in {path}"
         raise ValueError(f"an adapter of the method, rank and alpha of {settings}, got {got}")
     if settings:
         sizes = {name: adapter.shape for name, adapter in find(model)[2].items()}
@@ -246,9 +266,10 @@ def place_adapter(model: Model, directory: str | PathLike[str], *, check: bool =
         why = identity.why_other_in_memory(content, model) if check else None
     if why:
         raise ValueError(f"{path} was made on another model: this one {why}; load the model that it was made on")
-    if settings is None:
-        names = list(content.modules)
-        attach(model, method=method, rank=rank, alpha=alpha, target_modules=names, dropout=dropout)
+    if settings is None and aware:
+        codes.attach(model, content)
+    elif settings is None:
+        attach(model, method=method, rank=rank, alpha=alpha, target_modules=list(content.modules), dropout=dropout)
     place_vectors(core, content.vectors)
     with torch.no_grad():
         for name, adapter in find(model)[2].items():
@@ -272,27 +293,8 @@ def _targets(
     """The names of the linears to adapt, each checked to be large enough for the rank and worth packing."""
     if Settings.of(unwrapped(model)):
         raise ValueError("a model without adapters, got one to which some are attached already")
-    _check_plain(model)
+    check_plain(model)
     if isinstance(target_modules, str) or target_modules == []:
         raise ValueError(f"target_modules: a list of names or globs (['*'] for all), got {target_modules!r}")
-    every = linears.all_linears(model, asked=target_modules or ())
     with as_value_error():
-        names = linears.select(list(every), target_modules, "target_modules")
-        measured = target_modules is None or packed
-        sparsities = {name: mask.sparsity(every[name].weight) for name in names if measured}
-        if target_modules is None:
-            names = targets.pruned(sparsities, "target_modules", type(model).__name__)
-        sizes = {name: (every[name].out_features, every[name].in_features) for name in names}
-        targets.check_rank(kind, rank, sizes, "rank")
-        if packed:
-            dtype, remedy = every[names[0]].weight.dtype, "leave it out of target_modules, or leave packed out"
-            targets.check_packable({name: sparsities[name] for name in names}, dtype, "packed", remedy)
-    return names
-
-
-def _check_plain(model: Any) -> None:
-    """Refuse what is not a transformers model with float weights, or is wrapped."""
-    if unwrapped(model) is not model or not hasattr(model, "config") or hasattr(model, "peft_config"):
-        raise ValueError(f"a plain transformers model, not wrapped yet, got {type(model).__name__}")
-    if getattr(model.config, "quantization_config", None):
-        raise ValueError("a model whose weights are plain floats, got a quantised one")
+        return targets.of_model(model, kind, rank, target_modules, packed=packed)

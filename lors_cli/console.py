@@ -99,10 +99,10 @@ class _MessageFormatter(logging.Formatter):
         return prefix + record.getMessage()
 
 
-def result(text: str) -> None:
+def result(text: str, end: str = "\n") -> None:
     """Print what a script would read, on stdout; characters that its encoding lacks are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
 
 
 def error(problem: BaseException, *, debug: bool) -> None:

@@ -107,6 +107,8 @@ def prepare_of(stage: str) -> "Callable[[Config, Graph], Preparing]":
         from lors_cli.stages.prune import prepare
     elif stage == "align":
         from lors_cli.stages.align import prepare
+    elif stage == "quantize":
+        from lors_cli.stages.quantize import prepare
     elif stage == "train":
         from lors_cli.stages.train import prepare
     elif stage == "recover":

@@ -20,6 +20,9 @@ from torch import Tensor
 from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.adapters.lors_listing import listed_weight
 from lors_cli.benchmark import clock
+from lors_cli.quantization import packed as quantized
+from lors_cli.quantization.grid import Grid, codes_of, fit
+from lors_cli.quantization.stored import Quantized
 from lors_cli.run import environment
 from lors_cli.sparsity.packed import Stored, pack
 
@@ -32,8 +35,12 @@ def compare(rows: int, columns: int, rank: int, dtype: torch.dtype, device: torc
     target = torch.empty_like(weight)
     stored = {"dense": Stored(weight), "2:4": pack(weight, "2:4"), "bitmask": pack(weight, "bitmask")}
     ways: dict[str, Callable[[], Tensor]] = {"copy": lambda: target.copy_(weight)}
+    grid = Grid(bits=4, group_size=128)
+    codes = Quantized(codes_of(weight, scales := fit(weight, grid), grid), *scales, grid)
+    stored |= {f"int4 {layout}": quantized.pack(codes, layout) for layout in ("2:4", "bitmask")}
+    stored["int4 2:4, on its grid"] = stored["int4 2:4"]
     for name, base in stored.items():
-        effective = EffectiveWeight(base, a, b, 0.5, None, dtype)
+        effective = EffectiveWeight(base, a, b, 0.5, None, dtype, bits=4 * name.endswith("grid"))
         ways[f"fused, {name}"] = lambda effective=effective: effective.make(target)  # type: ignore[misc]
     ways["listing"] = lambda: listed_weight(weight, a, b, 0.5)
     times = {name: seconds * 1e6 for name, seconds in clock.medians(ways, device).items()}

@@ -1,6 +1,7 @@
 """Draw docs/pipeline.svg, the picture of the stages in the README: python scripts/draw_pipeline.py [FILE].
 
-Folders are boxes, stages are arrows; what only LoRAM needs is dashed. The same matplotlib gives the same bytes.
+Folders are boxes, stages are arrows; what not every run has is dashed: LoRAM's above, four bits below. The same
+matplotlib gives the same bytes.
 """
 
 import sys
@@ -22,22 +23,24 @@ BOXES = {
     "merge": (9.6, 0.0, "pruned model + adapter;\nproof that the zeros stay"),
     "eval": (12.8, 0.0, "dense, pruned and\nmerged, compared"),
     "align": (4.8, 2.0, "trained on general text;\nthe zeros are kept"),
+    "quantize": (4.8, -2.2, "the kept weights in\na few bits; zeros stay"),
     "recover": (8.0, 2.0, "the adapter in the\nshapes of the dense model"),
 }
 ARROWS = [("model", "prune"), ("prune", "train"), ("train", "merge"), ("merge", "eval")]
+BITS = [("prune", "quantize"), ("quantize", "train")]
 LORAM = [("prune", "align"), ("align", "train"), ("train", "recover"), ("recover", "merge")]
 BLUE, GREY = "#1f5fa8", "#57606a"
 
 
 def draw_box(axes: Axes, name: str) -> None:
-    """A folder with its remark: above the optional ones, below the others."""
+    """A folder with its remark: above LoRAM's, below the others."""
     x, y, remark = BOXES[name]
-    optional, folder = y > 0, f"{STAGES[name].folder}/" if name in STAGES else ""
+    optional, folder = y != 0, f"{STAGES[name].folder}/" if name in STAGES else ""
     edge = {"edgecolor": BLUE, "facecolor": "#eaf2fb", "linestyle": "--" if optional else "-"}
     axes.add_patch(FancyBboxPatch((x - 0.8, y - 0.25), 1.6, 0.5, boxstyle="round,pad=0.1", **edge))
     axes.text(x, y, folder or "dense model", ha="center", va="center", family="monospace" if folder else None)
     for number, line in enumerate(remark.splitlines()):
-        height = y + (0.9 if optional else -0.65) - 0.28 * number
+        height = y + (0.9 if y > 0 else -0.65) - 0.28 * number
         axes.text(x, height, line, ha="center", va="center", color=GREY, size=9)
 
 
@@ -50,7 +53,7 @@ def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float],
 def draw(file: Path) -> None:
     """Write the picture as SVG, whose text stays text."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lors", "font.size": 11})
-    figure, axes = plt.subplots(figsize=(13, 3.6))
+    figure, axes = plt.subplots(figsize=(13, 5.0))
     for name in BOXES:
         draw_box(axes, name)
     for start, end in ARROWS:
@@ -65,9 +68,16 @@ def draw(file: Path) -> None:
             axes.text(bottom[0] + 0.2, 1.0, end, ha="right", va="center", color=BLUE, weight="bold")
         else:
             draw_arrow(axes, (x + 0.6, 1.6), (tip - 0.3, 0.4), "--")
-    note = "dashed: only for LoRAM, where\nmerged/ is the dense model\n+ recovered/ and has its size"
+    for start, end in BITS:
+        (x, y, _), (tip, to, _) = BOXES[start], BOXES[end]
+        if to < y:
+            draw_arrow(axes, (x + 1.35, -0.3), (tip - 0.25, -1.8), "--")
+            axes.text(x + 1.2, -1.35, end, ha="right", va="center", color=BLUE, weight="bold")
+        else:
+            draw_arrow(axes, (x + 0.25, -1.8), (tip - 1.35, -0.3), "--")
+    note = "dashed above: only for LoRAM,\nwhere merged/ is the dense model\n+ recovered/ and has its size"
     axes.text(10.6, 2.0, note, ha="left", va="center", color=GREY, size=9)
-    axes.set(xlim=(-1.5, 14.2), ylim=(-1.3, 3.2))
+    axes.set(xlim=(-1.5, 14.2), ylim=(-3.4, 3.2))
     axes.set_axis_off()
     metadata = {"Date": None, "Title": "The stages of lors and the folders that they write"}
     figure.savefig(file, metadata=metadata if file.suffix == ".svg" else None, bbox_inches="tight", pad_inches=0.05)

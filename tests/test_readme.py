@@ -46,6 +46,9 @@ PLACEHOLDERS = {
     "PATH": [MODEL],
     "DIRECTORY": [MODEL],
     "MODEL": [MODEL],
+    "MODEL...": [MODEL],
+    "--prompt": ["--prompt"],
+    "TEXT": ["A text", "--max-new-tokens", "2"],
     "PACKED": [f"{MODEL}-packed"],
     "OUTPUT": ["unpacked"],
     "REPO_ID": ["owner/name"],
@@ -53,6 +56,7 @@ PLACEHOLDERS = {
 MORE = {
     "sweep": ["train.rank=2,4", "--dry-run"],
     "push": ["--dry-run"],
+    "quantize": ["quantize={method: rtn, group_size: 16}"],
     "bench": ["--predict", "--shape", "smollm2-135m", "--hardware", "h100"],
 }
 NEED_LORAM = {"align", "recover"}  # they are no part of this config

@@ -43,6 +43,23 @@ class CheckpointingOptions(Options):
     )
 
 
+class OnGridOptions(Options):
+    """The options of formulations that compute with one effective weight, which can be put on a grid."""
+
+    quantization_aware: bool = option(
+        False,
+        "whether the effective weight is rounded to the grid of a quantised model (base: int4), so that the merged"
+        " model is the trained one to the last bit (QA-SparsePEFT)",
+        without="does not compute with an effective weight that keeps the zeros of a quantised one",
+        off=False,
+        after="base",
+    )
+
+
+class SQFTOptions(OnGridOptions, CheckpointingOptions):
+    """The options of SQFT."""
+
+
 class AblationOptions(Options):
     """The options of SPP's ablations, which each of its formulations has."""
 
@@ -75,7 +92,7 @@ class SPPColumnsOptions(DropoutOptions, AblationOptions):
     """The options of SPP by slices of columns."""
 
 
-class LoRSOptions(Options):
+class LoRSOptions(OnGridOptions):
     """The options of LoRS."""
 
     merge_cache: Literal["auto", "off", "full"] = option(
@@ -95,7 +112,13 @@ class LoRSOptions(Options):
 
     def arguments(self) -> dict[str, Any]:
         """The cache is the training's; the adapter asks only whether it rounds stochastically."""
-        return {"stochastic": self.merge_rounding == "stochastic"}
+        return {"stochastic": self.merge_rounding == "stochastic", "quantization_aware": self.quantization_aware}
+
+    def faults(self) -> Iterator[tuple[str, str, str]]:
+        """Two roundings at once."""
+        if self.quantization_aware and self.merge_rounding == "stochastic":
+            expected = "merge_rounding: nearest, because quantization_aware puts effective weights on a grid"
+            yield "merge_rounding", expected, "write merge_rounding: nearest"
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,8 @@ class Formulation:
     """A way to compute a method.
 
     `implementation` is MODULE:CLASS, imported on first use; `bases` are the forms in which it can have the frozen
-    weight: as it is ("dense"), without its zeros ("packed"), or in 4 bits ("nf4").
+    weight: as it is ("dense"), without its zeros ("packed"), in 4 bits ("nf4"), or as the codes of a quantised model
+    ("int4").
     """
 
     implementation: str
@@ -177,7 +201,7 @@ class Method:
 METHODS = {
     "lors": Method(
         formulations={
-            "fused": Formulation("lors_cli.adapters.lors:LoRS", LoRSOptions, ("dense", "packed")),
+            "fused": Formulation("lors_cli.adapters.lors:LoRS", LoRSOptions, ("dense", "packed", "int4")),
             "listing": Formulation("lors_cli.adapters.lors_listing:LoRSListing"),
         },
         keeps_zeros=True,
@@ -202,7 +226,7 @@ METHODS = {
         learning_rate=4e-2,
     ),
     "sqft": Method(
-        formulations={"listing": Formulation("lors_cli.adapters.sqft:SQFT", CheckpointingOptions)},
+        formulations={"listing": Formulation("lors_cli.adapters.sqft:SQFT", SQFTOptions, ("dense", "int4"))},
         keeps_zeros=True,
         equation="W' = W + s (BA) * M, by autograd",
         paper="Munoz et al. 2024, arXiv 2410.03750",
@@ -211,7 +235,7 @@ METHODS = {
         recoverable=True,
     ),
     "lora": Method(
-        formulations={"eager": Formulation("lors_cli.adapters.lora:LoRA", DropoutOptions, ("dense", "nf4"))},
+        formulations={"eager": Formulation("lors_cli.adapters.lora:LoRA", DropoutOptions, ("dense", "nf4", "int4"))},
         keeps_zeros=False,
         equation="Y = X W^T + s (X A^T) B^T; merged densely, or masked only at the merge (LoRA*)",
         paper="Hu et al. 2021, arXiv 2106.09685",

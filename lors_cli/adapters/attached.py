@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.lors import LoRS
+from lors_cli.adapters.packed_linear import ONLY_RUNS, PackedLinear
 from lors_cli.adapters.vectors import owner
 
 _SETTINGS = "lors_settings"  # where a model with adapters keeps them
@@ -20,6 +21,7 @@ class Settings:
     """What all adapters of a model share and what cannot be read from their tensors.
 
     `vectors` are the names of the model's parameters that have the values that were trained with the adapters.
+    `quantization_aware`: effective weights are on the grid of the model, which is a quantised one.
     """
 
     method: str
@@ -27,6 +29,7 @@ class Settings:
     alpha: float
     dropout: float
     vectors: tuple[str, ...] = ()
+    quantization_aware: bool = False
 
     def keep_in(self, model: nn.Module) -> None:
         """Let `of` find them."""
@@ -90,3 +93,13 @@ def round_anew(model: nn.Module, args: tuple[Any, ...]) -> None:
         for adapter in model.modules():
             if isinstance(adapter, LoRS) and adapter.rounding_seed is not None:
                 adapter.rounding_seed = adapter.rounding_seed + 1
+
+
+def check_plain(model: Any) -> None:
+    """Refuse what is not a transformers model with float weights, or is wrapped."""
+    if unwrapped(model) is not model or not hasattr(model, "config") or hasattr(model, "peft_config"):
+        raise ValueError(f"a plain transformers model, not wrapped yet, got {type(model).__name__}")
+    if getattr(model.config, "quantization_config", None):
+        raise ValueError("a model whose weights are plain floats, got a quantised one")
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise ValueError(f"a model whose weights are dense; {ONLY_RUNS} (attach(packed=True) from Python)")

@@ -57,9 +57,15 @@ class Adapter(nn.Module):
         return self.linear.out_features, self.linear.in_features
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the frozen weight, as it is multiplied with."""
+        dtype: torch.dtype = getattr(self.linear, "dtype", self.linear.weight.dtype)
+        return dtype
+
+    @property
     def parameter_dtype(self) -> torch.dtype:
         """float32 whatever the model's dtype: small updates vanish in bf16. float64 stays, for exact tests."""
-        return torch.promote_types(self.linear.weight.dtype, torch.float32)
+        return torch.promote_types(self.dtype, torch.float32)
 
     def new_parameter(self, rows: int, columns: int) -> nn.Parameter:
         """Zeros (rows, columns) beside the frozen weight, in `parameter_dtype`."""
@@ -99,8 +105,8 @@ class Adapter(nn.Module):
         kind = x.device.type
         if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
             return x.to(torch.get_autocast_dtype(kind))
-        if x.dtype != self.linear.weight.dtype:
-            raise TypeError(f"inputs of the weight's dtype {self.linear.weight.dtype}, got {x.dtype}")
+        if x.dtype != self.dtype:
+            raise TypeError(f"inputs of the weight's dtype {self.dtype}, got {x.dtype}")
         return x
 
     def _checkpointed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -122,6 +128,7 @@ class LowRankAdapter(Adapter):
     """An adapter whose update is a function of the product ``lora_B @ lora_A``."""
 
     parameter_names: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
+    active_rank: int | None = None
 
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__(linear, **options)
@@ -129,6 +136,13 @@ class LowRankAdapter(Adapter):
         self.lora_A = self.new_parameter(self.rank, columns)
         self.lora_B = self.new_parameter(rows, self.rank)
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """lora_A and lora_B of the update: in training the first `active_rank` rows and columns, if that is set."""
+        if self.active_rank is None or not self.training:
+            return self.lora_A, self.lora_B
+        return self.lora_A[: self.active_rank], self.lora_B[:, : self.active_rank]
 
     @classmethod
     def shapes(cls, out_features: int, in_features: int, rank: int) -> dict[str, tuple[int, int]]:

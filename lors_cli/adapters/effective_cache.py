@@ -39,7 +39,7 @@ class Slot:
 
     def use(self, operands: tuple[Tensor, ...], scale: float, dtype: torch.dtype, make: Make) -> Tensor:
         """The effective weight of `operands`: the kept one if they are as they were when it was made."""
-        key = (scale, dtype, *((t.data_ptr(), t._version) for t in operands))
+        key = (scale, dtype, *((t.data_ptr(), t._version, t.shape) for t in operands))
         self.made = self.weight is None or key != self._key
         if self.weight is None or self.made:
             self.weight = make(self.weight)

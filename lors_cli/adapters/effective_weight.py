@@ -2,6 +2,10 @@
 
 The low-rank parts are float32 whatever W is and must not be rounded first: the sum is taken in their precision and
 rounded once. The formula itself is in `EffectiveWeight._fill`.
+
+A quantised W is decoded on the way. Quantisation-aware (Munoz et al. 2024, arXiv 2410.03750) W' is then put on W's own
+grid, which is what a merge writes: ``clamp(round(W' / scale) + zero_point)``. That sum is taken in float64, so that the
+codes do not depend on the order of its terms, on the device, or on the dtype of the model.
 """
 
 from collections.abc import Iterator
@@ -12,7 +16,10 @@ from torch import Tensor
 
 from lors_cli.adapters import effective_cache
 from lors_cli.kernels import effective_weight as kernel
-from lors_cli.sparsity import packed, rounding
+from lors_cli.kernels.packed import weight_rows
+from lors_cli.quantization import packed
+from lors_cli.quantization.grid import Grid, codes_of, values
+from lors_cli.sparsity import rounding
 from lors_cli.sparsity.packed import Stored
 
 # Rows are made so many bytes at a time, which stay in the cache of a CPU's core, and multiplied with so many.
@@ -24,7 +31,8 @@ class EffectiveWeight:
     """W' (R, C) in `dtype`, as a whole or in blocks of rows; the same numbers either way.
 
     `stored` is W (R, C), dense or packed, lora_A (rank, C), lora_B (R, rank). With a `seed`, (), int64, it is rounded
-    to bfloat16 stochastically (`lors_cli.sparsity.rounding`), else to nearest. `slot` names where it may be kept.
+    to bfloat16 stochastically (`lors_cli.sparsity.rounding`), else to nearest. `slot` names where it may be kept. With
+    `bits` it is on the grid of W, which has codes of so many bits.
     """
 
     stored: Stored
@@ -34,6 +42,7 @@ class EffectiveWeight:
     seed: Tensor | None
     dtype: torch.dtype
     slot: int = effective_cache.NONE
+    bits: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,7 +74,7 @@ class EffectiveWeight:
         if into is None or not fits or into.is_inference():  # inference tensors stay read-only elsewhere
             into = like.new_empty(self.shape)
         if kernel.available(self.stored.values, self.dtype):
-            return kernel.write(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into)
+            return kernel.write(self.stored, self.lora_A, self.lora_B, self.scale, self.seed, into, self.bits)
         return self._fill(into, 0)
 
     def _kept(self, *, last: bool) -> Tensor | None:
@@ -80,6 +89,8 @@ class EffectiveWeight:
 
     def _fill(self, target: Tensor, first: int) -> Tensor:
         """Write the rows from `first` on into `target`: the plain version, which the kernel is held against."""
+        if self.bits:
+            return self._fill_on_grid(target, first)
         columns = self.shape[1]
         size = min(self._rows_at_once(), len(target))
         mask, rounded = self.lora_A.new_empty(size, columns), target.dtype != self.lora_A.dtype
@@ -87,7 +98,7 @@ class EffectiveWeight:
         for begin in range(0, len(target), size):
             part = target[begin : begin + size]
             start, end = first + begin, first + begin + len(part)
-            weight = packed.unpack_rows(self.stored, self.shape, start, end)
+            weight = weight_rows(self.stored, self.shape, start, end, target.dtype)
             effective = part if exact is target else exact[: len(part)]
             with torch.autocast(weight.device.type, enabled=False):  # it would multiply in 16 bits
                 torch.mm(self.lora_B[start:end] * self.scale, self.lora_A, out=effective)
@@ -97,4 +108,21 @@ class EffectiveWeight:
                 part.copy_(rounding.stochastic_bfloat16(effective, self.seed, start * columns))
             elif rounded:
                 part.copy_(effective)
+        return target
+
+    def _fill_on_grid(self, target: Tensor, first: int) -> Tensor:
+        """The same, quantisation-aware."""
+        groups = packed.scales_rows(self.stored, 0, 0).scale.shape[1]
+        grid = Grid(self.bits, self.shape[1] // groups, self.stored.zero_point is None)
+        factor = self.lora_A.double()
+        size = min(self._rows_at_once(), len(target))
+        for begin in range(0, len(target), size):
+            part = target[begin : begin + size]
+            start, end = first + begin, first + begin + len(part)
+            scales = packed.scales_rows(self.stored, start, end)
+            weight = weight_rows(self.stored, self.shape, start, end, torch.float64)
+            with torch.autocast(weight.device.type, enabled=False):
+                update = (self.lora_B[start:end].double() * self.scale) @ factor
+            effective = torch.addcmul(weight, update, (weight != 0).double())
+            part.copy_(values(codes_of(effective, scales, grid), scales, target.dtype))
         return target

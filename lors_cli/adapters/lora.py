@@ -13,14 +13,15 @@ from lors_cli.adapters.base import LowRankAdapter, low_rank_sum
 class LoRA(LowRankAdapter):
     """The low-rank update as its own path beside the frozen linear."""
 
-    bases = ("dense", "nf4")
+    bases = ("dense", "nf4", "int4")
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R)."""
-        hidden = F.linear(self.dropout(x), self.lora_A.to(x.dtype))
-        y: Tensor = self.linear(x) + F.linear(hidden, self.lora_B.to(x.dtype)) * self.scale
+        lora_A, lora_B = self.factors
+        hidden = F.linear(self.dropout(x), lora_A.to(x.dtype))
+        y: Tensor = self.linear(x) + F.linear(hidden, lora_B.to(x.dtype)) * self.scale
         return y
 
     def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s B A, dense."""
-        return low_rank_sum(weight, self.lora_A, self.lora_B, self.scale)
+        return low_rank_sum(weight, *self.factors, self.scale)

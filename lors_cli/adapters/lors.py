@@ -37,23 +37,27 @@ class LoRS(LowRankAdapter):
     Args:
         linear: also a `PackedLinear`.
         stochastic: round W' to bfloat16 stochastically; `rounding_seed` is then to be changed once per optimiser step.
+        quantization_aware: put W' on the grid of W, which is an `Int4Linear`'s; backward is as without.
         options: of every adapter.
 
     """
 
-    bases = ("dense", "packed")
+    bases = ("dense", "packed", "int4")
     rounding_seed: Tensor | None
     slot: effective_cache.Slot | None = None  # where W' is kept between uses
 
-    def __init__(self, linear: Any, *, stochastic: bool = False, **options: Any) -> None:
+    def __init__(
+        self, linear: Any, *, stochastic: bool = False, quantization_aware: bool = False, **options: Any
+    ) -> None:
         super().__init__(linear, **options)
+        self.bits: int = linear.grid.bits if quantization_aware else 0
         seed = torch.zeros((), dtype=torch.int64, device=linear.weight.device) if stochastic else None
         self.register_buffer("rounding_seed", seed, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """X (..., C) to Y (..., R). Under autocast both are of its dtype, to which W' is rounded once."""
         slot = self.slot.number if self.slot else effective_cache.NONE
-        operands = Operands(*self.stored, self.lora_A, self.lora_B, self.rounding_seed, self.scale, slot)
+        operands = Operands(*self.stored, *self.factors, self.rounding_seed, self.scale, slot, self.bits)
         y: Tensor = torch.ops.lors.linear(self._as_multiplied(x), self.linear.bias, *operands)
         return y
 
@@ -64,7 +68,7 @@ class LoRS(LowRankAdapter):
 
     def effective_weight(self, weight: Tensor) -> Tensor:
         """W + s (B A) * M, with W's support."""
-        operands = Operands(weight, None, None, self.lora_A, self.lora_B, None, self.scale, effective_cache.NONE)
+        operands = Operands(*Stored(weight), *self.factors, None, self.scale, effective_cache.NONE)
         made: Tensor = torch.ops.lors.effective_weight(weight.dtype, *operands)
         return made
 
@@ -75,24 +79,27 @@ class Operands(NamedTuple):
     Operators take no tuples, so it is spread into their arguments and put together again inside.
     """
 
-    weight: Any  # with `positions` and `starts` W as it is stored
+    weight: Any  # with the next four W as it is stored
     positions: Any
     starts: Any
+    scales: Any
+    zero_points: Any
     lora_A: Any
     lora_B: Any
     seed: Any
     scale: Any
     slot: Any
+    bits: Any = 0  # of the codes of W', 0 where it has none
 
     def effective(self, dtype: torch.dtype) -> EffectiveWeight:
         """W' in `dtype`."""
-        stored = Stored(self.weight, self.positions, self.starts)
-        return EffectiveWeight(stored, self.lora_A, self.lora_B, self.scale, self.seed, dtype, self.slot)
+        stored = Stored(*self[:5])
+        return EffectiveWeight(stored, self.lora_A, self.lora_B, self.scale, self.seed, dtype, self.slot, self.bits)
 
 
 _OPERANDS = (
-    "Tensor weight, Tensor? positions, Tensor? starts, Tensor lora_A, Tensor lora_B, Tensor? seed, float scale,"
-    " int slot"
+    "Tensor weight, Tensor? positions, Tensor? starts, Tensor? scales, Tensor? zero_points, Tensor lora_A,"
+    " Tensor lora_B, Tensor? seed, float scale, int slot, int bits"
 )
 
 
@@ -163,13 +170,13 @@ def _(grad_y: Tensor, *operands: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, _, *tensors, ctx.scale, ctx.slot = inputs
+    x, _, *tensors, ctx.scale, ctx.slot, ctx.bits = inputs
     ctx.save_for_backward(x, *tensors)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, *tensors = ctx.saved_tensors
-    operands = Operands._make([*tensors, ctx.scale, ctx.slot])
+    operands = Operands._make([*tensors, ctx.scale, ctx.slot, ctx.bits])
     needed = Operands._make(ctx.needs_input_grad[2:])
     lora_A, lora_B = operands.lora_A, operands.lora_B
     grad_x = grad_bias = grad_A = grad_B = None

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.int4_linear import Int4Linear
 from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.packed_linear import PackedLinear
 
@@ -28,7 +29,7 @@ def replace_linears(
         names: of linears in it.
         adapter: a formulation of a method.
         base: the form of the frozen weights, one of the adapter's `bases`: as they are ("dense"), without their zeros
-            ("packed"), or in 4 bits ("nf4").
+            ("packed"), in 4 bits ("nf4"), or as codes ("int4"), which those of `model` are already that have some.
         dense: those that stay as they are, whatever the base.
         options: of the adapter: rank, alpha, ...
 
@@ -39,12 +40,13 @@ def replace_linears(
     model.requires_grad_(False)
     attached = {}
     for name in names:
-        linear = model.get_submodule(name)
-        if not isinstance(linear, nn.Linear):
+        linear: Any = model.get_submodule(name)
+        if not isinstance(linear, (nn.Linear, Int4Linear)):
             raise TypeError(f"{name} is a {type(linear).__name__}, not a linear")
         if base not in adapter.bases:
             raise ValueError(f"an adapter that multiplies with {base} weights, got {adapter.__name__}")
-        as_it_is = base == "dense" or name in dense
-        attached[name] = adapter(linear if as_it_is else BASES[base](linear), **options)
+        as_it_is = base in ("dense", "int4") or name in dense
+        frozen: Any = linear if as_it_is else BASES[base](linear)
+        attached[name] = adapter(frozen, **options)
         model.set_submodule(name, attached[name])
     return attached

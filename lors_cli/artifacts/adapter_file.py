@@ -42,6 +42,7 @@ class AdapterFile:
         made_on: the digests of the tensors of its model, as `lors_cli.models.identity` has them; empty if not recorded.
         config: all of adapter_config.json; empty before it is written.
         scaling: the rank and alpha of linears for which they are not `rank` and `alpha`.
+        quantization_aware: whether effective weights are on the grid of a quantised model.
         vectors: trained values of other parameters of the model, of norms and biases, by their names in it.
         written: when its files were, in seconds since 1970.
 
@@ -56,6 +57,7 @@ class AdapterFile:
     scaling: dict[str, tuple[int, float]] = field(default_factory=dict)
     written: float = 0.0
     vectors: dict[str, Tensor] = field(default_factory=dict)
+    quantization_aware: bool = False
 
     def of(self, linear: str) -> tuple[int, float]:
         """The rank and the alpha of the update of a linear."""
@@ -76,9 +78,7 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
     place = Path(base).expanduser()
     biases = {name for name in content.vectors if name.rpartition(".")[0] in content.modules}
     norms = {name.rpartition(".")[0] for name in content.vectors.keys() - biases}
-    others = {
-        peft_options.stored_name(name, of_linear=name in biases): tensor for name, tensor in content.vectors.items()
-    }
+    others = {peft_options.stored_name(name, of_linear=name in biases): one for name, one in content.vectors.items()}
     write_tensors(content.modules, directory / WEIGHTS, others=others, made_on=content.made_on)
     config = {
         "peft_type": adapters.ON_DISK[content.method].peft_type,
@@ -92,6 +92,7 @@ def save(directory: Path, content: AdapterFile, *, base: str, dropout: float) ->
         "fan_in_fan_out": False,
         "inference_mode": True,
         **({"modules_to_save": sorted(norms)} if norms else {}),
+        **({peft_options.ON_GRID: True} if content.quantization_aware else {}),
     }
     files.write_json(directory / CONFIG, config)
 
@@ -173,8 +174,7 @@ def load(directory: Path, key: str, *, uniform: bool = True) -> AdapterFile:
     kind = adapters.ON_DISK[config["method"]].adapter
     names = kind.parameter_names
     wanted, remedy = f"tensors {' and '.join(names)} of linears, floats and finite", "copy or train the adapter again"
-    content = _content(directory, key)
-    vectors = _read_vectors(path, content, names)
+    vectors = _read_vectors(path, content := _content(directory, key), names)
     try:
         modules = read_tensors(path, without=vectors)
     except ValueError as error:
@@ -273,7 +273,8 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
         raise request_error(key, f"an adapter of type {', '.join(by_type)}", repr(kind), remedy, directory / CONFIG)
     peft_options.check(config, key, directory / CONFIG)
     rank, alpha = peft_options.scaling(config, key, directory / CONFIG)
-    return {"method": by_type[kind], "rank": rank, "alpha": alpha}
+    on_grid = peft_options.on_grid(config, adapters.ON_DISK[by_type[kind]], key, directory / CONFIG)
+    return {"method": by_type[kind], "rank": rank, "alpha": alpha, peft_options.ON_GRID: on_grid}
 
 
 def _content(directory: Path, key: str) -> dict[str, Any]:

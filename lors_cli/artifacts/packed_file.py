@@ -1,13 +1,19 @@
 """A safetensors file whose sparse weights are packed, from which the original can be made again, byte for byte.
 
 For each 2-D floating tensor the smallest form is stored: the tensor itself, or ``NAME.values`` and
-``NAME.positions`` in a layout of `lors_cli.sparsity.packed` (``starts`` follow from the positions). The metadata holds
-the version of this form, the layouts, and the original file's header, size and SHA-256.
+``NAME.positions`` in a layout of `lors_cli.sparsity.packed` (``starts`` follow from the positions). The same is done
+with the codes of a quantised weight, in the form of `lors_cli.quantization.without_zeros`; a file with such has the
+second version of this form. The metadata holds the version, the layouts, the grid of the codes, and the original file's
+header, size and SHA-256.
 """
 
 import base64
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +23,28 @@ from torch import Tensor
 from lors_cli.artifacts import digest, tensors
 from lors_cli.artifacts.file_writer import FileWriter, read_header
 from lors_cli.errors import LorsError, request_error
+from lors_cli.kernels import packed as kernel
+from lors_cli.quantization import without_zeros
+from lors_cli.quantization.grid import Grid
+from lors_cli.quantization.stored import PACKED, SCALE, SHAPE, ZERO_POINT, from_tensors, pack, unpack
+from lors_cli.quantization.without_zeros import Kept
 from lors_cli.sparsity import packed
 from lors_cli.sparsity.packed import Stored
 
 VERSION = "1"
+OF_CODES = "2"
 VALUES, POSITIONS = ".values", ".positions"
+AGAIN = "copy it again, or pack the model again"
+OTHER = f"it unpacks to another file than the one that was packed; {AGAIN}"
 
 
-def pack_file(source: Path, target: Path, layout: str | None = None) -> dict[str, int]:
+def pack_file(source: Path, target: Path, layout: str | None = None, grid: Grid | None = None) -> dict[str, int]:
     """Pack the tensors of the file `source`, one in memory at a time.
 
     Args:
         source: a safetensors file.
         target: the packed one.
+        grid: of the quantised weights in it.
         layout: "2:4" or "bitmask" for every weight that packing makes smaller; the smaller one if left out.
 
     Returns:
@@ -43,28 +58,60 @@ def pack_file(source: Path, target: Path, layout: str | None = None) -> dict[str
     checkpoint = tensors.TensorFiles(source)
     layouts: dict[str, str] = {}
     content: dict[str, Tensor] = {}
+    codes = False
     for name in checkpoint.layout:  # sizes first, because the header stands before the tensors
         try:
-            stored = _pack(checkpoint.tensor(name), layout)
+            stored = _packed(checkpoint, name, layout, grid)
         except ValueError as error:
             got, remedy = f"{name}: {error}", "leave it out: each weight gets the layout that fits"
             raise request_error("--layout", f"weights that fit {layout}", got, remedy, file=source) from None
         if stored.layout != "dense":
             layouts[name] = stored.layout
+            codes = codes or not stored.values.is_floating_point()
         content.update({key: tensor.to("meta") for key, tensor in _parts(name, stored).items()})
     metadata = {
-        "lors_packed": VERSION,
+        "lors_packed": OF_CODES if codes else VERSION,
         "layouts": json.dumps(layouts),
+        **({"grid": json.dumps(asdict(grid))} if grid and codes else {}),
         "header": base64.b64encode(read_header(source)).decode(),
         "size": str(source.stat().st_size),
         "sha256": digest.of_file(source),
     }
     writer = FileWriter(target, content, metadata=metadata)
     for name in checkpoint.layout:
-        for key, tensor in _parts(name, _pack(checkpoint.tensor(name), layout)).items():
+        for key, tensor in _parts(name, _packed(checkpoint, name, layout, grid)).items():
             writer.write(key, tensor)
     counts = list(layouts.values())
     return {"dense": len(checkpoint.layout) - len(counts), **{kind: counts.count(kind) for kind in packed.LAYOUTS}}
+
+
+def _packed(checkpoint: tensors.TensorFiles, name: str, layout: str | None, grid: Grid | None) -> Stored:
+    """The smallest form of a tensor; errors as in `_pack`."""
+    tensor, linear = checkpoint.tensor(name), name.removesuffix(f".{PACKED}")
+    parts = {} if grid is None or linear == name else _beside(checkpoint, linear)
+    if grid is None or not parts:
+        return _pack(tensor, layout)
+    try:
+        one = from_tensors({PACKED: tensor, **parts}, grid)
+    except ValueError:  # which is for those to say who read weights
+        return Stored(tensor)
+    kept = without_zeros.pack(one, layout)
+    if kept is None or not torch.equal(_codes(kept, parts, grid), tensor):
+        return Stored(tensor)  # as where what fills up the last word of a row is not all zeros
+    return Stored(kept.values, kept.positions, None if kept.layout == "2:4" else kept.positions)
+
+
+def _beside(checkpoint: tensors.TensorFiles, linear: str) -> dict[str, Tensor]:
+    """What else the file has of a quantised weight; nothing where it is not all there."""
+    names = {part: f"{linear}.{part}" for part in (SCALE, ZERO_POINT, SHAPE) if f"{linear}.{part}" in checkpoint.layout}
+    return {part: checkpoint.tensor(name) for part, name in names.items()} if {SCALE, SHAPE} <= names.keys() else {}
+
+
+def _codes(kept: Kept, parts: dict[str, Tensor], grid: Grid) -> Tensor:
+    """The tensor of codes that was packed, by what is stored beside it."""
+    rows, columns = parts[SHAPE].tolist()
+    zero_point = None if grid.symmetric else unpack(parts[ZERO_POINT].T, grid.bits, rows).T
+    return pack(without_zeros.codes_of(kept, (rows, columns), grid, zero_point), grid.bits)
 
 
 def _pack(tensor: Tensor, layout: str | None) -> Stored:
@@ -96,6 +143,7 @@ class PackedFile:
     header: bytes
     size: int
     sha256: str
+    grid: Grid | None = None
 
     @classmethod
     def open(cls, path: Path, key: str) -> "PackedFile":
@@ -105,18 +153,22 @@ class PackedFile:
             RequestError: it is damaged, of another version, or not packed by lors.
 
         """
-        expected, remedy = f"a file packed by lors (version {VERSION})", "pack the model again, or copy it again"
+        expected, remedy = (
+            f"a file packed by lors (version {VERSION} or {OF_CODES})",
+            "pack the model again, or copy it again",
+        )
         try:
             with tensors.open_shard(path) as file:
                 metadata: dict[str, Any] = file.metadata() or {}
             version = metadata.get("lors_packed")
-            if version != VERSION:
+            if version not in (VERSION, OF_CODES):
                 got = f"version {version}" if version else "another safetensors file"
                 raise request_error(key, expected, got, "use the version of lors that packed it", file=path)
             header = base64.b64decode(metadata["header"], validate=True)
             json.loads(header[8:])
-            return cls(path, json.loads(metadata["layouts"]), header, int(metadata["size"]), metadata["sha256"])
-        except (LorsError, KeyError, ValueError) as error:
+            grid = Grid(**json.loads(metadata["grid"])) if version == OF_CODES else None
+            return cls(path, json.loads(metadata["layouts"]), header, int(metadata["size"]), metadata["sha256"], grid)
+        except (LorsError, KeyError, ValueError, TypeError) as error:
             if getattr(error, "exit_status", 0) == 2:
                 raise
             raise request_error(key, expected, f"a damaged one: {error}", remedy, file=path) from None
@@ -128,27 +180,98 @@ class PackedFile:
             LorsError: the result is not what was packed: this file is damaged; or the write failed.
 
         """
-        stored, places = tensors.TensorFiles(self.path), json.loads(self.header[8:])
-        places.pop("__metadata__", None)
-        try:
+        with self._noticing_damage():
             layout = {
-                name: torch.empty(place["shape"], dtype=tensors.DTYPES[place["dtype"]], device="meta")
-                for name, place in places.items()
+                name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in self.original.items()
             }
             writer = FileWriter.like(target, self.header, self.size, layout)
-            for name, planned in layout.items():
-                writer.write(name, self._tensor(stored, name, planned.shape))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise LorsError(f"{self.path} is damaged: {error}; copy it again") from None
+            for name in self.names():
+                writer.write(name, self.tensor(name))
         if digest.of_file(target) != self.sha256:
-            raise LorsError(
-                f"{self.path} is damaged: it unpacks to another file than the one that was packed; copy it again"
-            )
+            raise LorsError(f"{self.path} is damaged: {OTHER}")
 
-    def _tensor(self, stored: tensors.TensorFiles, name: str, shape: torch.Size) -> Tensor:
-        kind = self.layouts.get(name)
-        if kind is None:
-            return stored.tensor(name)
-        values, positions = stored.tensor(name + VALUES), stored.tensor(name + POSITIONS)
-        starts = packed.starts_of(positions, shape[1]) if kind == "bitmask" else None
-        return packed.unpack(Stored(values, positions, starts), (shape[0], shape[1]))
+    def prove(self) -> None:
+        """Check that the original could be made again, byte for byte, one tensor in memory at a time.
+
+        Raises:
+            LorsError: it could not: this file is damaged.
+
+        """
+        found = hashlib.sha256(self.header)
+        with self._noticing_damage():
+            for name in self.names():
+                found.update(self.tensor(name).reshape(-1).view(torch.uint8).numpy().data)
+        if found.hexdigest() != self.sha256:
+            raise LorsError(f"{self.path} is damaged: {OTHER}")
+
+    @cached_property
+    def original(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """The shape and the dtype of each tensor of the original, in the order in which they stand in it."""
+        with self._noticing_damage():
+            places = json.loads(self.header[8:])
+            places.pop("__metadata__", None)
+            ordered = sorted(places.items(), key=lambda item: item[1]["data_offsets"])
+            return {name: (tuple(place["shape"]), tensors.DTYPES[place["dtype"]]) for name, place in ordered}
+
+    def names(self) -> list[str]:
+        """The tensors of the original, in the order in which they stand in it.
+
+        Raises:
+            LorsError: this file has others than it should: it is damaged.
+
+        """
+        expected = {
+            key
+            for name in self.original
+            for key in ((name + VALUES, name + POSITIONS) if name in self.layouts else (name,))
+        }
+        if odd := sorted(expected ^ self._tensors.layout.keys()):
+            raise LorsError(f"{self.path} is damaged: {odd[0]} is missing, or should not be there; {AGAIN}")
+        return list(self.original)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name` as the original has it; errors as in `stored`."""
+        if self.grid is None or name not in self.layouts or not name.endswith(f".{PACKED}"):
+            return self.dense(name, self.stored(name))
+        with self._noticing_damage():
+            kept = Kept(self.layouts[name], self._tensors.tensor(name + VALUES), self._tensors.tensor(name + POSITIONS))
+            return _codes(kept, _beside(self._tensors, name.removesuffix(f".{PACKED}")), self.grid)
+
+    def stored(self, name: str) -> Stored:
+        """The tensor `name` of the original as it is stored here.
+
+        Raises:
+            LorsError: this file is damaged.
+
+        """
+        with self._noticing_damage():
+            shape, dtype = self.original[name]
+            if name not in self.layouts:
+                stored = Stored(self._tensors.tensor(name))
+                found = stored.values.shape
+            else:
+                values, positions = self._tensors.tensor(name + VALUES), self._tensors.tensor(name + POSITIONS)
+                found = torch.Size(shape)
+                rows, columns = shape
+                stored = packed.opened(values, positions, self.layouts[name], (rows, columns))
+            if stored.values.dtype != dtype or found != shape:
+                raise ValueError(f"{name} is {stored.values.dtype} {tuple(found)} instead of {dtype} {shape}")
+            return stored
+
+    def dense(self, name: str, stored: Stored) -> Tensor:
+        """The tensor `name`, which is stored so, as the original has it."""
+        shape, _ = self.original[name]
+        return stored.values if stored.positions is None else kernel.unpack(stored, (shape[0], shape[1]))
+
+    @cached_property
+    def _tensors(self) -> tensors.TensorFiles:
+        return tensors.TensorFiles(self.path)
+
+    @contextmanager
+    def _noticing_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if isinstance(error, LorsError):
+                raise
+            raise LorsError(f"{self.path} is damaged: {error}; {AGAIN}") from None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lors_cli.adapters import Method
 from lors_cli.errors import request_error
 
 # They say where the adapter comes from or what it was trained with; which linears it has is said by its tensors.
@@ -21,6 +22,7 @@ DESCRIPTIVE = {
 }
 COPY = "copy the adapter again"
 OWN_BIASES = "lora_only"  # the value of "bias" that means those of the adapted linears
+ON_GRID = "quantization_aware"  # a key of ours: without the rounding such an adapter makes another model
 BASE_LAYER = "base_layer"  # the adapted linear in PEFT's module
 MERGE_WITH_PEFT = "merge it with PEFT (merge_and_unload, which keeps no zeros) and name that model"
 # Values that PEFT merges as W + scale B A; tests/artifacts/test_peft_options.py compares each.
@@ -83,7 +85,7 @@ def check(config: dict[str, Any], key: str, file: object) -> None:
     """
     for option, value in config.items():
         off = value is None or value is False or value in ({}, [], "")
-        if off or option in DESCRIPTIVE or value in VERIFIED.get(option, ()):
+        if off or option in (*DESCRIPTIVE, ON_GRID) or value in VERIFIED.get(option, ()):
             continue
         known = " or ".join(map(repr, VERIFIED.get(option, ()))) or "left out"
         without = "train it without"
@@ -92,6 +94,21 @@ def check(config: dict[str, Any], key: str, file: object) -> None:
                 "save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA adapter"
             )
         raise request_error(f"{key}: {option}", known, repr(value), f"{without}, or {MERGE_WITH_PEFT}", file)
+
+
+def on_grid(config: dict[str, Any], method: Method, key: str, file: object) -> bool:
+    """Whether effective weights are on the grid of a quantised model, which PEFT does not have.
+
+    Raises:
+        RequestError: the `method` of the adapter cannot do that, or the config holds something else than a truth value.
+
+    """
+    value = config.get(ON_GRID, False)
+    if value is True and ON_GRID in method.formulation().options.model_fields:
+        return True
+    if value is not False:
+        raise request_error(f"{key}: {ON_GRID}", "false, or true for lors and sqft", repr(value), COPY, file)
+    return False
 
 
 def scaling(config: dict[str, Any], key: str, file: object, linear: str = "") -> tuple[int, float]:

@@ -14,7 +14,7 @@ from lors_cli.artifacts.links import FilesError
 from lors_cli.artifacts.model_files import weight_files
 
 Model = TypeVar("Model", bound=nn.Module)
-PACKED_SUFFIX = ".packed.safetensors"  # only `lors unpack` reads such files
+PACKED_SUFFIX = ".packed.safetensors"  # `packed_file` reads such files
 
 
 # The names of dtypes in a safetensors header.
@@ -68,7 +68,7 @@ def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
 class TensorFiles:
     """The tensors of a directory's safetensors files, or of one such file, each read when it is asked for.
 
-    `layout` maps each name to its shape and dtype, known from the files' headers.
+    `layout` maps each name to its shape and dtype, known from the headers of the files, which are `shards`.
 
     Raises:
         LorsError: a file is missing or damaged, or a tensor stands in two of them.
@@ -79,7 +79,8 @@ class TensorFiles:
         self.path = path
         self.layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         self._file: dict[str, Path] = {}
-        for file in [path] if path.is_file() else shards(path):
+        self.shards = [path] if path.is_file() else shards(path)
+        for file in self.shards:
             with open_shard(file) as shard:
                 for name in shard.keys():  # noqa: SIM118 - safe_open is not a mapping
                     if name in self.layout:

@@ -12,9 +12,9 @@ import typer
 from lors_cli import __version__, console
 from lors_cli.cli.options import app
 
-from lors_cli.cli import stages, report, tools, reference, bench, push  # isort: skip  # in the order of the help
+from lors_cli.cli import stages, report, tools, generate, reference, bench, push  # isort: skip  # in the order of the help
 
-__all__ = ["app", "bench", "main", "push", "reference", "report", "stages", "tools"]
+__all__ = ["app", "bench", "generate", "main", "push", "reference", "report", "stages", "tools"]
 
 
 @app.callback(invoke_without_command=True)

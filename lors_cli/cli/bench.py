@@ -1,16 +1,20 @@
 """The benchmark's command."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lors_cli import console
 from lors_cli.cli.options import Debug, Force, Quiet, app, reporting
 
+# What --decode takes.
+OF_DECODE = ("batch_sizes", "sequence_lengths", "sparsity", "device", "dtype", "rounds", "time_limit", "output_dir")
+
 
 @app.command()
 def bench(
+    context: typer.Context,
     shape: Annotated[
         str | None,
         typer.Option(help="A named shape (llama-3-8b, llama-2-7b, tinyllama-1.1b, smollm2-135m) or a config.json."),
@@ -38,6 +42,14 @@ def bench(
         bool, typer.Option("--predict", help="Print only the figures of the roofline; nothing is measured.")
     ] = False,
     hardware: Annotated[str | None, typer.Option(help="With --predict: h100, h200 or a100.")] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL_OR_SHAPE",
+            help="Measure instead what packed weights bring when this model, or a model of this shape, writes on a CPU:"
+            " each linear and whole tokens. --sequence-lengths are then those of prompts.",
+        ),
+    ] = None,
     output_dir: Annotated[
         str | None, typer.Option(help="Where results and plots go; runs/bench/... if left out.")
     ] = None,
@@ -48,6 +60,9 @@ def bench(
 ) -> None:
     """Measure time, peak memory, FLOPs and saved activations of each method in one run; write tables and plots."""
     with reporting(None, debug=debug, quiet=quiet):
+        if decode is not None:
+            _decode(context, as_json=as_json)
+            return
         from lors_cli.benchmark import bench as benchmark
         from lors_cli.benchmark.tables import render
 
@@ -73,6 +88,34 @@ def bench(
             )
         )
         console.result(json.dumps(results, indent=2, allow_nan=False) if as_json else render(results))
+
+
+def _decode(context: typer.Context, *, as_json: bool) -> None:
+    from lors_cli.benchmark import decode
+    from lors_cli.benchmark.decode_tables import render
+    from lors_cli.errors import request_error
+
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    if others := sorted({*given} - {*OF_DECODE, "decode", "as_json", "debug", "quiet"}):
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in OF_DECODE)
+        option = f"--{others[0].replace('_', '-')}"
+        raise request_error(option, f"with --decode only {known}", "this option", f"leave {option} out")
+    if given.pop("device", "cpu") not in ("cpu", "auto"):
+        raise request_error(
+            "--device", "cpu with --decode: the packed kernels are a CPU's", context.params["device"], "use cpu"
+        )
+    asked: dict[str, Any] = {
+        name: given[name] for name in ("sparsity", "dtype", "rounds", "time_limit", "output_dir") if name in given
+    }
+    for name, key in (("batch_sizes", "--batch-sizes"), ("prompt_lengths", "--sequence-lengths")):
+        if (option := key.removeprefix("--").replace("-", "_")) in given:
+            asked[name] = _numbers(key, given[option])
+    results = decode.decode(decode.Options(context.params["decode"], **asked))
+    console.result(json.dumps(results, indent=2, allow_nan=False) if as_json else render(results))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from lors_cli.cli.options import app, reporting
 
 @app.command()
 def methods() -> None:
-    """Print every pruning and adapter method with its equation and paper."""
+    """Print every method of pruning, quantisation and adapters with its equation and paper."""
     with reporting(None, debug=False):
-        from lors_cli import adapters, pruning
+        from lors_cli import adapters, pruning, quantization
         from lors_cli.config import recipes
 
         tables: dict[str, Mapping[str, Any]] = {
@@ -19,6 +19,7 @@ def methods() -> None:
             "profiles over blocks (prune.profile)": pruning.PROFILES,
             "repairs (prune.repair)": pruning.REPAIRS,
             "updates (prune.update)": pruning.UPDATES,
+            "quantisation (quantize.method)": quantization.METHODS,
             "adapters (train.method)": adapters.METHODS,
         }
         width = max(len(name) for rows in tables.values() for name in rows)

@@ -51,6 +51,11 @@ def _present(config: object) -> list[str]:
 _stage_command("run", _present, "Run all stages of the file, in order; finished ones are skipped.")
 _stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
 _stage_command("align", lambda _: ["align"], "Pruned model -> <output_dir>/aligned, trained on general text.")
+_stage_command(
+    "quantize",
+    lambda _: ["quantize"],
+    "Pruned or dense model -> <output_dir>/quantized, in a few bits a weight.",
+)
 _stage_command("train", lambda _: ["train"], "Pruned model -> <output_dir>/adapter.")
 _stage_command(
     "recover", lambda _: ["recover"], "Adapter of a pruned model -> <output_dir>/recovered, for the original."

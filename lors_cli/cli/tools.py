@@ -13,7 +13,9 @@ from lors_cli.cli.options import Debug, Force, Quiet, app, reporting
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A model or adapter directory.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A model directory, packed or not, or one of an adapter.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw heatmaps: a model's sparsity; an adapter's norms by head and block.")

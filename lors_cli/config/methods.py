@@ -46,7 +46,7 @@ class MethodSection(Section):
 
     def option(self, name: str) -> Any:
         """The value of one of the method's options; None if the method does not have it."""
-        return getattr(self, name) if name in self.own_options.model_fields else None
+        return getattr(self, name, None) if name in self.own_options.model_fields else None
 
     def option_faults(self, classes: Classes, method: str) -> Iterator[Fault]:
         """The options that the method does not have but are set, and those that it requires but are not.

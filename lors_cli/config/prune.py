@@ -17,6 +17,7 @@ from lors_cli.config.fields import (
     Sparsity,
     without_effect,
 )
+from lors_cli.config.grid import GridSection
 from lors_cli.config.methods import Classes, MethodSection
 from lors_cli.data import formats
 from lors_cli.options import OneOf, Options
@@ -116,6 +117,11 @@ class Prune(MethodSection):
         description="gradient steps on the kept weights and the norms of each block, after its linears were pruned,"
         " repaired and updated; {} takes the defaults",
     )
+    quantize: GridSection | None = Field(
+        None,
+        description="sparsegpt: the grid to which the kept weights are rounded in the same solve, so that the pruned"
+        " model is one as `lors quantize` makes; {} takes the defaults; not rounded if left out",
+    )
     mask: PathText | None = Field(
         None, description="a .safetensors file of masks, or a sparse model whose zeros are taken; only for from_mask"
     )
@@ -170,6 +176,8 @@ class Prune(MethodSection):
         if self.update != "none":
             expected = f"update: none: {self.method} makes blocks smaller and does not leave zeros"
             yield Fault("update", expected, drop=("update",))
+        if self.quantize:
+            yield self._not_rounded()
         for key in ("sequential", "states"):
             if self.changed(key):
                 yield without_effect(key, f"{self.method} does not go from block to block")
@@ -177,6 +185,7 @@ class Prune(MethodSection):
     def _zeros_faults(self, method: Method) -> Iterator[Fault]:
         fraction = self.sparsity is not None and self.sparsity.m is None
         yield from self._tuning_faults()
+        yield from self._rounding_faults(method)
         if self.mask and not method.reads_mask:
             yield without_effect("mask", f"{self.method} makes its own", "write method: from_mask")
         if method.reads_mask and not self.mask:
@@ -198,6 +207,25 @@ class Prune(MethodSection):
             most = self.calibration.samples
             expected = f"a batch_size of at most {most} windows, which is calibration.samples"
             yield Fault("tune_blocks.batch_size", expected, f"write tune_blocks: {{batch_size: {most}}}")
+
+    def _rounding_faults(self, method: Method) -> Iterator[Fault]:
+        if not self.quantize:
+            return
+        if not method.rounds:
+            yield self._not_rounded()
+        for key, off in (("repair", None), ("update", "none"), ("tune_blocks", None)):
+            if getattr(self, key) != off:
+                expected = f"no {key} with quantize: the weights would leave the grid that they were rounded to"
+                yield Fault(key, expected, drop=(key,))
+        m = self.sparsity.m if self.sparsity else None
+        if m and self.quantize.group_size % m:
+            expected = f"a group_size that {m} divides, because N:M is chosen within groups"
+            yield Fault("quantize.group_size", expected, f"write quantize: {{group_size: {32 * m}}}")
+
+    def _not_rounded(self) -> Fault:
+        rounding = ", ".join(name for name, row in pruning.METHODS.items() if row.rounds)
+        expected = f"no quantize: {self.method} chooses zeros without rounding the rest"
+        return Fault("quantize", expected, f"add a section quantize: beside prune, or write method: {rounding}")
 
     def _profile_faults(self, fraction: bool) -> Iterator[Fault]:
         if self.mask:

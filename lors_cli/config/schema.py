@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from lors_cli import adapters
 from lors_cli.config import recipes
 from lors_cli.config.evaluation import Eval
-from lors_cli.config.fields import Device, Dtype, Fault, PathText, Section, Seed, without_effect
+from lors_cli.config.fields import Count, Device, Dtype, Fault, PathText, Section, Seed, without_effect
 from lors_cli.config.prune import Prune
+from lors_cli.config.quantize import Quantize
 from lors_cli.config.train import Align, Train
 from lors_cli.errors import RequestError, request_error
 from lors_cli.options import OneOf
@@ -33,6 +34,13 @@ class Recover(Section):
         return adapters.MASKED if self.mask == "kept" else "lora"
 
 
+class CutRank(Section):
+    """The rank to which the adapter of some linears is cut."""
+
+    match: str = Field(description="the name of a linear, the last parts of it, or a glob that fits the whole name")
+    rank: Count = Field(description="one of train.elastic_ranks")
+
+
 class Merge(Section):
     """pruned model + adapter -> <output_dir>/merged"""
 
@@ -46,6 +54,17 @@ class Merge(Section):
     dense: bool = Field(False, description="whether a lora adapter is merged densely, which loses the zeros")
     apply_mask: bool = Field(
         False, description='whether the update of a lora adapter is masked at the merge (the baseline "LoRA*")'
+    )
+
+    requantize: Literal["rounding", "none"] | None = Field(
+        None,
+        description="what becomes of a quantised model's effective weights: rounding (if left out) to its own scales;"
+        " none leaves them numbers, for another `lors quantize`, such as gptq with new scales",
+    )
+    ranks: Count | list[CutRank] | None = Field(
+        None,
+        description="the rank to which an adapter of train.elastic_ranks is cut first: one for all linears, or entries"
+        " for some, of which the last one that matches a linear counts; not cut if left out",
     )
 
     def faults(self) -> Iterator[Fault]:
@@ -79,6 +98,7 @@ class Config(Section):
     trust_remote_code: bool = Field(False, description="whether the code in a model directory may run")
     prune: Prune | None = None
     align: Align | None = None
+    quantize: Quantize | None = None
     train: Train | None = None
     recover: Recover | None = None
     merge: Merge | None = None

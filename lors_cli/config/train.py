@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from lors_cli import adapters, processes
+from lors_cli.config.distill import Distill
 from lors_cli.config.fields import (
     BatchSize,
     Count,
     Dtype,
     Fault,
-    Section,
     SequenceLength,
     without_effect,
 )
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from lors_cli.adapters.base import Adapter
 
 RATES = ", ".join(f"{name} {method.learning_rate:g}" for name, method in adapters.METHODS.items())
-
-
-class Distill(Section):
-    """Learn from a teacher's predictions too: weight * temperature^2 * KL(teacher || student) + (1 - weight) * loss"""
-
-    teacher: str = Field("dense", description="dense (the config's model), or any model with the same vocabulary")
-    weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="the share of the divergence in the loss; the data's loss has the rest"
-    )
-    temperature: Annotated[float, Field(gt=0, le=1000)] = Field(
-        1.0, description="what the logits of both models are divided by"
-    )
 
 
 class Train(MethodSection, Mixing):
@@ -61,10 +49,15 @@ class Train(MethodSection, Mixing):
         None, description="how lora_A starts; gradient for lors and random for the others if left out"
     )
     init_steps: Count = Field(1, description="how many optimiser steps' samples a start from data looks at")
-    base: Literal["dense", "packed", "nf4"] = Field(
+    base: Literal["dense", "packed", "nf4", "int4"] = Field(
         "dense",
         description="the form of the frozen weights in memory; packed (lors) leaves their zeros out; nf4 (lora) has"
-        " 4 bits a weight, as in QLoRA",
+        " 4 bits a weight, as in QLoRA; int4 has the codes of a quantised model, at most 4 bits each, without zeros'",
+    )
+    elastic_ranks: Annotated[list[Count], Field(min_length=2)] | None = Field(
+        None,
+        description="ranks of which each step draws one for each linear, to train so many rows of lora_A and columns of"
+        " lora_B (NLS of the SQFT paper); the largest is rank, and merge.ranks cuts the adapter to others",
     )
     target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of the linears to adapt; every pruned one if left out"
@@ -210,8 +203,8 @@ class Train(MethodSection, Mixing):
         method = adapters.METHODS[self.method]
         if self.formulation is not None and self.formulation not in method.formulations:
             names = list(method.formulations)
-            expected = f"a formulation of {self.method}: {', '.join(names)}"
-            yield Fault("formulation", expected, f"{nearest(self.formulation, names)}; `lors methods` lists them")
+            remedy = f"{nearest(self.formulation, names)}; `lors methods` lists them"
+            yield Fault("formulation", f"a formulation of {self.method}: {', '.join(names)}", remedy)
             return  # the options and the base are those of the formulation
         yield from self._method_faults(method)
         yield from self._amount_faults()
@@ -227,9 +220,24 @@ class Train(MethodSection, Mixing):
             having = ", ".join(label for label, row in adapters.METHODS.items() if self.base in row.formulation().bases)
             expected = f"base: {' or '.join(bases)} with {name}; {self.base} is for {having}"
             yield Fault("base", expected, f"write base: {bases[0]}, or method: {having}")
+        if self.option("quantization_aware") and self.base != "int4":
+            expected = "base: int4 with quantization_aware: a grid to round to is a quantised model's"
+            yield Fault("quantization_aware", expected, "write base: int4, and quantise the model first")
+        if self.base == "int4" and self.option("adapter_checkpointing") is True:
+            yield without_effect("adapter_checkpointing", "on base: int4 backward computes such tensors again anyway")
+        yield from self._elastic_faults(method)
         if self.resolved_init != "random" and not method.low_rank:
             expected = f"init: random, because the update of {self.method} is not a low-rank product"
             yield Fault("init", expected, "write init: random", drop=("init",))
+
+    def _elastic_faults(self, method: adapters.Method) -> Iterator[Fault]:
+        if (ranks := self.elastic_ranks) is None:
+            return
+        if not method.low_rank:
+            yield without_effect("elastic_ranks", f"the update of {self.method} is not a low-rank product")
+        elif max(ranks) != self.rank or len(set(ranks)) < len(ranks):
+            expected = f"ranks that differ, the largest of them rank, {self.rank}"
+            yield Fault("elastic_ranks", expected, f"write rank: {max(ranks)}, and each rank once")
 
     def _amount_faults(self) -> Iterator[Fault]:
         lengths = tuple(name for name in ("epochs", "max_steps", "max_tokens") if getattr(self, name))

@@ -11,12 +11,14 @@ import torch
 from lors_cli import console, processes
 from lors_cli.api import place_adapter
 from lors_cli.artifacts import files, inputs, sealed
+from lors_cli.artifacts.packed_model import is_packed
 from lors_cli.artifacts.publish import scratch
 from lors_cli.errors import LorsError, UnmeasurableError
 from lors_cli.evaluation import items, metrics, table
 from lors_cli.evaluation.judged import Rows, Text
 from lors_cli.evaluation.perplexity import of_losses, sample_losses
 from lors_cli.models import load, measure
+from lors_cli.models.packed import load_packed
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +152,8 @@ class Evaluation:
 
     def _load(self, name: str, path: Path) -> Any:
         request = self.request
-        model = load.load_model(path, request.dtype, request.device, trust_remote_code=request.trust_remote_code)
+        make = load_packed if is_packed(path) else load.load_model
+        model = make(path, request.dtype, request.device, trust_remote_code=request.trust_remote_code)
         return model if request.models[name] == path else place_adapter(model, request.models[name]).eval()
 
     def _keep(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
+from lors_cli.artifacts import quantized_files
 from lors_cli.artifacts.model_files import STORAGE
 from lors_cli.errors import RequestError, first_line, request_error
 from lors_cli.models import remote_code, sizes
@@ -23,8 +24,13 @@ SPARSE_ONLY = {
 USE = {"return_dict": True, "is_encoder_decoder": False, "add_cross_attention": False}
 
 
-def of(directory: Path, *, trust_remote_code: bool = False) -> Any:
-    """The config of the model in `directory`, as transformers reads it.
+def of(directory: Path, *, trust_remote_code: bool = False, quantized: bool = False) -> Any:
+    """The config of the model in `directory`, as transformers reads it, without what it says of the form of weights.
+
+    Args:
+        directory: of a model.
+        trust_remote_code: whether the code that it brings may run.
+        quantized: whether the weights may be quantised in the form of `quantized_files`.
 
     Raises:
         RequestError: it says that the weights are quantised, or names code that may not run.
@@ -36,8 +42,9 @@ def of(directory: Path, *, trust_remote_code: bool = False) -> Any:
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for key in STORAGE:
             section = getattr(part, key, None)
-            if section and not is_sparsity_only(section):
-                raise _quantised(directory, key, section)
+            read = quantized and part is config and key == quantized_files.KEY
+            if section and not is_sparsity_only(section) and not (read and quantized_files.of_config({key: section})):
+                raise _quantised(directory, key, section, quantized=read)
             if hasattr(part, key):
                 delattr(part, key)
     sizes.check_heads(config.get_text_config(), directory)
@@ -73,7 +80,14 @@ def is_sparsity_only(section: Any) -> bool:
     return all(not value or one is None or value in one for value, one in zip(section.values(), known, strict=True))
 
 
-def _quantised(directory: Path, key: str, section: Any) -> RequestError:
+def _quantised(directory: Path, key: str, section: Any, *, quantized: bool) -> RequestError:
     method = section.get("quant_method") if isinstance(section, dict) else None
     got = f"{key} in {directory / 'config.json'}{f' ({method})' if method else ''}"
-    return request_error("model", "a model whose weights are plain floats", got, "use the model before quantisation")
+    expected = "a model whose weights are plain floats"
+    if quantized:
+        expected += ", or whole numbers as `lors quantize` writes them"
+        try:
+            quantized_files.grid_in(section)
+        except ValueError as error:
+            got += f": it should have {error}"
+    return request_error("model", expected, got, quantized_files.DENSE)

@@ -61,7 +61,9 @@ def in_memory(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if isinstance(module, PackedLinear):
             if last not in ("weight", "bias"):
                 continue  # the packed weight is of several tensors
-            tensor = module.dense_weight() if last == "weight" else tensor
+            # of codes the numbers in the dtype of their scales, which the files have, whatever it is computed in
+            stored_as = None if module.scale is None else module.scale.dtype
+            tensor = module.dense_weight(stored_as) if last == "weight" else tensor
         else:
             seen.add(id(tensor))
         adapted = inside and isinstance(modules[parent.removesuffix(".linear")], Adapter)
@@ -132,7 +134,7 @@ def why_other(content: AdapterFile, names: Collection[str | Path], tensors: Call
         return None
     if place is None:
         return f"may be another than {content.model}, which is not here to be compared"
-    there = of(in_files(place, load.skeleton(place), "base_model_name_or_path"))
+    there = of(in_files(place, load.skeleton(place, quantized=True), "base_model_name_or_path"))
     differs = difference(there, tensors())
     return f"{differs}, unlike {content.model}" if differs else None
 
@@ -149,7 +151,7 @@ def why_other_in_memory(content: AdapterFile, model: nn.Module) -> str | None:
     differs = why_other(content, [], lambda: in_memory(model))
     if differs is None:
         return None
-    skeleton = load.skeleton(directory)
+    skeleton = load.skeleton(directory, quantized=True)
     if why_other(content, [directory, name], lambda: in_files(directory, skeleton, "model")):
         return differs
     return difference(of(in_memory(model)), in_files(directory, skeleton, "model"))

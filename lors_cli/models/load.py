@@ -11,10 +11,10 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lors_cli.artifacts import companions, inputs, model_files, tensors
+from lors_cli.artifacts import companions, inputs, model_files, packed_model, quantized_files, tensors
 from lors_cli.artifacts.files import read_object
 from lors_cli.errors import LorsError, first_line, request_error
-from lors_cli.models import configs, remote_code, sentencepiece_model, sizes, structure
+from lors_cli.models import configs, remote_code, sentencepiece_model, sizes, source, structure
 from lors_cli.models.linears import NO_REMEDY
 from lors_cli.models.weights import FLOATS, keep_wider, open_weights
 
@@ -26,15 +26,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @inputs.reads_model(weights=False)
-def skeleton(directory: Path, dtype: str = "auto", *, trust_remote_code: bool = False) -> PreTrainedModel:
+def skeleton(
+    directory: Path, dtype: str = "auto", *, trust_remote_code: bool = False, quantized: bool = False
+) -> PreTrainedModel:
     """The model of `directory` without its weights: parameters on the meta device, what no file holds is real.
 
+    Args:
+        directory: a model directory.
+        dtype: "auto" (as stored) or a key of `DTYPES`.
+        trust_remote_code: whether code that the directory brings may run.
+        quantized: whether its weights may be quantised as `lors quantize` does it; the skeleton is that of the numbers.
+
     Raises:
-        RequestError: transformers does not know the architecture, or the weights are quantised.
+        RequestError: transformers does not know the architecture, or the weights are quantised otherwise.
 
     """
     try:
-        config = configs.of(directory, trust_remote_code=trust_remote_code)
+        config = configs.of(directory, trust_remote_code=trust_remote_code, quantized=quantized)
         stored_as = DTYPES.get(dtype) or config.get_text_config().dtype or _stored_dtype(directory)
         if stored_as not in FLOATS:
             raise ValueError(f"dtype {tensors.dtype_name(stored_as)}, which is none of {', '.join(DTYPES)}")
@@ -62,7 +70,7 @@ def _stored_dtype(directory: Path) -> torch.dtype:
     """The dtype of the first floating tensor in the files of `directory`, float32 where they are not there yet."""
     if not model_files.has_weights(directory):
         return torch.float32
-    dtypes = (dtype for _, dtype in tensors.TensorFiles(directory).layout.values() if dtype.is_floating_point)
+    dtypes = (dtype for _, dtype in packed_model.open_tensors(directory).layout.values() if dtype.is_floating_point)
     return next(dtypes, torch.float32)
 
 
@@ -81,7 +89,7 @@ def layout(model: PreTrainedModel) -> dict[str, Tensor]:
 def load_model(
     directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The model of `directory` with its weights, in eval mode.
+    """The model of `directory` with its weights, in eval mode; quantised weights as the numbers that they stand for.
 
     Args:
         directory: a model directory.
@@ -94,8 +102,10 @@ def load_model(
         LorsError: transformers found its tensors to be others than the model's.
 
     """
-    if structure.read(directory):
-        return _load_smaller(directory, dtype, device, trust_remote_code=trust_remote_code)
+    if packed_model.is_packed(directory):
+        source.require_model(directory, "model")
+    if structure.read(directory) or quantized_files.grid_of(directory):
+        return _load_by_name(directory, dtype, device, trust_remote_code=trust_remote_code)
     open_weights(directory, skeleton(directory, dtype, trust_remote_code=trust_remote_code), "model", converts=True)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -119,9 +129,9 @@ def load_model(
     return tensors.unmapped(model.to(device))
 
 
-def _load_smaller(directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool) -> PreTrainedModel:
-    """A model that is smaller than its config says, whose shapes transformers would not accept."""
-    model = skeleton(directory, dtype, trust_remote_code=trust_remote_code)
+def _load_by_name(directory: Path, dtype: str, device: torch.device, *, trust_remote_code: bool) -> PreTrainedModel:
+    """A model that is smaller than its config says, whose shapes transformers would not accept, or a quantised one."""
+    model = skeleton(directory, dtype, trust_remote_code=trust_remote_code, quantized=True)
     checkpoint = open_weights(directory, model, "model")
     names = layout(model)
     content = {name: checkpoint.tensor(name).to(device, like.dtype) for name, like in names.items()}
@@ -233,14 +243,26 @@ def stop_tokens(directory: Path) -> frozenset[int]:
     return frozenset(token for token in listed if isinstance(token, int) and token >= 0)
 
 
-def copy_config(source: Path, target: Path, model: PreTrainedModel, *, trust_remote_code: bool = False) -> None:
-    """Copy config.json with the form in which the weights of the (skeleton) `model` are now stored."""
+def copy_config(
+    source: Path,
+    target: Path,
+    model: PreTrainedModel,
+    *,
+    trust_remote_code: bool = False,
+    quantization: dict[str, Any] | None = None,
+) -> None:
+    """Copy config.json with the form in which the weights of the (skeleton) `model` are now stored.
+
+    Of quantised weights `quantized_files.section` says the form, as `quantization`.
+    """
     public = companions.cleaned(read_object(source / "config.json"), trust_remote_code=trust_remote_code)
     content = model_files.as_stored(public)
     content.pop("torch_dtype", None)  # the older name
     content["dtype"] = tensors.dtype_name(model.dtype)
     if getattr(model, "lors_untied", False):
         content["tie_word_embeddings"] = False
+    if quantization:
+        content[quantized_files.KEY] = quantization
     (target / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 

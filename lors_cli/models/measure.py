@@ -1,6 +1,7 @@
 """What linears hold, measured from the files of a model directory, one tensor in memory at a time."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lors_cli.artifacts import tensors
+from lors_cli.artifacts.quantized_files import QuantizedFiles
+from lors_cli.artifacts.tensors import TensorFiles
 from lors_cli.errors import LorsError
 from lors_cli.models import linears, load
 from lors_cli.models.weights import Weights, unknown
@@ -19,7 +22,8 @@ def model(
 ) -> dict[str, Any]:
     """Zeros and pattern of each linear of the blocks, in the model's order, and of all together; other tensors by size.
 
-    "not_finite" names the tensors, of all, that hold NaN or infinity.
+    "not_finite" names the tensors, of all, that hold NaN or infinity. "quantization" is there if weights are quantised;
+    they are measured as the numbers that they stand for.
     `check` is called with the name and the weight of each linear.
 
     Raises:
@@ -27,7 +31,7 @@ def model(
         LorsError: a file is damaged, or lacks a linear.
 
     """
-    skeleton = load.skeleton(directory, trust_remote_code=trust_remote_code)
+    skeleton = load.skeleton(directory, trust_remote_code=trust_remote_code, quantized=True)
     names, weights = linears.all_linears(skeleton).keys(), Weights(directory, skeleton)
     if weights.unknown:
         raise unknown(weights, skeleton, "model", directory)
@@ -38,7 +42,7 @@ def model(
             not_finite.append(name)
         module = weights.by_file.get(name, name).removesuffix(".weight")
         if module in names:
-            modules[module] = weight(tensor)
+            modules[module] = weight(tensor) | _quantization(weights.files, name.removesuffix(".weight"))
             if check:
                 check(module, tensor)
         else:
@@ -46,7 +50,24 @@ def model(
     if names - modules.keys():
         raise LorsError(f"{directory} has no tensor {min(names - modules.keys())}.weight")
     modules = {name: modules[name] for name in names}  # files order them as text: block 10 before block 2
-    return {"kind": "model", **total(modules), "modules": modules, "other_tensors": others, "not_finite": not_finite}
+    quantized = {"quantization": total_bits(modules)} if isinstance(weights.files, QuantizedFiles) else {}
+    facts = {"modules": modules, "other_tensors": others, "not_finite": not_finite}
+    return {"kind": "model", **total(modules), **quantized, **facts}
+
+
+def _quantization(files: TensorFiles, linear: str) -> dict[str, Any]:
+    """The grid of a linear and its bits on disk, where it is quantised."""
+    if not isinstance(files, QuantizedFiles) or linear not in files.linears:
+        return {}
+    return {**asdict(files.grid), "bits_per_weight": files.linears[linear]}
+
+
+def total_bits(modules: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The grid of the quantised ones of the measured modules, which they share, and their mean bits on disk."""
+    quantized = [facts for facts in modules.values() if "bits" in facts]
+    stored = sum(facts["bits_per_weight"] * facts["parameters"] for facts in quantized)
+    grid = {key: quantized[0][key] for key in ("bits", "group_size", "symmetric")}
+    return {**grid, "bits_per_weight": stored / sum(facts["parameters"] for facts in quantized)}
 
 
 def weight(weight: Tensor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lors_cli.artifacts import model_files, tensors
+from lors_cli.artifacts import model_files, packed_model
 from lors_cli.errors import request_error
 
 BLOCKS = re.compile(r"(num|n)_(\w+_)?(layers?|blocks?|labels)")  # transformers makes a name for each label
@@ -100,7 +100,7 @@ def _most(directory: Path, *, blocks: bool, otherwise: int) -> int:
     """The most blocks, each with a tensor of its own, or the widest part that the files have room for."""
     if not model_files.has_weights(directory):
         return otherwise
-    shapes = [shape for shape, _ in tensors.TensorFiles(directory).layout.values()]
+    shapes = [shape for shape, _ in packed_model.open_tensors(directory).layout.values()]
     return max(otherwise, len(shapes), 0 if blocks else max((side for shape in shapes for side in shape), default=0))
 
 

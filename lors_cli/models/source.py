@@ -6,7 +6,6 @@ included, are converted once into a directory in the user's cache and used from 
 
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,12 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from lors_cli.artifacts import digest, inputs, model_files, publish
+from lors_cli.artifacts import digest, inputs, model_files, packed_model, publish
 from lors_cli.artifacts.files import CARD
 from lors_cli.artifacts.links import FilesError
-from lors_cli.artifacts.tensors import PACKED_SUFFIX, shards
+from lors_cli.artifacts.tensors import shards
 from lors_cli.errors import LorsError, first_line, request_error
+from lors_cli.native import cache_directory as cache_directory
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ _incomplete: dict[Path, str] = {}
 _hub_ids: dict[Path, str] = {}  # the ids of directories that came from the hub
 
 
-def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
+def resolve(model: str, key: str = "model", *, weights: bool = True, packed: bool = False) -> Path:
     """The local directory of `model`, converted if need be; of a hub model all but the weights, which `complete` gets.
 
     So a request is checked before gigabytes are fetched for it. Without `weights` a local directory may lack them until
-    `complete` asks: its config says enough for a plan.
+    `complete` asks: its config says enough for a plan. What `lors pack` made is a model for those who ask for `packed`.
 
     Raises:
         RequestError: there is no such model, or it has no safetensors weights.
@@ -63,7 +63,7 @@ def resolve(model: str, key: str = "model", *, weights: bool = True) -> Path:
         check_files(path, key)
         _incomplete[path] = ""
         return path
-    require_model(path, key)
+    require_model(path, key, packed=packed)
     return path
 
 
@@ -103,8 +103,8 @@ def complete(path: Path) -> Path:
     return path
 
 
-def require_model(path: Path, key: str) -> None:
-    """Check that `path` is a model directory.
+def require_model(path: Path, key: str, *, packed: bool = False) -> None:
+    """Check that `path` is a model directory; one that `lors pack` made is one only for those who ask for `packed`.
 
     Raises:
         RequestError: it is not.
@@ -117,13 +117,14 @@ def require_model(path: Path, key: str) -> None:
         raise request_error(key, wanted, f"{path}, which does not exist", "correct the path")
     if not (path / "config.json").is_file():
         raise request_error(key, wanted, f"{path}, which has no config.json", "name the directory that has it")
-    if list(path.glob(f"*{PACKED_SUFFIX}")):
-        raise request_error(
-            key, wanted, f"{path}, which is packed", f"unpack it first: `lors unpack {path} NEW`; then name NEW"
-        )
+    is_packed = packed_model.is_packed(path)
+    if is_packed and not packed:
+        remedy = f"unpack it first: `lors unpack {path} NEW`; then name NEW"
+        remedy += "; train.base: packed keeps its weights packed in training" if key.startswith("train") else ""
+        raise request_error(key, wanted, f"{path}, which is packed", remedy)
     check_files(path, key)
     try:
-        left_out = model_files.others(path)
+        left_out = packed_model.others(path) if is_packed else model_files.others(path)
     except FilesError as error:
         raise request_error(key, wanted, error.got, error.remedy) from None
     if left_out:
@@ -141,11 +142,6 @@ def check_files(path: Path, key: str) -> None:
         model_files.files(path)
     except FilesError as error:
         raise request_error(key, "a directory with files of its own", error.got, error.remedy) from None
-
-
-def cache_directory() -> Path:
-    """``$XDG_CACHE_HOME/lors``, or ``~/.cache/lors``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lors"
 
 
 def _snapshot(model: str, key: str, patterns: list[str], revision: str | None = None) -> Path:

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from lors_cli.artifacts import tensors
+from lors_cli.artifacts import packed_model, quantized_files, tensors
 from lors_cli.artifacts.links import FilesError
+from lors_cli.artifacts.packed_model import PackedFiles
 from lors_cli.errors import RequestError, request_error
+from lors_cli.sparsity.packed import Stored
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ RESAVE = "AutoModelForCausalLM.from_pretrained('{}').save_pretrained('NEW_DIRECT
 
 class Weights:
     """Which tensor in the files belongs to which parameter or buffer of a (skeleton) model.
+
+    Those of a quantised model are the numbers that it computes with in the dtype of `model`.
 
     Where tied parameters have different numbers in the files, the model's are untied, as transformers does.
 
@@ -54,7 +59,8 @@ class Weights:
     """
 
     def __init__(self, directory: Path, model: PreTrainedModel) -> None:
-        self.files = tensors.TensorFiles(directory)
+        packed = packed_model.is_packed(directory)
+        self.files = PackedFiles(directory) if packed else quantized_files.files(directory, model.dtype)
         self._model = model
         mapping = get_model_conversion_mapping(model)
         self._renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
@@ -84,9 +90,17 @@ class Weights:
         """Whether the files have the tensor `name` of the model as it is."""
         return name in self._places
 
+    def stored_name(self, name: str) -> str:
+        """The name in the files of the tensor `name` of the model."""
+        return self._places[name]
+
     def tensor(self, name: str) -> Tensor:
         """The tensor `name` of the model, in memory of its own."""
         return self.files.tensor(self._places[name])
+
+    def stored(self, name: str) -> Stored:
+        """The tensor `name` of the model as a packed model has it."""
+        return cast(PackedFiles, self.files).stored(self._places[name])
 
     def entry(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype, in the files, of the tensor `name` of the model."""
@@ -231,7 +245,7 @@ def _unwrapped(weights: Weights) -> str | None:
             rename = f"{{name.replace({part!r}, ''): tensor for name, tensor in load_file(FILE).items()}}"
             return (
                 f"the names have {part!r} too much: save the model without what it was wrapped in, or, for each FILE of"
-                f" {', '.join(path.name for path in tensors.shards(weights.files.path))}, call"
+                f" {', '.join(path.name for path in weights.files.shards)}, call"
                 f" save_file({rename}, FILE, {{'format': 'pt'}}) of safetensors.torch"
             )
     return None

@@ -5,17 +5,19 @@ ends with the same card. Results come later than a model; ``lors push`` adds the
 """
 
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from lors_cli import adapters, pruning
+from lors_cli import adapters, pruning, quantization
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.files import CARD
 from lors_cli.console import markdown_table
 from lors_cli.run import card_data
+from lors_cli.run.facts import Aligned, Facts, Merged, Pruned, Quantized, Recovered, Trained
 from lors_cli.run.lineage import Lineage, Original
-from lors_cli.run.manifest import Aligned, Facts, Manifest, Merged, Pruned, Recovered, Trained, by_place
+from lors_cli.run.manifest import Manifest, by_place
+from lors_cli.sparsity.mask import DENSE_BELOW
 
 HERE = "DIRECTORY_OR_REPOSITORY"  # in the example of loading
 HISTORY = "## How it was made"  # what comes before it is about the result
@@ -74,7 +76,7 @@ class _Made:
         self.language = "python"  # of the lines that load it
         self.reduction = 1.0  # of the model's parameters, by structured pruning
         for step in self.steps:
-            reduction = step.facts.reduction if isinstance(step.facts, Pruned | Aligned) else None
+            reduction = step.facts.reduction if isinstance(step.facts, Pruned | Aligned | Quantized) else None
             self.reduction = 1.0 if step.stage == "recover" else reduction or self.reduction
 
     def load_model(self, name: str) -> tuple[list[str], str]:
@@ -101,7 +103,7 @@ class _Model(_Made):
 
     def __init__(self, made: Manifest, lineage: Lineage) -> None:
         super().__init__(made, lineage)
-        self.sparse = _is_sparse(made.facts)
+        self.sparse, self.grid = _is_sparse(made.facts), _grid(made.facts)
         self.trained = any(step.stage in ("align", "train", "merge") for step in self.steps)
 
     def kind(self) -> str:
@@ -109,7 +111,8 @@ class _Model(_Made):
         if self.reduction != 1:
             return f"{self.reduction:.2f} times smaller"
         facts = self.made.facts
-        return f"{facts.sparsity:.0%} sparse ({facts.pattern})" if _is_sparse(facts) else "dense"
+        kind = f"{facts.sparsity:.0%} sparse ({facts.pattern})" if _is_sparse(facts) else "dense"
+        return f"{kind}, in {self.grid['bits']} bits" if self.grid else kind
 
     def metadata(self) -> ModelCardData:
         """For the hub."""
@@ -121,13 +124,16 @@ class _Model(_Made):
         # pruned has none of them
         return ModelCardData(
             base_model=self.original.hub_id,
-            base_model_relation="finetune" if self.original.hub_id and self.trained else None,
+            base_model_relation=self._relation() if self.original.hub_id else None,
             library_name="transformers" if self.reduction == 1 else PROJECT,
             pipeline_tag="text-generation",
-            tags=[PROJECT, *kinds, *methods, *patterns],
+            tags=[PROJECT, *kinds, *methods, *patterns, *(["compressed-tensors"] if self.grid else [])],
             datasets=card_data.hub_ids(self.steps) or None,
             **self.original.metadata,
         )
+
+    def _relation(self) -> str | None:
+        return "quantized" if self.grid else "finetune" if self.trained else None
 
     def title(self) -> str:
         """The heading."""
@@ -136,12 +142,19 @@ class _Model(_Made):
     def introduction(self) -> str:
         """What it is."""
         stored = " Zeros are stored like other numbers, so it is used, and takes as much memory, as the dense model."
+        if self.grid:
+            stored = " Zeros are codes like others, so it is used as any model of these bits (pack-quantized)."
         made = f"{self.origin()}, {self.kind()}, made by `{PROJECT} {self.made.stage}`."
         return made + stored * (self.sparse and self.reduction == 1)
 
     def loading(self) -> list[str]:
         """The lines of Python that load it."""
         imported, load = self.load_model(HERE)
+        if self.grid and self.reduction == 1:
+            imported = [*imported, "# pip install compressed-tensors"]
+            if not self.grid["symmetric"]:  # for which compressed-tensors 0.20 has no room while it loads
+                imported[0] += ", CompressedTensorsConfig"
+                load = load.replace(")", ", quantization_config=CompressedTensorsConfig(dequantize=True))")
         return [*imported, "", load]
 
 
@@ -203,12 +216,20 @@ class _Adapter(_Made):
         return [*imported, "", model, load]
 
 
-def _is_sparse(facts: Facts) -> TypeGuard[Pruned | Merged]:
+def _is_sparse(facts: Facts) -> TypeGuard[Pruned | Merged | Quantized]:
     """Whether the facts are of a model that has zeros."""
+    if isinstance(facts, Quantized):  # of a dense model too, rounding makes zeros
+        weights = sum(one["parameters"] for one in (facts.modules or {}).values())
+        return bool((facts.zeros_before or 0) > DENSE_BELOW * weights)
     return isinstance(facts, Pruned | Merged) and facts.pattern not in (None, "dense")
 
 
-def _sparsity(facts: Pruned | Merged) -> str:
+def _grid(facts: Facts) -> dict[str, Any] | None:
+    """The grid of a model that is quantised."""
+    return facts.given if isinstance(facts, Quantized) else facts.given.get("quantization")
+
+
+def _sparsity(facts: Pruned | Merged | Quantized) -> str:
     rows = []
     for place, linears in by_place(facts.modules or {}).items():
         values = [linear["sparsity"] for linear in linears]
@@ -219,6 +240,11 @@ def _sparsity(facts: Pruned | Merged) -> str:
         f"{facts.sparsity:.4f} of the weights in the linears of the blocks are zero, {facts.pattern};"
         f" measured in the saved files.\n\n{table}"
     )
+
+
+def _bits(grid: dict[str, Any]) -> str:
+    kind = "" if grid["symmetric"] else " with zero points"
+    return f"{grid['bits']} bits in groups of {grid['group_size']}{kind}, {grid['bits_per_weight']:.3f} with scales"
 
 
 def _step(step: Manifest) -> str:
@@ -232,7 +258,14 @@ def _step(step: Manifest) -> str:
         if settings["method"] in pruning.STRUCTURED:
             before, after = ((facts.parameters or {})[when] for when in ("before", "after"))
             goal = f"a ratio of {settings['ratio']:g}, from {before:,} to {after:,} parameters"
+        extras += f", rounded in the same solve to {_bits(facts.quantization)}" if facts.quantization else ""
         return f"Pruned with {settings['method']} to {goal}{extras}: `{row.equation}` ({row.paper})."
+    if isinstance(facts, Quantized):
+        rounding = quantization.METHODS[settings["method"]]
+        return (
+            f"Quantised with {settings['method']} to {_bits(facts.given)}: `{rounding.equation}` ({rounding.paper})."
+            " Every weight that was zero is zero."
+        )
     if isinstance(facts, Trained):
         method = adapters.METHODS[settings["method"]]
         rank = f", rank {settings['rank']}, alpha {settings['alpha']:g}, init {facts.init}" if method.has_rank else ""

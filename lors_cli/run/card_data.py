@@ -38,7 +38,7 @@ def lines(steps: list[Manifest]) -> str:
                 windows, tokens = step.settings["calibration"], step.settings["calibration_tokens"]
                 facts += [f"{windows['samples']} x {windows['sequence_length']} tokens, digest of these `{tokens}`"]
             said.append(f"* {purpose}: {', '.join([name, *facts])}")
-    return "\n".join(said)
+    return "\n".join(dict.fromkeys(said))  # stages may share a text
 
 
 def hub_ids(steps: list[Manifest]) -> list[str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from lors_cli import pruning
-from lors_cli.artifacts import adapter_file
+from lors_cli.artifacts import adapter_file, quantized_files
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models import load, source, structure
 from lors_cli.models.weights import open_weights
+from lors_cli.quantization.grid import Grid
 from lors_cli.run import layout, manifest
 from lors_cli.run.layout import STAGES, merges_recovered, will_make
 from lors_cli.sequential.structured import shrink_as_planned
@@ -31,6 +32,7 @@ class Input:
         like: a directory that exists, with the shapes and the tokenizer that it has or will have.
         maker: the stage of this run that will make it; None if it exists.
         cut: how pruning will make it smaller than the model in `like`; None if it will not.
+        grid: of its weights, if it is or will be quantised.
 
     """
 
@@ -38,20 +40,27 @@ class Input:
     like: Path
     maker: str | None = None
     cut: Prune | None = None
+    grid: Grid | None = None
 
     @property
     def smaller(self) -> bool:
         """Whether structured pruning has made, or will make, its blocks smaller than those of the original."""
         return self.cut is not None or structure.read(self.like) is not None
 
-    def skeleton(self, config: Config) -> PreTrainedModel:
+    def skeleton(self, config: Config, dtype: str = "auto", *, quantized: bool = False) -> PreTrainedModel:
         """The model without its weights; where its files are there, they are checked to be the model's.
+
+        Args:
+            config: of the run.
+            dtype: as in `load.skeleton`.
+            quantized: whether its weights may be quantised.
 
         Raises:
             RequestError: transformers cannot build it, or as in `open_weights`.
 
         """
-        model = load.skeleton(self.like, trust_remote_code=config.trust_remote_code)
+        trust = config.trust_remote_code
+        model = load.skeleton(self.like, dtype, trust_remote_code=trust, quantized=quantized)
         if self.maker is None and source.is_complete(self.like):
             open_weights(self.like, model, "model", converts=True)
         if self.cut:
@@ -119,6 +128,18 @@ class Graph:
             return adapter, train.method
         return adapter, adapter_file.read_config(adapter.path, f"{reader}.adapter")["method"]
 
+    def is_on_grid(self, reader: str) -> bool:
+        """Whether the effective weights of the adapter that `reader` reads are on the grid of a quantised model.
+
+        Raises:
+            RequestError: as of `adapter`.
+
+        """
+        adapter, train = self.input(reader, "adapter"), self.config.train
+        if adapter.maker:
+            return adapter.maker == "train" and train is not None and bool(train.option("quantization_aware"))
+        return bool(adapter_file.read_config(adapter.path, f"{reader}.adapter")["quantization_aware"])
+
     def _existing(self, reader: str, text: str, key: str) -> Input:
         """What the config names; it may be what an earlier stage of this run makes anew."""
         path = Path(text)
@@ -127,8 +148,9 @@ class Graph:
             if os.path.abspath(path.expanduser()) == made and self.will_make(name, reader):
                 return self._output(reader, name, key)
         if not key.endswith(".adapter"):
-            path = source.resolve(text, key, weights=reader != "prune")  # which checks shapes before it fetches more
-        return Input(path, path)
+            # prune checks shapes before it fetches more; only what measures reads packed models
+            path = source.resolve(text, key, weights=reader != "prune", packed=reader == "eval")
+        return Input(path, path, grid=quantized_files.grid_of(path))
 
     def _output(self, reader: str, maker: str, key: str) -> Input:
         """The finished output of an earlier stage, or what a stage of this run will make.
@@ -140,14 +162,21 @@ class Graph:
         path = STAGES[maker].output(self.config.output_dir)
         if not self.will_make(maker, reader):
             if (path / manifest.NAME).is_file():
-                return Input(path, path)
+                return Input(path, path, grid=quantized_files.grid_of(path))
             state = "something that lors did not make" if path.exists() else "which does not exist"
             remedy = f"run `lors {maker}` first, or set {key}"
             raise request_error(key, f"the output of `lors {maker}`", f"{path}, {state}", remedy)
         if maker in ("train", "recover"):
             return Input(path, path, maker)
         made_from = self.input(maker, "model" if maker == "prune" else "pruned")
-        return Input(path, made_from.like, maker, (self._cut() if maker == "prune" else None) or made_from.cut)
+        cut = (self._cut() if maker == "prune" else None) or made_from.cut
+        return Input(path, made_from.like, maker, cut, self._grid(maker) or made_from.grid)
+
+    def _grid(self, maker: str) -> Grid | None:
+        """The grid that a stage will round weights to."""
+        sections = {"quantize": self.config.quantize, "prune": self.config.prune and self.config.prune.quantize}
+        kind = sections.get(maker)
+        return Grid(kind.bits, kind.group_size, kind.symmetric) if kind else None
 
     def _cut(self) -> Prune | None:
         """The prune section, if it makes the model smaller."""

@@ -15,8 +15,9 @@ from lors_cli.errors import LorsError
 from lors_cli.evaluation import table
 from lors_cli.models import source
 from lors_cli.run import manifest, seal
+from lors_cli.run.facts import Facts
 from lors_cli.run.layout import STAGES
-from lors_cli.run.manifest import Facts, Request
+from lors_cli.run.manifest import Request
 
 RESULTS = "results.json"
 

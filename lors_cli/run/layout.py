@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 # What eval.models calls the outputs of a run, and the stage that makes each.
-EVALUATED = {"pruned": "prune", "aligned": "align", "tuned": "train", "merged": "merge"}
+EVALUATED = {"pruned": "prune", "aligned": "align", "quantized": "quantize", "tuned": "train", "merged": "merge"}
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,16 @@ STAGES = {
             less_memory="align.micro_batch_size or sequence_length, or set align.gradient_checkpointing: true",
         ),
         Stage(
+            "quantize",
+            folder="quantized",
+            reads={"pruned": ("quantize.input", "align", "prune", "model")},
+            shared=True,
+            less_memory="quantize.calibration.samples or sequence_length, or set quantize.states: disk",
+        ),
+        Stage(
             "train",
             folder="adapter",
-            reads={"pruned": ("train.input", "align", "prune"), "teacher": ("train.distill.teacher",)},
+            reads={"pruned": ("train.input", "quantize", "align", "prune"), "teacher": ("train.distill.teacher",)},
             shared=True,
             less_memory="train.micro_batch_size or sequence_length, or set train.merge_cache: off,"
             " gradient_checkpointing: true or base: packed (lora: nf4)",
@@ -67,7 +74,7 @@ STAGES = {
             folder="recovered",
             reads={
                 "model": ("model",),
-                "pruned": ("recover.input", "train.input", "align", "prune"),
+                "pruned": ("recover.input", "train.input", "quantize", "align", "prune"),
                 "adapter": ("recover.adapter", "train"),
             },
             shared=False,
@@ -76,7 +83,10 @@ STAGES = {
         Stage(
             "merge",
             folder="merged",
-            reads={"pruned": ("merge.input", "train.input", "align", "prune"), "adapter": ("merge.adapter", "train")},
+            reads={
+                "pruned": ("merge.input", "train.input", "quantize", "align", "prune"),
+                "adapter": ("merge.adapter", "train"),
+            },
             shared=False,
             less_memory="what else runs on the machine (a merge holds one shard of the model)",
         ),

@@ -21,7 +21,8 @@ INHERITED = ("license", "license_name", "license_link", "language")
 BEFORE = {
     "merge": ("adapter", ("train", "recover")),
     "recover": ("adapter", ("train", "recover")),
-    "train": ("pruned", ("prune", "align")),
+    "train": ("pruned", ("prune", "align", "quantize")),
+    "quantize": ("pruned", ("prune", "align", "merge")),
     "align": ("pruned", ("prune", "align")),
 }
 

@@ -21,8 +21,9 @@ from lors_cli.config.dump import as_yaml
 from lors_cli.errors import LorsError, Problem, RequestError, request_error
 from lors_cli.models import memory, source
 from lors_cli.run import card, failures, manifest, places, request, seal
+from lors_cli.run.facts import Facts
 from lors_cli.run.job import Job, verified_digest
-from lors_cli.run.manifest import Facts, Request
+from lors_cli.run.manifest import Request
 
 log = logging.getLogger(__name__)
 

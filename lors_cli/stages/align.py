@@ -14,9 +14,9 @@ from lors_cli.artifacts.publish import scratch
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import removal, request_error
 from lors_cli.run import manifest
+from lors_cli.run.facts import Aligned, Facts
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
-from lors_cli.run.manifest import Aligned, Facts
 from lors_cli.stages import common, merge, train
 
 

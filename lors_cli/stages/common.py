@@ -1,21 +1,26 @@
 """What several stages need: a section or an error, an adapter with its method, calibration text, tables of sparsity."""
 
 import logging
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import console, processes
+from lors_cli.artifacts import companions, quantized_files
 from lors_cli.config.fields import Section
+from lors_cli.config.grid import GridSection
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config, missing
 from lors_cli.data.calibration import calibration_windows
-from lors_cli.errors import request_error
+from lors_cli.errors import removal, request_error
 from lors_cli.models import load
+from lors_cli.quantization.grid import Grid
 from lors_cli.run import manifest
+from lors_cli.run.graph import Input
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +51,19 @@ def check_row(key: str, name: str, mistake: str | None) -> None:
         raise request_error(key, f"a correct row for {name}", mistake, remedy)
 
 
-def calibration_tokens(config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel) -> Tensor:
-    """The windows of prune.calibration in the tokens of the model in `directory`, (windows, length).
+def calibration_tokens(
+    config: Config, calibration: Calibration, directory: Path, skeleton: PreTrainedModel, stage: str = "prune"
+) -> Tensor:
+    """The windows of a stage's calibration in the tokens of the model in `directory`, (windows, length).
 
     Raises:
         RequestError: the text is too short, or there are fewer windows than processes.
 
     """
-    load.warn_of_length(skeleton, calibration.sequence_length, "prune.calibration.sequence_length")
+    load.warn_of_length(skeleton, calibration.sequence_length, f"{stage}.calibration.sequence_length")
     tokenizer = load.load_tokenizer(directory, skeleton, trust_remote_code=config.trust_remote_code)
     tokens = calibration_windows(
-        calibration.dataset.source("prune.calibration.dataset"),
+        calibration.dataset.source(f"{stage}.calibration.dataset"),
         calibration.dataset.format,
         tokenizer,
         calibration.sequence_length,
@@ -66,7 +73,7 @@ def calibration_tokens(config: Config, calibration: Calibration, directory: Path
     )
     if len(tokens) < processes.count():
         wanted = f"at least {processes.count()}, a window for every process"
-        raise request_error("prune.calibration.samples", wanted, len(tokens), "start fewer processes")
+        raise request_error(f"{stage}.calibration.samples", wanted, len(tokens), "start fewer processes")
     return tokens
 
 
@@ -90,3 +97,69 @@ def log_modules(measured: dict[str, Any]) -> None:
         values, kinds = [facts["sparsity"] for facts in linears], "/".join(sorted({f["pattern"] for f in linears}))
         log.info("  %-12s %3d x sparsity %.4f to %.4f, %s", place, len(values), min(values), max(values), kinds)
     log.info("  all linears of the blocks: sparsity %.4f, %s", measured["sparsity"], measured["pattern"])
+
+
+def calibration_facts(tokens: Tensor, token_digest: str | None, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a manifest says of the calibration; the facts of the linears give up their "tokens"."""
+    count, length = tokens.shape
+    facts = {"windows": count, "tokens": count * length, "token_digest": token_digest}
+    return {**facts, "tokens_per_linear": {name: fact.pop("tokens") for name, fact in made.items()}}
+
+
+def check_groups(section: GridSection, targets: dict[str, nn.Linear], key: str) -> Grid:
+    """The grid of a section, which fits all `targets`.
+
+    Raises:
+        RequestError: its groups do not divide the inputs of one.
+
+    """
+    grid = Grid(section.bits, section.group_size, section.symmetric)
+    for name, linear in targets.items():
+        if linear.in_features % grid.group_size:
+            shared = math.gcd(*(one.in_features for one in targets.values()))
+            fits = max(size for size in range(1, grid.group_size) if shared % size == 0)
+            raise request_error(
+                f"{key}.group_size",
+                f"a number that divides the inputs of every linear ({name} has {linear.in_features})",
+                grid.group_size,
+                f"write group_size: {fits}",
+            )
+    return grid
+
+
+def write_config(
+    origin: Path,
+    target: Path,
+    model: PreTrainedModel,
+    grid: Grid | None,
+    quantized: list[str],
+    *,
+    trust_remote_code: bool = False,
+) -> None:
+    """Give a directory of weights its config, and what else belongs to the model in `origin`.
+
+    The config says if the linears that are called `quantized` are so, on a `grid`.
+    """
+    every = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    said = quantized_files.section(grid, every - set(quantized)) if grid else None
+    load.copy_config(origin, target, model, trust_remote_code=trust_remote_code, quantization=said)
+    companions.copy(origin, target, trust_remote_code=trust_remote_code)
+
+
+def check_plain(given: Input, stage: str) -> None:
+    """Refuse a model that is quantised already, as the input of a `stage` that would round again or from codes.
+
+    Raises:
+        RequestError: it is.
+
+    """
+    if not given.grid:
+        return
+    made = manifest.read(given.path) if given.maker is None else None
+    before = made.input_paths.get("pruned") if made and made.stage == "quantize" else None
+    remedy = f"name {before}, of which it was made" if before else "name the model before quantisation"
+    if given.maker == "prune":
+        remedy = removal("prune.quantize", stage)
+    got = f"{given.path}, {given.grid.bits} bits a weight in groups of {given.grid.group_size}"
+    expected = "a model that is not quantised yet, whose weights are plain floats"
+    raise request_error(f"{stage}.input", expected, got, remedy)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from lors_cli import console, numerics, processes
 from lors_cli.artifacts import adapter_file
+from lors_cli.artifacts.packed_model import is_packed
 from lors_cli.config.evaluation import Eval, Perplexity
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
@@ -18,9 +19,9 @@ from lors_cli.evaluation.judged import Rows, Text
 from lors_cli.models import load
 from lors_cli.models.device import pick_device
 from lors_cli.run import belongs, environment, request
+from lors_cli.run.facts import Evaluated
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
-from lors_cli.run.manifest import Evaluated
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,14 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     read: dict[str, Input] = {name: attempt(graph.input, "eval", name) for name in names}
     if problems:
         raise RequestError(*problems)
+    if section.backend == "vllm" and (packed := [name for name, model in read.items() if is_packed(model.path)]):
+        remedy = "unpack it, or set backend: transformers"
+        raise request_error("eval.models", "models that are not packed for vllm", packed[0], remedy)
     wholes = {name: graph.input("train", "pruned") if name == "tuned" else model for name, model in read.items()}
     models, weights = ({name: model.path for name, model in kind.items()} for kind in (read, wholes))
     skeletons = {}
     for name, model in wholes.items():
-        skeletons[name] = model.skeleton(config)
+        skeletons[name] = model.skeleton(config, quantized=True)
         tokenizer = load.load_tokenizer(model.like, skeletons[name], trust_remote_code=config.trust_remote_code)
         for text in texts.values():
             text.samples(tokenizer, model.like)
@@ -133,7 +137,9 @@ def _judged(asked: Perplexity, number: int | None) -> Text | Rows:
 def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> Evaluated:
     if adapter := evaluation.models.get("tuned"):  # again, because an earlier stage may have made them
         whole = evaluation.weights["tuned"]
-        _check_tuned(adapter, whole, load.skeleton(whole, trust_remote_code=evaluation.trust_remote_code))
+        _check_tuned(
+            adapter, whole, load.skeleton(whole, trust_remote_code=evaluation.trust_remote_code, quantized=True)
+        )
     facts = {
         "settings": _recorded(section, evaluation),
         "versions": environment.versions(),
@@ -151,7 +157,10 @@ def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
     dtype: Any = evaluation.dtype
     if dtype == "auto":
         trust = evaluation.trust_remote_code
-        models = {name: load.skeleton(path, trust_remote_code=trust) for name, path in evaluation.weights.items()}
+        models = {
+            name: load.skeleton(path, trust_remote_code=trust, quantized=True)
+            for name, path in evaluation.weights.items()
+        }
         dtype = {name: str(model.config.dtype).removeprefix("torch.") for name, model in models.items()}
     perplexities = [
         {**section.perplexities[name].model_dump(mode="json"), **text.rules} for name, text in evaluation.texts.items()

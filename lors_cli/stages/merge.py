@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lors_cli import console
 from lors_cli.adapters import MASKED, ON_DISK
-from lors_cli.adapters.base import Adapter
-from lors_cli.artifacts import adapter_file, companions, model_files, tensors
+from lors_cli.artifacts import adapter_file, companions, model_files, quantized_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, removal, request_error
 from lors_cli.models import linears, load, measure, untie
 from lors_cli.models.weights import Weights, open_weights
+from lors_cli.quantization.stored import PACKED
 from lors_cli.run import belongs
+from lors_cli.run.facts import Merged
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
-from lors_cli.run.manifest import Merged
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
-from lors_cli.stages import common
+from lors_cli.stages import common, cut_ranks, merge_quantized
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +58,17 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     if adapter.maker == "train" and pruned != graph.input("train", "pruned").path:
         raise request_error("merge.input", "the model that train adapts", pruned, removal("merge.input"))
     if not adapter.maker and not model.maker:
-        skeleton, key = model.skeleton(config), "merge.adapter"
+        skeleton, key = model.skeleton(config, quantized=True), "merge.adapter"
         belongs.check(adapter.path, adapter_file.load(adapter.path, key, uniform=False), pruned, skeleton, key)
     _check_zeros_kept(section, method)
+    if section.requantize:
+        merge_quantized.check(section, model, aware=graph.is_on_grid("merge"))
+    if section.ranks:
+        cut_ranks.check(config, section, adapter, linears.shapes(model.skeleton(config, quantized=True)))
     return Job(
         stage="merge",
         inputs={"pruned": pruned, "adapter": adapter.path},
-        settings={"dense": section.dense, "apply_mask": section.apply_mask},
+        settings=section.model_dump(mode="json", include={"dense", "apply_mask", "requantize", "ranks"}),
         config=config,
         work=lambda partial: write(config, pruned, adapter.path, partial, section),
         plan=[f"{method} adapter {adapter.path} into {pruned}, one shard in memory at a time"],
@@ -95,10 +99,11 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
         LorsError: a file is damaged, a merged weight is not finite, or a zero was lost.
 
     """
-    skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code)
+    skeleton = load.skeleton(pruned, trust_remote_code=config.trust_remote_code, quantized=True)
     key = "merge.adapter"
     content = adapter_file.load(adapter, key, uniform=False)
     belongs.check(adapter, content, pruned, skeleton, key)  # again, because an earlier stage may have made them
+    cut_ranks.cut(content, section)
     names = set(linears.shapes(skeleton))
     todo = {*content.modules, *content.vectors}
     weights = open_weights(pruned, skeleton, "merge.input", converts=True)
@@ -116,10 +121,14 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     if getattr(skeleton, "lors_untied", False):
         load.copy_config(pruned, partial, skeleton, trust_remote_code=config.trust_remote_code)
     companions.copy(pruned, partial, trust_remote_code=config.trust_remote_code)
+    if merge_quantized.is_quantized(weights):
+        merge_quantized.record(pruned, partial, section)
     if untied is not None:
         untie.record(partial, untied)
     _prove_others(pruned, partial, names, content, weights)
     facts = _prove(pruned, partial, names, weights, content, expect_kept=not section.dense)
+    if merge_quantized.is_quantized(weights) and section.requantize != "none":
+        facts |= merge_quantized.prove(weights, partial, content, section)
     if content.vectors:
         facts["also"] = list(content.vectors)
     return Merged(method=content.method, rank=content.rank, alpha=content.alpha, **facts)
@@ -139,13 +148,25 @@ def _merged_tensors(
     file = tensors.TensorFiles(shard)
     copies = [(copy, stored) for stored, copy in (untied or {}).items() if stored in file.layout]
     for key, stored in [*zip(file.layout, file.layout, strict=True), *copies]:
-        tensor, name = file.tensor(stored), weights.by_file.get(key, key)
+        if linear := merge_quantized.linear_of(key, weights):
+            if section.requantize != "none":
+                codes = merge_quantized.merged_codes(key, linear, content, section, weights)
+                yield key, file.tensor(key) if codes is None else codes
+                todo.discard(weights.by_file[f"{linear}.weight"].removesuffix(".weight"))
+                continue
+            if key != f"{linear}.{PACKED}":
+                continue
+            key = f"{linear}.weight"  # its numbers take the place of its codes
+            tensor = weights.files.tensor(key)
+        else:
+            tensor = file.tensor(stored)
+        name = weights.by_file.get(key, key)
         module = name.removesuffix(".weight")
         if name in content.vectors:
             tensor = _finite(name, content.vectors[name].to(tensor.dtype))
             todo.discard(name)
         elif module in content.modules:
-            merged = _finite(module, _bind(content, module, tensor).effective_weight(tensor))
+            merged = _finite(module, merge_quantized.bind(content, module, tensor.shape).effective_weight(tensor))
             tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
             todo.discard(module)
         yield key, mask.positive_zeros(tensor) if module in names else tensor
@@ -155,18 +176,6 @@ def _finite(name: str, merged: Tensor) -> Tensor:
     if not mask.finite(merged):
         raise LorsError(f"{name}: the merged weight is not finite; the adapter is broken")
     return merged
-
-
-def _bind(content: AdapterFile, module: str, weight: Tensor) -> Adapter:
-    """The adapter module of `module` with its tensors from the file; its linear is a shape only."""
-    rows, columns = weight.shape
-    rank, alpha = content.of(module)
-    with torch.device("meta"):
-        linear = nn.Linear(columns, rows, bias=False)
-        adapter = ON_DISK[content.method].adapter(linear, rank=rank, alpha=alpha)
-    for name, tensor in content.modules[module].items():
-        setattr(adapter, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
-    return adapter
 
 
 def _prove(
@@ -179,15 +188,14 @@ def _prove(
 
     """
     modules: dict[str, dict[str, Any]] = {}
-    for shard in tensors.shards(pruned):
-        before, after = tensors.TensorFiles(shard), tensors.TensorFiles(merged / shard.name)
-        for key in before.layout:
-            module = weights.by_file.get(key, key).removesuffix(".weight")
-            if module in names:
-                old, new = before.tensor(key), after.tensor(key)
-                modules[module] = _compare(old, new)
-                if (bits := content.modules.get(module, {}).get("mask")) is not None:
-                    modules[module]["kept"] = _kept(module, old, new, mask.from_bits(bits, old.shape[1]))
+    before, after = (quantized_files.files(path) for path in (pruned, merged))
+    for key in before.layout:
+        module = weights.by_file.get(key, key).removesuffix(".weight")
+        if module in names:
+            old, new = before.tensor(key), after.tensor(key)
+            modules[module] = _compare(old, new)
+            if (bits := content.modules.get(module, {}).get("mask")) is not None:
+                modules[module]["kept"] = _kept(module, old, new, mask.from_bits(bits, old.shape[1]))
     if names - modules.keys():
         raise LorsError(f"{pruned} has no tensor {min(names - modules.keys())}.weight; nothing was published")
     broken = [module for module, facts in modules.items() if facts["returned"] or facts["broken"]]
@@ -216,15 +224,14 @@ def _prove_others(pruned: Path, merged: Path, names: set[str], content: AdapterF
         LorsError: something else has changed, or a vector is not the trained one.
 
     """
-    for shard in tensors.shards(pruned):
-        before, after = tensors.TensorFiles(shard), tensors.TensorFiles(merged / shard.name)
-        for key in before.layout:
-            name = weights.by_file.get(key, key)
-            if name.removesuffix(".weight") in names | content.modules.keys():
-                continue
-            old, new = before.tensor(key), after.tensor(key)
-            if not _same(new, content.vectors[name].to(old.dtype) if name in content.vectors else old):
-                raise LorsError(f"the merge wrote other values of {name} than it should have; nothing was published")
+    before, after = (quantized_files.files(path) for path in (pruned, merged))
+    for key in before.layout:
+        name = weights.by_file.get(key, key)
+        if name.removesuffix(".weight") in names | content.modules.keys():
+            continue
+        old, new = before.tensor(key), after.tensor(key)
+        if not _same(new, content.vectors[name].to(old.dtype) if name in content.vectors else old):
+            raise LorsError(f"the merge wrote other values of {name} than it should have; nothing was published")
     if content.vectors:
         log.info("merge: %d trained vectors of norms and biases, all else as it was", len(content.vectors))
 

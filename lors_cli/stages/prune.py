@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lors_cli import processes, pruning
-from lors_cli.artifacts import companions, digest, publish
+from lors_cli.artifacts import digest, publish
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
@@ -24,13 +24,14 @@ from lors_cli.models.device import pick_device
 from lors_cli.models.reduction import Counts
 from lors_cli.models.weights import open_weights
 from lors_cli.run import request
+from lors_cli.run.facts import Pruned
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.run.layout import STAGES
-from lors_cli.run.manifest import Pruned
 from lors_cli.sequential import memory_estimate, rehearsal
 from lors_cli.sequential.engine import Pruning
 from lors_cli.sequential.masks import Masks
+from lors_cli.sequential.memory_estimate import Work
 from lors_cli.sequential.prune_linears import Facts
 from lors_cli.sequential.recipe import Recipe, build
 from lors_cli.sparsity import mask
@@ -63,14 +64,23 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     mask_path = Path(section.mask) if section.mask else None
     masks = Masks(mask_path, trust_remote_code=config.trust_remote_code) if mask_path else None
     yield
-    directory = graph.input("prune", "model").path
+    given = graph.input("prune", "model")
+    common.check_plain(given, "prune")
+    directory = given.path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.check_prunable(skeleton, key)
-    recipe = build(section, linears.all_linears(skeleton), masks)
+    every = linears.all_linears(skeleton)
+    recipe = build(section, every, masks)
+    if section.quantize:
+        common.check_groups(section.quantize, {name: every[name] for name in recipe.targets}, "prune.quantize")
     if recipe.reads_text or section.profile:
         stepwise = section.sequential == "linear" and bool(recipe.statistics)
         rehearsal.check(
-            skeleton, key, ranked=recipe.targets, linear_by_linear=stepwise, tuned=section.tune_blocks is not None
+            skeleton,
+            key,
+            ranked=recipe.targets,
+            linear_by_linear=stepwise,
+            tuned=section.tune_blocks is not None,
         )
     elif calibration:
         log.warning("prune.calibration is not used: %s does not look at activations", section.method)
@@ -83,7 +93,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     partial = publish.partial_directory(STAGES["prune"].output(config.output_dir))
     shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
-    need = memory_estimate.estimate(skeleton, recipe, shape, device)
+    need = memory_estimate.estimate(skeleton, Work.of(recipe), shape, device)
     memory_estimate.check(need, device, partial)
 
     def work(partial: Path) -> Pruned:
@@ -94,10 +104,18 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         record = engine.run(partial)
         if processes.rank() > 0:
             return Pruned()
-        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code)
-        companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
+        common.write_config(
+            directory,
+            partial,
+            skeleton,
+            recipe.grid,
+            list(recipe.targets),
+            trust_remote_code=config.trust_remote_code,
+        )
         made = {name: fact for block in record.done("prune") for name, fact in block["linears"].items()}
-        facts = _calibration_facts(tokens, token_digest, made) if tokens is not None else {}
+        facts: dict[str, Any] = (
+            {"calibration": common.calibration_facts(tokens, token_digest, made)} if tokens is not None else {}
+        )
         verified = _verify(partial, engine.recipe, made, config.trust_remote_code)
         if engine.recipe.update:
             _log_update(made)
@@ -125,6 +143,7 @@ def _summary(recipe: Recipe, windows: tuple[int, int] | None, device: torch.devi
     extras = [f"profile {section.profile}"] if section.profile else []
     extras += [f"repair {section.repair}"] if section.repair else []
     extras += [f"update {section.update}"] if recipe.update else []
+    extras += [f"rounded to {recipe.grid.bits} bits in groups of {recipe.grid.group_size}"] if recipe.grid else []
     if tuning := section.tune_blocks:
         extras += [f"{tuning.steps} steps on each block towards target: {tuning.target}"]
     extras += [f"calibration {windows[0]} x {windows[1]} tokens"] if windows else []
@@ -168,12 +187,6 @@ def _log_update(made: Facts) -> None:
     log.info(
         "prune: update: mean error of %d linears %.4f -> %.4f; %d rows are left", len(updates), before, after, left
     )
-
-
-def _calibration_facts(tokens: Tensor, token_digest: str | None, made: Facts) -> dict[str, Any]:
-    count, length = tokens.shape
-    facts = {"windows": count, "tokens": count * length, "token_digest": token_digest}
-    return {"calibration": {**facts, "tokens_per_linear": {name: fact.pop("tokens") for name, fact in made.items()}}}
 
 
 def _tuning_facts(blocks: list[dict[str, Any]], prefix: str) -> dict[str, Any] | None:
@@ -224,6 +237,7 @@ def _verify(directory: Path, recipe: Recipe, made: Facts, trust_remote_code: boo
     log.info(
         "prune: the files keep their size; zeros are stored like other numbers, and dense kernels run at dense speed"
     )
-    return {key: measured[key] for key in ("sparsity", "pattern", "modules")} | {
+    kept = ("sparsity", "pattern", "modules", "quantization")
+    return {key: measured[key] for key in kept if key in measured} | {
         "asked": recipe.section.model_dump(mode="json")["sparsity"]
     }

@@ -21,9 +21,9 @@ from lors_cli.models.structure import Structure
 from lors_cli.models.weights import open_weights
 from lors_cli.pruning import STRUCTURED
 from lors_cli.run import request
+from lors_cli.run.facts import Pruned
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
-from lors_cli.run.manifest import Pruned
 from lors_cli.sequential.structured import Reduction, choose, options_for
 from lors_cli.stages import common
 
@@ -46,7 +46,9 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         data.check(calibration.dataset.source("prune.calibration.dataset"), calibration.dataset.format)
     device = pick_device(config.device)
     yield
-    directory = graph.input("prune", "model").path
+    given = graph.input("prune", "model")
+    common.check_plain(given, "prune")
+    directory = given.path
     skeleton = load.skeleton(directory, config.dtype, trust_remote_code=config.trust_remote_code)
     linears.check_prunable(skeleton, key)
     if structure.read(directory):

@@ -7,11 +7,14 @@ from transformers import PreTrainedModel
 from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
-from lors_cli.models import load
+from lors_cli.models import codes, linears, load
+from lors_cli.models.codes import Coded
+from lors_cli.models.weights import open_weights
+from lors_cli.quantization.packed import MOST_BITS
 from lors_cli.run import request
+from lors_cli.run.facts import Trained
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job, Trains
-from lors_cli.run.manifest import Trained
 from lors_cli.stages import common
 from lors_cli.training import reading
 from lors_cli.training.prepare import check
@@ -36,9 +39,11 @@ def job(config: Config, section: Train, graph: Graph) -> Generator[None, None, J
     check(config, section)
     yield
     model = graph.input(section.key, "pruned")
-    skeleton = model.skeleton(config)
+    skeleton = model.skeleton(config, quantized=True)
     teacher = graph.input(section.key, "teacher") if section.distill else None
-    training = prepare_training(config, section, skeleton, model.like, _teacher(config, section, skeleton, teacher))
+    coded = _coded(config, section, model, skeleton)
+    learnt_from = _teacher(config, section, skeleton, teacher)
+    training = prepare_training(config, section, skeleton, model.like, teacher=learnt_from, coded=coded)
     return Job(
         stage=section.key,
         inputs={"pruned": model.path, **({"teacher": teacher.path} if teacher else {})},
@@ -54,6 +59,29 @@ def job(config: Config, section: Train, graph: Graph) -> Generator[None, None, J
             shape=skeleton.config,
         ),
     )
+
+
+def _coded(config: Config, section: Train, model: Input, skeleton: PreTrainedModel) -> Coded | None:
+    """The codes of the model that is trained, if training keeps them.
+
+    Raises:
+        RequestError: it has none, or of too many bits.
+
+    """
+    if section.base != "int4":
+        return None
+    key, grid = f"{section.key}.base", model.grid
+    if grid is None:
+        remedy = f"quantise it first (`lors quantize`) and set {section.key}.input to that, or write base: dense"
+        got = f"int4 for {model.path}, whose weights are floats"
+        raise request_error(key, "int4 for a quantised model", got, remedy)
+    if grid.bits > MOST_BITS:
+        got = f"int4 for {model.path} with {grid.bits} bits"
+        raise request_error(key, f"int4 for a model with codes of at most {MOST_BITS} bits", got, "write base: dense")
+    if model.maker is None:
+        return Coded(grid, codes.coded(open_weights(model.path, skeleton, f"{section.key}.input")))
+    patterns = config.quantize.targets if model.maker == "quantize" and config.quantize else None
+    return Coded(grid, linears.select(list(linears.shapes(skeleton)), patterns, "quantize.targets"))
 
 
 def _teacher(config: Config, section: Train, student: PreTrainedModel, teacher: Input | None) -> PreTrainedModel | None:

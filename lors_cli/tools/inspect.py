@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lors_cli.artifacts import adapter_file, tensors
+from lors_cli.artifacts import adapter_file, packed_model, tensors
 from lors_cli.console import markdown_table
 from lors_cli.errors import request_error
 from lors_cli.models import measure, source
@@ -28,8 +28,8 @@ def inspect(path: Path) -> dict[str, Any]:
     if (path / adapter_file.CONFIG).is_file():
         facts = inspect_adapter(path)
     elif (path / "config.json").is_file():
-        source.require_model(path, "PATH")
-        facts = measure.model(path)
+        source.require_model(path, "PATH", packed=True)
+        facts = measure.model(path) | ({"packed": packed_model.facts(path)} if packed_model.is_packed(path) else {})
     else:
         state = "has neither config.json nor adapter_config.json" if path.is_dir() else "does not exist"
         got = f"{path}, which {state}"
@@ -72,6 +72,21 @@ def render(facts: dict[str, Any]) -> str:
     return "\n\n".join([_table(facts), *(["\n".join(facts["plots"])] if "plots" in facts else [])])
 
 
+def _grid(facts: dict[str, Any]) -> str:
+    """The grid of a quantised model in a line of text."""
+    grid, linears = facts["quantization"], [one for one in facts["modules"].values() if "bits" in one]
+    kind = "symmetric" if grid["symmetric"] else "with zero points"
+    return (
+        f"{len(linears)} of {len(facts['modules'])} linears quantised: {grid['bits']} bits in groups of"
+        f" {grid['group_size']}, {kind}, {grid['bits_per_weight']:.3f} bits a weight with scales"
+    )
+
+
+def _stored(linear: dict[str, Any]) -> str:
+    """What the weights of a linear are stored as."""
+    return f"int{linear['bits']} x {linear['dtype']}" if "bits" in linear else str(linear["dtype"])
+
+
 def _described(named: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """The shape and the dtype of tensors by their names."""
     return {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
@@ -94,10 +109,15 @@ def _table(facts: dict[str, Any]) -> str:
         rows += [[name, f"value {tuple(t['shape'])}"] for name, t in facts.get("also", {}).items()]
         return f"{head}\n{what}\n\n{markdown_table(['linear', 'tensors'], rows)}"
     what = f"linears of the blocks: sparsity {facts['sparsity']:.4f}, {facts['pattern']}, {facts['zeros']:,} zeros"
+    if found := facts.get("packed"):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found["tensors"].items() if count)
+        what += f"\npacked: {kinds} tensors; {found['unpacked_bytes'] / 1e6:.1f} MB of weights when unpacked"
+    if "quantization" in facts:
+        what += f"\n{_grid(facts)}"
     if facts["not_finite"]:
         what += f"\nNaN or infinity in {', '.join(facts['not_finite'])}"
     rows = [
-        [name, "x".join(map(str, m["shape"])), m["dtype"], f"{m['sparsity']:.4f}", m["pattern"]]
+        [name, "x".join(map(str, m["shape"])), _stored(m), f"{m['sparsity']:.4f}", m["pattern"]]
         for name, m in facts["modules"].items()
     ]
     return f"{head}\n{what}\n\n{markdown_table(['linear', 'shape', 'dtype', 'sparsity', 'pattern'], rows)}"

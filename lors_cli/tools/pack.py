@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lors_cli import console
-from lors_cli.artifacts import companions, digest, locks, model_files, publish, tensors
+from lors_cli.artifacts import companions, digest, locks, model_files, publish, quantized_files, tensors
 from lors_cli.artifacts.files import CARD, write_failed
 from lors_cli.artifacts.packed_file import PackedFile, pack_file
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
 from lors_cli.run import manifest, seal, tidy
+from lors_cli.run.facts import Packed
 from lors_cli.run.job import verified_digest
-from lors_cli.run.manifest import Packed, Request
+from lors_cli.run.manifest import Request
 from lors_cli.sparsity import packed
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def pack(
     source.require_model(model, "MODEL")
     if layout is not None and layout not in packed.LAYOUTS:
         raise request_error("--layout", " or ".join(packed.LAYOUTS), layout, "leave it out for the smaller one")
-    started, shards = time.monotonic(), tensors.shards(model)
+    started, shards, grid = time.monotonic(), tensors.shards(model), quantized_files.grid_of(model)
     verified_digest(model)
     others = _others(model, code=trust_remote_code)
     _say_left(model, {*others, *(shard.name for shard in shards)})
@@ -57,7 +58,7 @@ def pack(
         counts: dict[str, int] = {}
         for shard in shards:
             target = partial / shard.name.replace(".safetensors", PACKED_SUFFIX)
-            for kind, count in pack_file(shard, target, layout).items():
+            for kind, count in pack_file(shard, target, layout, grid).items():
                 counts[kind] = counts.get(kind, 0) + count
             again = partial / shard.name
             PackedFile.open(target, "OUTPUT").unpack(again)  # compares the digest

@@ -37,7 +37,7 @@ def prefetch(config: Config) -> list[str]:
             lines.append(f"{name}: {source.complete(graph.input('eval', name).path)}")
         except RequestError as error:
             problems += error.problems
-    for stage in ("prune", "align", "train", "recover"):
+    for stage in ("prune", "align", "quantize", "train", "recover"):
         if given := getattr(getattr(config, stage), "input", None):
             try:
                 lines.append(f"{stage}.input: {source.complete(source.resolve(given, f'{stage}.input'))}")

@@ -33,7 +33,9 @@ def saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str) -> 
             model = type(skeleton)._from_config(skeleton.config, dtype=load.DTYPES[dtype])
             if smaller := structure.of(skeleton):
                 structure.shrink(model, smaller)
-            replace_linears(model, names, section.adapter, rank=section.rank, alpha=section.alpha)
+            # adapters on codes compute again what would be of a weight's size
+            again: dict[str, Any] = {"adapter_checkpointing": True} if section.base == "int4" else {}
+            replace_linears(model, names, section.adapter, rank=section.rank, alpha=section.alpha, **again)
             train_vectors(model, vectors.find(model, section.also, names, section.key))
             model.train()
             whole = _saved_by_forward(model, size)

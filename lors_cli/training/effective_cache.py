@@ -46,7 +46,7 @@ class TrainingCache:
         if section.option("merge_cache") in (None, "off") or sharded or not self._adapters:
             return
         self._cache = EffectiveCache()
-        self._cache.serve(self._adapters, next(iter(self._adapters.values())).linear.weight.dtype)
+        self._cache.serve(self._adapters, next(iter(self._adapters.values())).dtype)
         self._allotted = section.option("merge_cache") == "full"
         if self._allotted:
             self._allot(self._cache.bytes)

@@ -13,7 +13,9 @@ from lors_cli.adapters.nf4_linear import BACKEND, BYTES_PER_WEIGHT, is_installed
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, memory, vectors
+from lors_cli.models.codes import Coded
 from lors_cli.models.device import check_dtype
+from lors_cli.quantization.packed import bytes_per_weight
 from lors_cli.training import activations, chunked
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ class Needs:
     loss: int
     process: int = 0  # what Python and the libraries take on the host, where the host computes
     activations: int | None = None  # unknown for some models
+    one_weight: int = 0  # what is decoded or computed of a packed weight's size, one linear at a time
+    cache_counts: bool = True  # otherwise it takes only what is left
     beside: int = 0  # numbers of those that are trained, of what is no adapter
 
     @classmethod
@@ -44,8 +48,11 @@ class Needs:
         *,
         teacher: Any = None,
         sharded: bool = False,
+        coded: Coded | None = None,
     ) -> "Needs":
         """What it takes to adapt the linears `names` of a (skeleton) model, with a (skeleton) teacher if any.
+
+        `coded` are the codes of a quantised model that are kept as such.
 
         Raises:
             RequestError: the model does not have what is to be trained beside them.
@@ -63,11 +70,11 @@ class Needs:
         weights = load.weight_bytes(skeleton, dtype)
         if section.base == "packed":
             weights -= int(adapted * 7 / 16)  # at 50 % of zeros
-        if section.base == "nf4":  # all linears of the blocks
-            weights -= int(
-                sum(map(math.prod, linears.shapes(skeleton).values()))
-                * (load.DTYPES[dtype].itemsize - BYTES_PER_WEIGHT)
-            )
+        if section.base in ("nf4", "int4"):  # also linears without an adapter
+            every = linears.shapes(skeleton)
+            inside = sum(math.prod(every[name]) for name in (coded.names if coded else every))
+            each = bytes_per_weight(coded.grid, skeleton.dtype) if coded else BYTES_PER_WEIGHT
+            weights -= int(inside * (load.DTYPES[dtype].itemsize - each))
         if sharded:
             weights //= processes.count()
         if teacher:
@@ -88,24 +95,30 @@ class Needs:
             * (24 if teacher else 12),
             process=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
             activations=activations.saved_bytes(skeleton, section, names, dtype),
+            one_weight=_one_weight(section, max(map(math.prod, sizes)), load.DTYPES[dtype]) if coded else 0,
+            cache_counts=section.option("merge_cache") == "full" or section.base != "int4",
         )
 
     @property
     def total(self) -> int:
         """All of it; with the cache, which takes only what is free where it is not asked for in full."""
-        known = self.process + self.weights + BYTES_PER_TRAINED * self.trained + self.loss + self.cache
-        return known + (self.activations or 0)
+        known = self.process + self.weights + BYTES_PER_TRAINED * self.trained + self.loss + self.one_weight
+        return known + (self.activations or 0) + (self.cache if self.cache_counts else 0)
 
     def lines(self, section: Train) -> list[str]:
         """The figures, for people, with the settings that decide them."""
         tokens = section.samples_per_forward * section.sequence_length
         asked = section.option("merge_cache")
         cache = f", effective weights {self.cache / 1e9:.2f} (merge_cache: {asked})" if self.cache else ""
+        if self.cache and not self.cache_counts:
+            cache = f" (merge_cache: {asked} takes up to {self.cache / 1e9:.2f} more where they are free)"
+        base = f"base: {section.base}{', at 50 % of zeros' if section.base in ('packed', 'int4') else ''}"
+        one = f", one weight in full {self.one_weight / 1e9:.2f}" if self.one_weight else ""
         size = "unknown" if self.activations is None else f"{self.activations / 1e9:.2f}"
         return [
-            f"memory: {self.total / 1e9:.2f} GB: weights {self.weights / 1e9:.2f} (base: {section.base}), adapter and"
-            f" optimiser {self.trained * BYTES_PER_TRAINED / 1e9:.2f}, loss {self.loss / 1e9:.2f}{cache}, activations"
-            f" of {tokens} tokens {size} (micro_batch_size, sequence_length, gradient_checkpointing)",
+            f"memory: {self.total / 1e9:.2f} GB: weights {self.weights / 1e9:.2f} ({base}), adapter and"
+            f" optimiser {self.trained * BYTES_PER_TRAINED / 1e9:.2f}, loss {self.loss / 1e9:.2f}{one}{cache},"
+            f" activations of {tokens} tokens {size} (micro_batch_size, sequence_length, gradient_checkpointing)",
             f"disk: adapter {self.trained * 4 / 1e9:.3f} GB, checkpoints"
             f" {self.trained * 12 * (section.keep_checkpoints + 1) / 1e9:.3f} GB meanwhile",
         ]
@@ -137,12 +150,21 @@ class Needs:
                 f"{free / 1e9:.2f} GB",
                 "merge_cache: auto keeps as many effective weights as fit; base: packed saves memory",
             )
-        if (least := needed - self.cache) > free:  # an estimate is not enough to refuse
+        if (least := needed - (self.cache if self.cache_counts else 0)) > free:  # an estimate is not enough to refuse
             log.warning(
                 "%s: about %.2f GB will be needed on %s, %.2f are free; a smaller %s.micro_batch_size or"
                 " gradient_checkpointing: true needs less",
                 *(section.key, least / 1e9, device, free / 1e9, section.key),
             )
+
+
+def _one_weight(section: Train, numbers: int, dtype: torch.dtype) -> int:
+    """Bytes of what a product with a weight of so many numbers needs besides, where the weight is kept as codes.
+
+    That is the effective or decoded weight; of what autograd computes also the update, its sum and the mask.
+    """
+    by_autograd = 9 + dtype.itemsize if section.option("adapter_checkpointing") is not None else 0
+    return numbers * (dtype.itemsize + by_autograd)
 
 
 def _check_nf4(section: Train, device: torch.device) -> None:

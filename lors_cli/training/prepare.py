@@ -13,6 +13,7 @@ from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
 from lors_cli.models import linears, load, targets
+from lors_cli.models.codes import Coded
 from lors_cli.models.device import pick_device
 from lors_cli.training import documents, reading, rehearsal
 from lors_cli.training.batches import Batching
@@ -36,6 +37,7 @@ class Training:
         batching: how the samples are taken.
         needs: bytes, estimated.
         packing_tried: whether it is known that packed documents do not see each other, or nothing is packed.
+        coded: the codes of a quantised model that are kept as such.
 
     """
 
@@ -49,6 +51,7 @@ class Training:
     batching: Batching
     needs: Needs
     packing_tried: bool = True
+    coded: Coded | None = None
 
     def plan(self) -> list[str]:
         """What a dry run says about it."""
@@ -80,7 +83,15 @@ def check(config: Config, section: Train) -> None:
             raise request_error(f"{section.key}.report_to", "loggers that are installed", logger, remedy)
 
 
-def prepare(config: Config, section: Train, skeleton: Any, tokenizer: Path, teacher: Any = None) -> Training:
+def prepare(
+    config: Config,
+    section: Train,
+    skeleton: Any,
+    tokenizer: Path,
+    *,
+    teacher: Any = None,
+    coded: Coded | None = None,
+) -> Training:
     """Check a training that passed `check` against the shapes of its model, the data and this machine.
 
     Args:
@@ -89,6 +100,7 @@ def prepare(config: Config, section: Train, skeleton: Any, tokenizer: Path, teac
         skeleton: the model without its weights.
         tokenizer: a directory that has the model's.
         teacher: the model to learn from without its weights, if there is one.
+        coded: the codes of a quantised model that are kept as such.
 
     Raises:
         RequestError: it cannot be carried out.
@@ -100,12 +112,14 @@ def prepare(config: Config, section: Train, skeleton: Any, tokenizer: Path, teac
     names, dtype, sharded = _targets(skeleton, section), _dtype(config, section, skeleton), is_sharded(section)
     if section.target_modules:  # otherwise those that were pruned, which their weights tell
         rehearsal.check(skeleton, section, names)
-    needs = Needs.of(skeleton, section, names, dtype, device, teacher=teacher, sharded=sharded)
+    if section.option("quantization_aware") and coded and section.target_modules:
+        targets.check_coded(names, coded.names, f"{section.key}.target_modules")
+    needs = Needs.of(skeleton, section, names, dtype, device, teacher=teacher, sharded=sharded, coded=coded)
     needs.check(section, dtype, device)
     load.load_tokenizer(tokenizer, skeleton, trust_remote_code=config.trust_remote_code)  # fits the model
     data, steps = reading.read(config, section, tokenizer)
     batching = Batching.of(section, steps)
-    return Training(config, section, names, dtype, device, sharded, data, batching, needs, tried)
+    return Training(config, section, names, dtype, device, sharded, data, batching, needs, tried, coded)
 
 
 def _device(config: Config) -> torch.device:

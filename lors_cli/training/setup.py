@@ -11,7 +11,7 @@ from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.nf4_linear import nf4_linear
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.adapters.vectors import Vector, train_vectors
-from lors_cli.models import identity, load, vectors
+from lors_cli.models import codes, identity, load, vectors
 from lors_cli.models.identity import Digests
 from lors_cli.models.linears import all_linears, head
 from lors_cli.training.loss import LanguageModelLoss
@@ -37,7 +37,11 @@ def model_and_adapters(
 
     def read(path: Path) -> Any:
         host, trust = torch.device("cpu"), training.config.trust_remote_code
-        model: Any = load.load_model(path, training.dtype, host, trust_remote_code=trust)
+        model: Any = (
+            codes.load_codes(path, training.dtype, trust_remote_code=trust)
+            if section.base == "int4" and path == directory
+            else load.load_model(path, training.dtype, host, trust_remote_code=trust)
+        )
         model.config.use_cache = False
         return model
 

@@ -62,7 +62,8 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     for line in reading.findings(data):
         log.info("%s: %s", section.key, line)
     if not section.target_modules:  # those that it names were tried before the work began
-        skeleton = load.skeleton(directory, trust_remote_code=training.config.trust_remote_code)
+        trust = training.config.trust_remote_code
+        skeleton = load.skeleton(directory, trust_remote_code=trust, quantized=True)
         rehearsal.check(skeleton, section, names)
     model, attached, also, made_on = setup.model_and_adapters(training, directory, teacher, names)
     if also:
@@ -108,6 +109,8 @@ def _linears(training: Training, directory: Path) -> list[str]:
     key = f"{section.key}.target_modules"
     if not every:
         names = targets.pruned(sparsities, key, directory)
+    if section.option("quantization_aware") and training.coded:
+        targets.check_coded(names, training.coded.names, key)
     if section.base == "packed":
         chosen, dtype = {name: sparsities[name] for name in names}, load.DTYPES[training.dtype]
         targets.check_packable(chosen, dtype, f"{section.key}.base", f"leave it out of {key}, or use base: dense")
@@ -161,6 +164,7 @@ def _run(
             batches=batches,
             held_out=own_share(held_out),
             cache=cache,
+            elastic_ranks=section.elastic_ranks,
             checkpoints=checkpoints,
             device=training.device,
             sharded=training.sharded,
@@ -222,4 +226,5 @@ def _write(
         )
     if processes.rank() == 0:
         content = AdapterFile(section.method, section.rank, section.alpha, modules, made_on, vectors=vectors)
+        content.quantization_aware = bool(section.option("quantization_aware"))
         adapter_file.save(partial, content, base=str(directory), dropout=section.option("dropout") or 0.0)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial as bind
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         batches: of this process, from the first step on that is still to do.
         held_out: micro-batches of this process for a held-out loss; every process has as many.
         cache: is told of micro-batches and steps.
+        elastic_ranks: of which each step draws one for each adapter, if there are any.
         checkpoints: writes and reads them.
         device: where this process computes, as the config says.
         sharded: whether FSDP2 holds the frozen weights; the adapters' gradients are then added up here.
@@ -59,6 +60,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         batches: Batches,
         held_out: list[dict[str, Tensor]],
         cache: TrainingCache,
+        elastic_ranks: Sequence[int] | None,
         checkpoints: Checkpoints,
         device: torch.device,
         sharded: bool,
@@ -66,6 +68,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         # Trainer asks for data sets where it only needs to know that there are some
         super().__init__(train_dataset=batches, eval_dataset=held_out or None, **options)
+        self.adapters, self.elastic_ranks = adapters, elastic_ranks
         self.trained: dict[str, Trained] = {**adapters, **vectors}
         self.vectors, self.vector_rate = vectors, vector_rate
         self.batches, self.held_out = batches, held_out

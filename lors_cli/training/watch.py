@@ -15,7 +15,7 @@ from lors_cli import numerics, processes
 from lors_cli.errors import DivergedError
 from lors_cli.models import memory
 from lors_cli.stopping import Stop
-from lors_cli.training import checkpoint, finite
+from lors_cli.training import checkpoint, elastic, finite
 from lors_cli.training.trainer import AdapterTrainer
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         torch.manual_seed(((args.seed * 1_000_003 + state.global_step) * 65_537 + processes.rank()) % 2**63)
         self.trainer.step_inputs.clear()
         self.trainer.cache.before_step(state.global_step)
+        if ranks := self.trainer.elastic_ranks:
+            elastic.draw(self.trainer.adapters.values(), ranks, args.seed, state.global_step)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lors_cli.adapters import METHODS
 from lors_cli.adapters.base import Adapter
+from lors_cli.adapters.lors import Operands
+from lors_cli.sparsity.packed import Stored
 from tests.adapters.common import saved_for_backward
 
 R, C, N, RANK = 192, 256, 128, 8
@@ -93,7 +95,7 @@ def test_the_fused_merge_moves_4_bytes_a_weight_and_the_listing_16() -> None:
     factors = a.numel() + b.numel()
     exact_a, exact_b = a.float(), b.float()
     with Traffic() as fused:
-        torch.ops.lors.effective_weight(torch.bfloat16, weight, None, None, exact_a, exact_b, None, 0.5, -1)
+        torch.ops.lors.effective_weight(torch.bfloat16, *Operands(*Stored(weight), exact_a, exact_b, None, 0.5, -1))
     with Traffic() as listing:
         listed_weight(weight, a, b, 0.5)
     assert fused.bytes - 4 * factors == 4 * R * C

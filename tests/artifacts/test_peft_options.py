@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from lors_cli.api import load_adapter
-from lors_cli.artifacts import adapter_file, peft_options
-from lors_cli.errors import RequestError
+from lors_cli.artifacts import adapter_file
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -57,27 +54,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         result: torch.Tensor = model.eval()(IDS).logits
     return result
-
-
-def test_every_option_of_peft_is_understood_where_it_is_off_and_refused_where_it_is_not_known() -> None:
-    config = {**LoraConfig().to_dict(), "task_type": "CAUSAL_LM"}
-    peft_options.check(config, "merge.adapter", "file")
-    for option in (config | {"of_a_later_version": None}).keys() - peft_options.DESCRIPTIVE:
-        with pytest.raises(RequestError, match=option):
-            peft_options.check({**config, option: "something new"}, "merge.adapter", "file")
-
-
-def test_the_targets_are_pefts() -> None:
-    names = ["model.layers.0.self_attn.q_proj", "model.layers.11.mlp.up_proj", "lm_head"]
-    modules = [["q_proj", "up_proj"], r".*\.1?\d\.self.*", [names[1]], ["proj"]]
-    narrowed = product([None, 11, [0, 3]], [None, "layers", ["h", "layers"]])
-    for name, wanted, exclude, (layers, pattern) in product(names, modules, [None, ["up_proj"], ".*q_proj"], narrowed):
-        options = {"layers_to_transform": layers, "layers_pattern": pattern}
-        if layers is None or isinstance(wanted, str):
-            options = {}
-        config = LoraConfig(target_modules=wanted, exclude_modules=exclude, **options)
-        ours = {key: list(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-        assert peft_options.targets(ours, name) == bool(check_target_module_exists(config, name)), (name, ours)
 
 
 GOOD: dict[str, dict[str, Any]] = {

@@ -39,7 +39,8 @@ USED = {  # by key: the methods that use it, apart from the options that their r
     "formulation": set(adapters.METHODS),
     "init": {name for name, row in adapters.METHODS.items() if row.low_rank},
     "init_steps": {name for name, row in adapters.METHODS.items() if row.init != "random"},
-    "base": {"lors", "lora"},
+    "base": {"lors", "sqft", "lora"},
+    "elastic_ranks": {name for name, row in adapters.METHODS.items() if row.low_rank},
     "also_learning_rate": set(),  # without what it is for
     "keep": set(),  # without an eval_dataset
     "eval_steps": set(),
@@ -49,7 +50,8 @@ USED = {  # by key: the methods that use it, apart from the options that their r
 def other(field: FieldInfo, name: str, method: str) -> Any:
     """A value that is not the default."""
     special = {"sparsity": 0.25, "mask": "m.safetensors", "formulation": "nowhere", "calibration": {"dataset": "b"}}
-    special |= {"ratio": 0.25, "merge_cache": "full", "base": "nf4" if method == "lora" else "packed"}
+    special |= {"ratio": 0.25, "merge_cache": "full", "base": {"lora": "nf4", "sqft": "int4"}.get(method, "packed")}
+    special |= {"elastic_ranks": [16, 8]}
     if name in special:
         return special[name]
     kinds = [field.annotation, *get_args(field.annotation)]
@@ -85,6 +87,7 @@ def test_a_key_is_of_the_method_or_named(tmp_path: Path, section: str, method: s
         needed = {}
     needed |= {"ratio": 0.5} if method in pruning.STRUCTURED else {}
     needed |= {"mask": "a.safetensors"} if method == "from_mask" else {}
+    needed |= {"base": "int4"} if name == "quantization_aware" and method in ("lors", "sqft") else {}
     texts = {"calibration": {"dataset": "a"}} if section == "prune" else {"dataset": "a"}
     value = other(complete(kind).model_fields[name], name, method)
     content = {"model": "m", "output_dir": "o", section: {"method": method, **needed, **texts, name: value}}

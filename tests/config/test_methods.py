@@ -102,7 +102,8 @@ def test_options_are_of_the_formulation() -> None:
     assert train(method="spp", formulation="columns", dropout=0.1).option("dropout") == 0.1
     with pytest.raises(ValidationError, match=r"dropout: 0\.0, because spp \(SPPFused\) computes"):
         train(method="spp", formulation="merged", dropout=0.1)
-    assert train(method="lors", merge_rounding="stochastic").options().arguments() == {"stochastic": True}
+    stochastic = train(method="lors", merge_rounding="stochastic").options().arguments()
+    assert stochastic == {"stochastic": True, "quantization_aware": False}
 
 
 def test_align_has_the_same_options_and_is_full_if_left_out() -> None:
@@ -150,7 +151,10 @@ def test_a_wrong_row_is_found_before_any_work(
     [
         (adapters.Formulation("lors_cli.adapters.lors:LoRz"), "cannot be imported"),
         (adapters.Formulation("lors_cli.adapters.lors:LoRS"), "where LoRS has"),
-        (adapters.Formulation("lors_cli.adapters.lors:LoRS", Knobs, ("dense", "packed")), "which LoRS does not take"),
+        (
+            adapters.Formulation("lors_cli.adapters.lors:LoRS", Knobs, ("dense", "packed", "int4")),
+            "which LoRS does not take",
+        ),
     ],
 )
 def test_a_wrong_formulation_is_found_before_any_work(

@@ -87,6 +87,16 @@ def test_lorams_configs_have_the_papers_settings(path: Path) -> None:
     assert train.target_modules == LINEARS + ["lm_head"] * model.startswith("llama-2")
     assert config.eval.models == ["dense", "pruned", "tuned", "merged"]
     assert config.eval.preset == "loram-csr"
+    out_of_domain, in_domain = config.eval.perplexities.values()
+    assert (out_of_domain.dataset.path, out_of_domain.samples) == ("tatsu-lab/alpaca", 2000)
+    assert out_of_domain.sampling == "random"
+    (source,) = train.sources.values()
+    assert (in_domain.dataset.path, source.split, in_domain.dataset.split) == (
+        source.path,
+        "train[:-2000]",
+        "train[-2000:]",
+    )
+    assert {one.sequence_length for one in (out_of_domain, in_domain)} == {512}
     load(path, ["recover.mask=kept"])
 
 

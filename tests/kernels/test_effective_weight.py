@@ -82,10 +82,11 @@ def test_compiles_for_gpus(layout: str, capability: int) -> None:
     rows, columns = kernel.TILES[layout]
     pointers = {"values": "*bf16", "positions": "*u8", "starts": "*i32", "lora_A": "*fp32", "lora_B": "*fp32"}
     constants = {"LAYOUT": layout, "PRECISION": "tf32x3", "ROWS": rows, "COLUMNS": columns, "RANK": 16}
-    constants |= {"FACTOR_0": 0x7FEB352D, "FACTOR_1": 0x846CA68B}
+    constants |= {"GROUP": 0, "BITS": 0, "FACTOR_0": 0x7FEB352D, "FACTOR_1": 0x846CA68B}
     signature = pointers | {"seed": "*i64", "into": "*bf16"} | dict.fromkeys(("rows", "columns", "rank"), "i32")
     signature |= {"scale": "fp32"} | dict.fromkeys(constants, "constexpr")
     absent = {"dense": ("positions", "starts"), "2:4": ("starts",), "bitmask": ()}[layout]
+    absent += ("grid_scale", "zero_point")
     signature |= dict.fromkeys(absent, "constexpr")
     source = compiler.ASTSource(kernel._compiled, signature, constants | dict.fromkeys(absent, None))
     made = compiler.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernel.WARPS})

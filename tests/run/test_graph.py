@@ -45,7 +45,8 @@ def test_what_a_run_makes_is_like_the_model_that_it_is_made_from(
     assert run.input("merge", "pruned") == Input(dense, dense)  # a recovered adapter belongs to the original
     assert run.input("merge", "adapter").maker == "recover"
     makers = {name: run.input("eval", name).maker for name in EVALUATED}
-    assert makers == {"pruned": "prune", "aligned": "align", "tuned": "train", "merged": "merge"}
+    makers_of = {"pruned": "prune", "aligned": "align", "quantized": "quantize", "tuned": "train", "merged": "merge"}
+    assert makers == makers_of
     assert run.input("eval", str(dense)) == Input(dense, dense)
 
 

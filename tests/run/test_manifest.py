@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from lors_cli.errors import LorsError
-from lors_cli.run import manifest
-from lors_cli.run.manifest import Merged, Pruned, Request, Trained
+from lors_cli.run import facts, manifest
+from lors_cli.run.facts import Merged, Pruned, Trained
+from lors_cli.run.manifest import Request
 
 # Written by version 0.1.0, with two of the linears each: of a prune, a structured one, and each other stage.
 OLD = [json.loads(line) for line in Path(__file__).with_name("manifests.jsonl").read_text().splitlines()]
@@ -23,7 +24,7 @@ def store(directory: Path, content: object) -> Path:
 def test_an_old_manifest_is_read_as_it_was(tmp_path: Path, content: dict[str, Any]) -> None:
     made = manifest.read(store(tmp_path, content))
     assert made is not None
-    assert type(made.facts) is manifest.FACTS[content["stage"]]
+    assert type(made.facts) is facts.FACTS[content["stage"]]
     assert made.facts.model_extra == {}  # each of its facts is known
     assert made.request == Request(**content["request"])
     assert json.dumps(made.content) == json.dumps(content)

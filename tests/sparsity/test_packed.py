@@ -58,7 +58,7 @@ def test_bitmask_of_any_shape(shape: tuple[int, int], pattern: str) -> None:
 
 def test_places_of_2_4_by_hand() -> None:
     weight = torch.tensor([[0, 5, 0, 6, 7, 0, 0, 0, 0, 0, 8, 0.0]])
-    values, positions, _ = pack(weight, "2:4")
+    values, positions, *_ = pack(weight, "2:4")
     assert values.tolist() == [[5, 6, 7, 0, 0, 8]]
     assert positions is not None
     # (1, 3), (0, 1), (0, 2): four bits a group, the lower place in the lower bits, the first group in the lower half

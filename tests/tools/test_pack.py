@@ -11,6 +11,8 @@ from typer.testing import Result
 
 from lors_cli.artifacts import digest
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
+from lors_cli.quantization.grid import Grid
+from tests import quantized
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
@@ -86,10 +88,11 @@ def test_a_packed_model_is_not_taken_for_a_model(
     lors: Lors, write_config: WriteConfig, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     lors("pack", pruned("2:4"), tmp_path / "packed")
-    for command in (["inspect", tmp_path / "packed"], ["pack", tmp_path / "packed"]):
-        assert "lors unpack" in lors(*command, status=2).stderr
+    assert "lors unpack" in lors("pack", tmp_path / "packed", status=2).stderr
     config = write_config(train__input=str(tmp_path / "packed"))
-    assert "lors unpack" in lors("train", config, status=2).stderr
+    said = lors("train", config, status=2).stderr
+    assert "lors unpack" in said
+    assert "train.base: packed" in said
 
 
 def test_what_is_there_is_not_replaced_by_accident(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
@@ -197,4 +200,32 @@ def test_a_packed_directory_of_the_time_without_lists(lors: Lors, pruned: Callab
         content |= {"digest": digest.of_directory(directory), "versions": {"lors_cli": "0.1.0"}}
         (directory / made).write_text(json.dumps({k: v for k, v in content.items() if k not in ("files", "seal")}))
     lors("unpack", packed, tmp_path / "again")
+    assert files(tmp_path / "again") == files(model)
+
+
+@pytest.mark.parametrize("grid", [Grid(4, 16), Grid(3, 32, symmetric=False), Grid(8, 8)], ids=str)
+@pytest.mark.parametrize("sparsity", ["2:4", "0.6"])
+def test_quantised_models_come_back_byte_for_byte(
+    lors: Lors, pruned: Callable[..., Path], tmp_path: Path, grid: Grid, sparsity: str
+) -> None:
+    model = quantized.write(pruned(sparsity, shard="200KB"), tmp_path / "model", grid, scale=torch.bfloat16)
+    lors("pack", model, tmp_path / "packed")
+    lors("unpack", tmp_path / "packed", tmp_path / "again")
+    assert files(tmp_path / "again") == files(model)
+    before, after = load_file(model / "model.safetensors"), load_file(tmp_path / "packed/model.packed.safetensors")
+    weights = sum(int(shape.prod()) for name, shape in before.items() if name.endswith("weight_shape"))
+    bits = 8 * sum(t.nbytes for name, t in after.items() if "weight_packed" in name) / weights
+    most = 1 + grid.bits * (0.5 if sparsity == "2:4" else 0.4)
+    assert most * 0.9 < bits < most * 1.05  # weights that were rounded to zero are left out too
+
+
+def test_codes_that_are_no_weight_are_kept_as_they_are(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
+    model = quantized.write(pruned("2:4"), tmp_path / "model", Grid(3, 4), scale=torch.bfloat16)
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("q_proj.weight_packed"))
+    tensors[name] = tensors[name][:, :-1].contiguous()  # no longer a weight of this shape
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    lors("pack", model, tmp_path / "packed")
+    assert name in load_file(tmp_path / "packed/model.packed.safetensors")
+    lors("unpack", tmp_path / "packed", tmp_path / "again")
     assert files(tmp_path / "again") == files(model)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from typer.testing import Result
 
+from lors_cli.training import batches
+from lors_cli.training.collate import collate
 from tests.training import processes
 from tests.training.outcome import CHECKPOINTS, adapter, checkpoints, losses, manifest, same, unbroken
 
@@ -54,6 +56,14 @@ def drawn(tmp_path: Path) -> list[tuple[int, int, float]]:
     return [(source["drawn"], source["drawn_tokens"], source["share"]) for source in sources]
 
 
+def taken(tmp_path: Path, process: int | str) -> list[list[list[int]]]:
+    """The token ids of each micro-batch that a process has taken since this was last asked."""
+    path = tmp_path / f"ids.{process}"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    return lines
+
+
 def test_killed_in_the_middle_it_ends_with_the_same_bits_and_counts(lors: Lors, config: Path, tmp_path: Path) -> None:
     wanted = unbroken(lors, tmp_path, config)
     counts = json.loads((tmp_path / "unbroken/lors.json").read_text())["data"]["train.dataset"]
@@ -77,15 +87,31 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits_and_counts(lors: Lors, 
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
-def test_two_processes_take_the_samples_of_one_also_after_a_loss(lors: Lors, config: Path, tmp_path: Path) -> None:
-    lors("train", config)
-    alone, counts = losses(tmp_path), drawn(tmp_path)
+def test_two_processes_take_the_samples_of_one_also_after_a_loss(
+    lors: Lors, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(samples: list[Any], padding: int) -> Any:
+        with (tmp_path / f"ids.{os.environ.get('RANK', 'alone')}").open("a") as file:
+            print(json.dumps([sample["input_ids"] for sample in samples]), file=file)
+        return collate(samples, padding)
+
+    monkeypatch.setattr(batches, "collate", noted)
+    start = "train.init=random"  # no start that takes samples too
+    lors("train", config, start)
+    alone, counts, order = losses(tmp_path), drawn(tmp_path), taken(tmp_path, "alone")
+    assert len(order) == STEPS * 4
     (tmp_path / "run/adapter").rename(tmp_path / "alone")
-    children = processes.start(2, config, log=tmp_path / "messages")
+    children = processes.start(2, config, [start], log=tmp_path / "messages")
     processes.until(lambda: (tmp_path / CHECKPOINTS / "checkpoint-6").exists())
     os.kill(children[1], signal.SIGKILL)
     assert processes.wait(children) == [1, -signal.SIGKILL]
-    processes.train(2, config)
+    before = [taken(tmp_path, rank) for rank in range(2)]
+    kept = max(checkpoints(tmp_path))
+    processes.train(2, config, start)
+    for rank, first in enumerate(before):
+        own = order[rank::2]  # of every sample of the training order, one after the other
+        assert first == own[: len(first)]
+        assert taken(tmp_path, rank) == own[kept * 2 :]
     assert manifest(tmp_path)["processes"] == 2
     assert drawn(tmp_path) == counts
     assert losses(tmp_path) == pytest.approx(alone, rel=1e-5)
