@@ -16,6 +16,7 @@ from lors_cli.data import hub
 from lors_cli.models import load, memory, source
 from lors_cli.search.study import Study
 from lors_cli.stages import common, evaluate
+from lors_cli.training import activations
 
 Lors = Callable[..., Result]
 
@@ -105,6 +106,7 @@ def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: PreT
     monkeypatch.setattr(source, "_snapshot", snapshot)
     monkeypatch.setattr(hub, "load", data_set)
     monkeypatch.setattr(evaluate, "benchmarks", lambda section: None)
+    monkeypatch.setattr(activations, "saved_bytes", lambda *_: 1 << 30)  # counting takes seconds, and has its own tests
     monkeypatch.setattr(
         memory, "free_host", lambda: 1 << 40
     )  # models of the papers' size are pruned on larger machines
