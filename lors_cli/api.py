@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -115,11 +115,11 @@ def attach(
     ):
         if asked and not known:
             raise ValueError(f"{argument}: {method} ({way.class_name}) does not have this option; leave it out")
-    starts = ("spp_beta", "spp_alpha", "both", "none") if spp_beta else ("spp_alpha", "none")
+    every = get_args(adapters.ZeroInit)
+    starts = [one for one in every if not [*adapters.AblationOptions(zero_init=one, spp_beta=spp_beta).faults()]]
     if zero_init not in (None, *starts):
-        raise ValueError(
-            f"expected zero_init as one of {', '.join(starts)} with spp_beta={spp_beta}, got {zero_init!r}"
-        )
+        expected = f"one of {', '.join(starts)} with spp_beta={spp_beta}"
+        raise ValueError(f"expected zero_init as {expected}, got {zero_init!r}")
     if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
         raise ValueError(
             f"expected rank >= 1, alpha > 0 and 0 <= dropout < 1, got rank={rank}, alpha={alpha}, dropout={dropout}"

@@ -60,10 +60,13 @@ class SQFTOptions(OnGridOptions, CheckpointingOptions):
     """The options of SQFT."""
 
 
+ZeroInit = Literal["spp_beta", "spp_alpha", "both", "none"]
+
+
 class AblationOptions(Options):
     """The options of SPP's ablations, which each of its formulations has."""
 
-    zero_init: Literal["spp_beta", "spp_alpha", "both", "none"] | None = option(
+    zero_init: ZeroInit | None = option(
         None,
         "which factor starts at zero; spp_beta, and without it spp_alpha, if left out. With both nothing is"
         " learnt; with none the training starts from another model than the pruned one",

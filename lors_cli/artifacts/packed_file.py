@@ -232,7 +232,8 @@ class PackedFile:
     def tensor(self, name: str) -> Tensor:
         """The tensor `name` as the original has it; errors as in `stored`."""
         if self.grid is None or name not in self.layouts or not name.endswith(f".{PACKED}"):
-            return self.dense(name, self.stored(name))
+            stored, (shape, _) = self.stored(name), self.original[name]
+            return stored.values if stored.positions is None else kernel.unpack(stored, (shape[0], shape[1]))
         with self._noticing_damage():
             kept = Kept(self.layouts[name], self._tensors.tensor(name + VALUES), self._tensors.tensor(name + POSITIONS))
             return _codes(kept, _beside(self._tensors, name.removesuffix(f".{PACKED}")), self.grid)
@@ -257,11 +258,6 @@ class PackedFile:
             if stored.values.dtype != dtype or found != shape:
                 raise ValueError(f"{name} is {stored.values.dtype} {tuple(found)} instead of {dtype} {shape}")
             return stored
-
-    def dense(self, name: str, stored: Stored) -> Tensor:
-        """The tensor `name`, which is stored so, as the original has it."""
-        shape, _ = self.original[name]
-        return stored.values if stored.positions is None else kernel.unpack(stored, (shape[0], shape[1]))
 
     @cached_property
     def _tensors(self) -> tensors.TensorFiles:

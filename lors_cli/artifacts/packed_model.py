@@ -40,7 +40,7 @@ class PackedFiles(tensors.TensorFiles):
 
     def tensor(self, name: str) -> Tensor:
         """The tensor `name`, unpacked."""
-        return self._packed[name].dense(name, self.stored(name))
+        return self._packed[name].tensor(name)
 
     def stored(self, name: str) -> Stored:
         """The tensor `name` as it is stored."""

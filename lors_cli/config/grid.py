@@ -1,10 +1,13 @@
 """The grid that weights are rounded to, in the sections that name one."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from lors_cli.config.fields import Section
+
+if TYPE_CHECKING:
+    from lors_cli.quantization.grid import Grid
 
 
 class GridSection(Section):
@@ -17,3 +20,10 @@ class GridSection(Section):
     symmetric: bool = Field(
         True, description="whether zero is the middle of every grid; if not, each scale has a zero point beside it"
     )
+
+    @property
+    def grid(self) -> "Grid":
+        """What is named."""
+        from lors_cli.quantization.grid import Grid  # with torch, for which a mistake in a file need not wait
+
+        return Grid(self.bits, self.group_size, self.symmetric)

@@ -38,10 +38,11 @@ class Quantized(NamedTuple):
         """The numbers (R, C) that it stands for, in `dtype`, or in that of its scales."""
         return values(self.codes, self.scales, dtype or self.scale.dtype)
 
-    def rows(self, rows: slice) -> "Quantized":
-        """Some rows of it; its tensors are views."""
-        zero_point = None if self.zero_point is None else self.zero_point[rows]
-        return Quantized(self.codes[rows], self.scale[rows], zero_point, self.grid)
+    def split(self, counts: list[int]) -> list["Quantized"]:
+        """So many rows of it each; the tensors are views."""
+        zero_points = [None] * len(counts) if self.zero_point is None else self.zero_point.split(counts)
+        parts = zip(self.codes.split(counts), self.scale.split(counts), zero_points, strict=True)
+        return [Quantized(*tensors, self.grid) for tensors in parts]
 
     def mask(self) -> Tensor:
         """Bool (R, C): which weights are not zero."""

@@ -87,12 +87,11 @@ def _prune_shared(
         except LorsError as error:
             raise LorsError(f"{prefix}.{', '.join(names)}: {error}") from None
         seconds = (time.monotonic() - started) / len(names)
-        first_row = 0
-        for name, weight in zip(names, pruned.split([len(dense[name]) for name in names]), strict=True):
+        rows = [len(dense[name]) for name in names]
+        if codes:
+            rounded |= {f"{prefix}.{name}": one for name, one in zip(names, codes.split(rows), strict=True)}
+        for name, weight in zip(names, pruned.split(rows), strict=True):
             linears[name].weight.data = weight
-            if codes:
-                rounded[f"{prefix}.{name}"] = codes.rows(slice(first_row, first_row + len(weight)))
-            first_row += len(weight)
             facts[f"{prefix}.{name}"] = {
                 "tokens": shared.tokens,
                 "sparsity": mask.sparsity(weight),

@@ -129,8 +129,5 @@ def _solve(
         solved = rounding.method.quantize(whole, prepared, rounding.grid, whole.dtype)
     except LorsError as error:
         raise LorsError(f"{first}: {error}") from None
-    made, end = {}, 0
-    for name, weight in weights.items():
-        rows, end = slice(end, end + len(weight)), end + len(weight)
-        made[name] = solved.rows(rows)
+    made = dict(zip(weights, solved.split([len(weight) for weight in weights.values()]), strict=True))
     return made, getattr(prepared, "damping", None)

@@ -68,8 +68,7 @@ class Recipe:
     @property
     def grid(self) -> Grid | None:
         """The grid to which what is kept is rounded in the same solve."""
-        kind = self.section.quantize
-        return Grid(kind.bits, kind.group_size, kind.symmetric) if kind else None
+        return self.section.quantize.grid if self.section.quantize else None
 
     @property
     def permutes(self) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,16 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lors_cli import console, processes
-from lors_cli.artifacts import companions, quantized_files
+from lors_cli.artifacts import companions, digest, quantized_files
 from lors_cli.config.fields import Section
-from lors_cli.config.grid import GridSection
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config, missing
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import removal, request_error
 from lors_cli.models import load
 from lors_cli.quantization.grid import Grid
-from lors_cli.run import manifest
+from lors_cli.run import manifest, request
 from lors_cli.run.graph import Input
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,46 @@ def calibration_tokens(
     return tokens
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """The windows that a stage calibrates on, in tokens (windows, length), and their digest; None without any."""
+
+    calibration: Calibration | None
+    tokens: Tensor | None = None
+    token_digest: str | None = None
+
+    @classmethod
+    def of(
+        cls, config: Config, calibration: Calibration | None, directory: Path, skeleton: PreTrainedModel, stage: str
+    ) -> "Calibrated":
+        """Read the windows; arguments and errors as of `calibration_tokens`."""
+        if calibration is None:
+            return cls(None)
+        tokens = calibration_tokens(config, calibration, directory, skeleton, stage)
+        return cls(calibration, tokens, digest.of_value(tokens.tolist()))
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """How many windows of how many tokens."""
+        return None if self.tokens is None else (len(self.tokens), self.tokens.shape[1])
+
+    def settings(self, config: Config, section: Section) -> dict[str, Any]:
+        """The settings that determine the stage's result."""
+        return {
+            **request.settings(config, section),
+            "calibration_source": self.calibration.dataset.source("").identity() if self.calibration else None,
+            "calibration_tokens": self.token_digest,
+        }
+
+    def facts(self, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """What a manifest says of it; the facts of the linears that were `made` give up their "tokens"."""
+        if self.shape is None:
+            return {}
+        (count, length), each = self.shape, {name: fact.pop("tokens") for name, fact in made.items()}
+        facts = {"windows": count, "tokens": count * length, "token_digest": self.token_digest}
+        return {"calibration": {**facts, "tokens_per_linear": each}}
+
+
 def block_table(modules: dict[str, dict[str, Any]]) -> str:
     """The sparsity of every linear: a row for each block, a column for each place in it."""
     rows: dict[str, dict[str, str]] = defaultdict(dict)
@@ -99,21 +139,13 @@ def log_modules(measured: dict[str, Any]) -> None:
     log.info("  all linears of the blocks: sparsity %.4f, %s", measured["sparsity"], measured["pattern"])
 
 
-def calibration_facts(tokens: Tensor, token_digest: str | None, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a manifest says of the calibration; the facts of the linears give up their "tokens"."""
-    count, length = tokens.shape
-    facts = {"windows": count, "tokens": count * length, "token_digest": token_digest}
-    return {**facts, "tokens_per_linear": {name: fact.pop("tokens") for name, fact in made.items()}}
-
-
-def check_groups(section: GridSection, targets: dict[str, nn.Linear], key: str) -> Grid:
-    """The grid of a section, which fits all `targets`.
+def check_groups(grid: Grid, targets: dict[str, nn.Linear], key: str) -> None:
+    """Check that the groups of a `grid` fit all `targets`.
 
     Raises:
         RequestError: its groups do not divide the inputs of one.
 
     """
-    grid = Grid(section.bits, section.group_size, section.symmetric)
     for name, linear in targets.items():
         if linear.in_features % grid.group_size:
             shared = math.gcd(*(one.in_features for one in targets.values()))
@@ -124,7 +156,6 @@ def check_groups(section: GridSection, targets: dict[str, nn.Linear], key: str) 
                 grid.group_size,
                 f"write group_size: {fits}",
             )
-    return grid
 
 
 def write_config(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lors_cli import processes, pruning
-from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts import publish
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
@@ -23,7 +23,6 @@ from lors_cli.models import linears, load, measure, source
 from lors_cli.models.device import pick_device
 from lors_cli.models.reduction import Counts
 from lors_cli.models.weights import open_weights
-from lors_cli.run import request
 from lors_cli.run.facts import Pruned
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
@@ -71,28 +70,23 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     linears.check_prunable(skeleton, key)
     every = linears.all_linears(skeleton)
     recipe = build(section, every, masks)
-    if section.quantize:
-        common.check_groups(section.quantize, {name: every[name] for name in recipe.targets}, "prune.quantize")
+    if recipe.grid:
+        common.check_groups(recipe.grid, {name: every[name] for name in recipe.targets}, "prune.quantize")
     if recipe.reads_text or section.profile:
         stepwise = section.sequential == "linear" and bool(recipe.statistics)
         rehearsal.check(
-            skeleton,
-            key,
-            ranked=recipe.targets,
-            linear_by_linear=stepwise,
-            tuned=section.tune_blocks is not None,
+            skeleton, key, ranked=recipe.targets, linear_by_linear=stepwise, tuned=section.tune_blocks is not None
         )
     elif calibration:
         log.warning("prune.calibration is not used: %s does not look at activations", section.method)
         calibration = None
     if source.is_complete(directory):
         open_weights(directory, skeleton, key)
-    tokens = common.calibration_tokens(config, calibration, directory, skeleton) if calibration else None
+    calibrated = common.Calibrated.of(config, calibration, directory, skeleton, "prune")
+    tokens, shape = calibrated.tokens, calibrated.shape
     if tokens is not None and recipe.update:
         _warn_of_few(tokens.numel(), recipe, skeleton)
-    token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
     partial = publish.partial_directory(STAGES["prune"].output(config.output_dir))
-    shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
     need = memory_estimate.estimate(skeleton, Work.of(recipe), shape, device)
     memory_estimate.check(need, device, partial)
 
@@ -104,19 +98,11 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         record = engine.run(partial)
         if processes.rank() > 0:
             return Pruned()
-        common.write_config(
-            directory,
-            partial,
-            skeleton,
-            recipe.grid,
-            list(recipe.targets),
-            trust_remote_code=config.trust_remote_code,
-        )
+        targets, trust = list(recipe.targets), config.trust_remote_code
+        common.write_config(directory, partial, skeleton, recipe.grid, targets, trust_remote_code=trust)
         made = {name: fact for block in record.done("prune") for name, fact in block["linears"].items()}
-        facts: dict[str, Any] = (
-            {"calibration": common.calibration_facts(tokens, token_digest, made)} if tokens is not None else {}
-        )
-        verified = _verify(partial, engine.recipe, made, config.trust_remote_code)
+        facts = calibrated.facts(made)
+        verified = _verify(partial, engine.recipe, made, trust)
         if engine.recipe.update:
             _log_update(made)
         tuning = _tuning_facts(record.done("prune"), engine.blocks.prefix)
@@ -125,11 +111,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     return Job(
         stage="prune",
         inputs={"model": directory} | ({"mask": mask_path} if mask_path else {}),
-        settings={
-            **request.settings(config, section),
-            "calibration_source": calibration.dataset.source("").identity() if calibration else None,
-            "calibration_tokens": token_digest,
-        },
+        settings=calibrated.settings(config, section),
         config=config,
         work=work,
         resumable=True,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lors_cli import processes, quantization
-from lors_cli.artifacts import digest, publish
+from lors_cli.artifacts import publish
 from lors_cli.config.quantize import Quantize
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
@@ -24,7 +24,7 @@ from lors_cli.models.device import pick_device
 from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization import stored
 from lors_cli.quantization.grid import Grid
-from lors_cli.run import manifest, request
+from lors_cli.run import manifest
 from lors_cli.run.facts import Quantized
 from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
@@ -58,7 +58,8 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     linears.check_prunable(skeleton, key)
     every = linears.all_linears(skeleton)
     targets = linears.select(list(every), section.targets, "quantize.targets")
-    grid = common.check_groups(section, {name: every[name] for name in targets}, "quantize")
+    grid = section.grid
+    common.check_groups(grid, {name: every[name] for name in targets}, "quantize")
     if method.statistic:
         rehearsal.check(skeleton, key, ranked=targets, leave_out=lambda places: _left(targets, places))
     elif calibration:
@@ -66,10 +67,9 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         calibration = None
     if given.maker is None and source.is_complete(given.path):
         open_weights(given.path, skeleton, key)
-    tokens = common.calibration_tokens(config, calibration, given.like, skeleton, "quantize") if calibration else None
-    token_digest = digest.of_value(tokens.tolist()) if tokens is not None else None
+    calibrated = common.Calibrated.of(config, calibration, given.like, skeleton, "quantize")
+    tokens, shape = calibrated.tokens, calibrated.shape
     partial = publish.partial_directory(STAGES["quantize"].output(config.output_dir))
-    shape = (len(tokens), tokens.shape[1]) if tokens is not None else None
     need = memory_estimate.estimate(skeleton, _work(section, method), shape, device)
     memory_estimate.check(need, device, partial)
 
@@ -84,19 +84,13 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
             return Quantized()
         common.write_config(given.path, partial, model, grid, targets, trust_remote_code=config.trust_remote_code)
         made = {name: fact for block in record.done("quantize") for name, fact in block["linears"].items()}
-        facts: dict[str, Any] = {"states": need.placement, **_origin(given.path)}
-        if tokens is not None:
-            facts["calibration"] = common.calibration_facts(tokens, token_digest, made)
+        facts = {"states": need.placement, **_origin(given.path), **calibrated.facts(made)}
         return Quantized(**facts, **_verify(partial, checkpoint, grid, made, config.trust_remote_code))
 
     return Job(
         stage="quantize",
         inputs={"pruned": given.path},
-        settings={
-            **request.settings(config, section),
-            "calibration_source": calibration.dataset.source("").identity() if calibration else None,
-            "calibration_tokens": token_digest,
-        },
+        settings=calibrated.settings(config, section),
         config=config,
         work=work,
         resumable=True,
