@@ -11,6 +11,8 @@ from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.quantization import packed
 from lors_cli.quantization.stored import Quantized
 
+MOST_BITS = 4  # of codes that the effective weight decodes
+
 
 class Int4Linear(PackedLinear):
     """The place of a linear (R, C) of a quantised model. By itself it multiplies with the weight decoded to `dtype`.
@@ -28,6 +30,8 @@ class Int4Linear(PackedLinear):
     """
 
     def __init__(self, quantized: Quantized, bias: Any, dtype: torch.dtype) -> None:
+        if quantized.grid.bits > MOST_BITS:
+            raise ValueError(f"codes of at most {MOST_BITS} bits, got {quantized.grid.bits}")
         nn.Module.__init__(self)
         self.out_features, self.in_features = quantized.codes.shape
         self.bias, self.dtype, self.grid = bias, dtype, quantized.grid

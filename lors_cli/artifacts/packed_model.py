@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lors_cli.artifacts import digest, model_files, tensors
+from lors_cli.artifacts import compressed_file, digest, model_files, tensors
 from lors_cli.artifacts.links import FilesError
 from lors_cli.artifacts.model_files import SINGLE
 from lors_cli.artifacts.packed_file import PackedFile
@@ -29,8 +29,6 @@ class PackedFiles(tensors.TensorFiles):
         self._packed: dict[str, PackedFile] = {}
         for file in self.shards:
             opened = PackedFile.open(file, "model")
-            if opened.grid:
-                raise FilesError(path, f"has codes of a quantised model in {file.name}", "run `lors unpack` first")
             _proved(file, digest.signature(file))
             for name, entry in opened.original.items():
                 if name in self.layout:
@@ -49,7 +47,7 @@ class PackedFiles(tensors.TensorFiles):
 
 def is_packed(directory: Path) -> bool:
     """Whether `lors pack` made the model in `directory`."""
-    return any(directory.glob(f"*{tensors.PACKED_SUFFIX}"))
+    return compressed_file.is_compressed(directory) or any(directory.glob(f"*{tensors.PACKED_SUFFIX}"))
 
 
 def open_tensors(directory: Path) -> tensors.TensorFiles:
@@ -79,6 +77,9 @@ def _shards(directory: Path) -> list[Path]:
         FilesError: one is missing, or there are weights beside them that are not packed.
 
     """
+    if compressed_file.is_compressed(directory):
+        remedy = f"make the model again with `lors unpack {directory} NEW`, and name NEW"
+        raise FilesError(directory, "is compressed (lors pack --compress), to be kept and copied", remedy)
     if plain := sorted(p.name for p in directory.glob("*.safetensors") if not p.name.endswith(tensors.PACKED_SUFFIX)):
         remedy = "move what is not packed to a directory of its own"
         raise FilesError(directory, f"holds a packed model and {plain[0]}", remedy)

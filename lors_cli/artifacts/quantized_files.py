@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lors_cli.artifacts import packed_model
 from lors_cli.artifacts.files import read_object
 from lors_cli.artifacts.links import FilesError
 from lors_cli.artifacts.tensors import TensorFiles
@@ -108,9 +109,14 @@ def grid_of(directory: Path) -> Grid | None:
 
 
 def files(path: Path, dtype: torch.dtype | None = None) -> TensorFiles:
-    """The tensors of a model directory, or of a file: of a quantised model the weights, as numbers in `dtype`."""
+    """The tensors of a model directory, also a packed one, or of a file: quantised weights as numbers in `dtype`.
+
+    Raises:
+        FilesError: as of the classes for these.
+
+    """
     grid = grid_of(path)
-    return QuantizedFiles(path, grid, dtype) if grid else TensorFiles(path)
+    return QuantizedFiles(path, grid, dtype) if grid else packed_model.open_tensors(path)
 
 
 def open_quantized(directory: Path, dtype: torch.dtype | None = None) -> "QuantizedFiles":
@@ -131,35 +137,38 @@ class QuantizedFiles(TensorFiles):
     """The tensors of a quantised model: `layout` and `tensor` have each quantised weight as the numbers it stands for.
 
     Attributes:
+        inner: the tensors as they are stored, or were before `lors pack` packed them.
         grid: of all quantised weights.
         linears: those that are quantised, by their names, and the bits of each weight with its share of scales.
 
     Raises:
-        FilesError: as of `TensorFiles`; or what stands for a weight is not on the grid that config.json names.
+        FilesError: as of `inner`; or what stands for a weight is not on the grid that config.json names.
 
     """
 
     def __init__(self, path: Path, grid: Grid, dtype: torch.dtype | None = None) -> None:
-        super().__init__(path)
+        self.inner = packed_model.open_tensors(path)
+        self.path, self.shards, self.layout = path, self.inner.shards, dict(self.inner.layout)
         self.grid, self.dtype = grid, dtype
+        self._parts = (PACKED, SCALE, SHAPE, *(() if grid.symmetric else (ZERO_POINT,)))
         self.linears: dict[str, float] = {}
         for linear in [name.removesuffix(f".{PACKED}") for name in self.layout if name.endswith(f".{PACKED}")]:
             shape, stored_dtype = self._check(linear)
             self.linears[linear] = stored.bits_per_weight(shape, grid, stored_dtype)
-            for part in (PACKED, SCALE, ZERO_POINT, SHAPE):
+            for part in self._parts:
                 self.layout.pop(f"{linear}.{part}", None)
             if f"{linear}.weight" in self.layout:
                 raise self._edited(f"{linear}.weight beside {linear}.{PACKED}")
             self.layout[f"{linear}.weight"] = shape, dtype or stored_dtype
         if left := [name for name in self.layout if name.rpartition(".")[2] in (SCALE, ZERO_POINT, SHAPE)]:
-            raise self._edited(f"{left[0]} without {PACKED}")
+            raise self._edited(f"{left[0]}, which belongs to no weight on {grid}")
         if not self.linears:
             raise self._edited(f"no {PACKED}")
 
     def _check(self, linear: str) -> tuple[tuple[int, int], torch.dtype]:
         """The shape of a weight and the dtype of its scales, from the headers and the few numbers of its shape."""
         scale = self.layout.get(f"{linear}.{SCALE}", ((), torch.float32))
-        shape = super().tensor(f"{linear}.{SHAPE}").tolist() if f"{linear}.{SHAPE}" in self.layout else []
+        shape = self.inner.tensor(f"{linear}.{SHAPE}").tolist() if f"{linear}.{SHAPE}" in self.layout else []
         try:
             if len(shape) != 2:
                 raise ValueError(f"{SHAPE} of two numbers, got {shape}")
@@ -178,8 +187,7 @@ class QuantizedFiles(TensorFiles):
             FilesError: what stands for it is not a quantised weight.
 
         """
-        parts = (PACKED, SCALE, SHAPE, *(() if self.grid.symmetric else (ZERO_POINT,)))
-        tensors = {part: super(QuantizedFiles, self).tensor(f"{linear}.{part}") for part in parts}
+        tensors = {part: self.inner.tensor(f"{linear}.{part}") for part in self._parts}
         try:
             return stored.from_tensors(tensors, self.grid)
         except ValueError as error:
@@ -190,7 +198,7 @@ class QuantizedFiles(TensorFiles):
         linear = name.removesuffix(".weight")
         if name.endswith(".weight") and linear in self.linears:
             return self.quantized(linear).weight(self.dtype)
-        return super().tensor(name)
+        return self.inner.tensor(name)
 
     def _edited(self, found: str) -> FilesError:
         return FilesError(

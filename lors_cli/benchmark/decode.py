@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lors_cli import console
 from lors_cli.artifacts import files
 from lors_cli.benchmark import decode_tables
-from lors_cli.benchmark.decode_subject import read_bytes, subject, variants
+from lors_cli.benchmark.decode_subject import Subject, read_bytes, subject, variants
 from lors_cli.errors import request_error
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import load
+from lors_cli.quantization.grid import BITS
 from lors_cli.run import environment
 from lors_cli.sparsity import packed
 from lors_cli.sparsity.packed import Stored
@@ -47,6 +48,7 @@ class Options:
         batch_sizes: sequences that are written at once.
         prompt_lengths: tokens that are read before.
         sparsity: of the random weights of a shape, 2:4 if left out; a model has its own.
+        bits: of the codes to which the weights of a shape are rounded; a model has its own.
         dtype: float32 or bfloat16.
         rounds: timed runs of each way.
         time_limit: seconds after which nothing new begins.
@@ -58,6 +60,7 @@ class Options:
     batch_sizes: tuple[int, ...] = (1,)
     prompt_lengths: tuple[int, ...] = (128,)
     sparsity: str | None = None
+    bits: int | None = None
     dtype: str = "bfloat16"
     rounds: int = 5
     time_limit: float = 1200.0
@@ -73,7 +76,7 @@ def decode(options: Options) -> dict[str, Any]:
     """
     pattern = _checked(options)
     started, every = time.monotonic(), torch.get_num_threads()
-    weights, make = subject(options.subject, pattern, load.DTYPES[options.dtype])
+    measured = subject(options.subject, pattern, load.DTYPES[options.dtype], options.bits)
     results: dict[str, Any] = {
         "settings": asdict(options),
         "hardware": environment.hardware(),
@@ -86,14 +89,14 @@ def decode(options: Options) -> dict[str, Any]:
     counts = sorted({1, every})
     try:
         results["bandwidth"] = {count: _bandwidth(count) for count in counts} if results["own_code"] else {}
-        with console.progress("bench: decode", len(weights) + 1) as advance:
-            for name, weight in weights.items():
+        with console.progress("bench: decode", len(measured.linears) + 1) as advance:
+            for name, (weight, coded) in measured.linears.items():
                 _late(started, options, results, name) or results["linears"].extend(
-                    _linear(name, weight, options, counts)
+                    _linear(name, weight, coded, options, counts)
                 )
                 advance(name)
             if not _late(started, options, results, "whole tokens"):
-                results["tokens"] = _tokens(make, options, counts, results)
+                results["tokens"] = _tokens(measured, options, counts, results)
             advance("whole tokens")
     finally:
         torch.set_num_threads(every)
@@ -126,6 +129,8 @@ def _checked(options: Options) -> Pattern | None:
         raise request_error("--time-limit", "seconds, at least 0", options.time_limit, "correct it")
     if options.dtype not in ("float32", "bfloat16"):
         raise request_error("--dtype", "float32 or bfloat16 with --decode", options.dtype, "correct it")
+    if options.bits not in (None, *BITS):
+        raise request_error("--bits", f"{BITS[0]} to {BITS[-1]}", options.bits, "correct it")
     try:
         return None if options.sparsity is None else Pattern.parse(options.sparsity)
     except ValueError as error:
@@ -151,11 +156,13 @@ def _seconds(run: Callable[[], object]) -> float:
     return _clock() - started
 
 
-def _linear(name: str, weight: Tensor, options: Options, counts: list[int]) -> list[dict[str, Any]]:
+def _linear(
+    name: str, weight: Tensor, coded: dict[str, Stored], options: Options, counts: list[int]
+) -> list[dict[str, Any]]:
     """The cells of one shape: for each number of threads and each batch size the ways side by side."""
     shape = weight.shape[0], weight.shape[1]
     stored = {"torch": Stored(weight), **({"own dense": Stored(weight)} if kernel.library() else {})}
-    stored |= {layout: found for layout in packed.LAYOUTS if (found := _packed(weight, layout))}
+    stored |= {layout: found for layout in packed.LAYOUTS if (found := _packed(weight, layout))} | coded
     number = max(2, math.ceil(ROTATED / weight.nbytes))
     copies = {way: [_copied(one) for _ in range(number)] for way, one in stored.items()}
     cells = []
@@ -191,16 +198,14 @@ def _packed(weight: Tensor, layout: str) -> Stored | None:
 
 
 @torch.inference_mode()
-def _tokens(
-    make: Callable[[], nn.Module], options: Options, counts: list[int], results: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _tokens(measured: Subject, options: Options, counts: list[int], results: dict[str, Any]) -> list[dict[str, Any]]:
     """The cells of whole tokens: for each number of threads, batch size and prompt length the ways side by side."""
     try:
-        base: Any = make()
+        base: Any = measured.make()
     except MemoryError as error:
         results["not_measured"].append({"what": "whole tokens", "reason": str(error)})
         return []
-    models = variants(base)
+    models = variants(base, measured.coded)
     cells = []
     for threads in counts:
         torch.set_num_threads(threads)

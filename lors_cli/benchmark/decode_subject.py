@@ -1,15 +1,16 @@
 """What ``lors bench --decode`` measures: the weights of linears, and a model in several forms."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from lors_cli.adapters.packed_linear import PackedLinear
-from lors_cli.artifacts import model_files, tensors
+from lors_cli.artifacts import model_files, quantized_files, tensors
 from lors_cli.artifacts.packed_model import is_packed
 from lors_cli.benchmark.roofline import Shape
 from lors_cli.benchmark.subject import SHAPES, build, read_shape
@@ -17,52 +18,87 @@ from lors_cli.errors import request_error
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import linears, load, memory, source
 from lors_cli.models.packed import load_packed
+from lors_cli.quantization import packed as codes
+from lors_cli.quantization import rtn
+from lors_cli.quantization.grid import Grid
 from lors_cli.sparsity import mask, packed
 from lors_cli.sparsity.packed import Stored
 from lors_cli.sparsity.pattern import Pattern
 
 CPU = torch.device("cpu")
-Subject: TypeAlias = tuple[dict[str, Tensor], Callable[[], nn.Module]]
+GROUPS = (128, 64, 32)  # columns of a group: the first that divides all
 
 
-def subject(name: str, pattern: Pattern | None, dtype: torch.dtype) -> Subject:
-    """A weight for each shape of linear by the shape's name, and what makes the whole dense model.
+class Subject(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        linears: by the names of their shapes, a weight as numbers and the forms in which its codes are packed, if any.
+        make: the whole dense model, which raises MemoryError if it does not fit.
+        coded: the packed codes of a linear of that model; None where it has none.
+
+    """
+
+    linears: Mapping[str, tuple[Tensor, dict[str, Stored]]]
+    make: Callable[[], nn.Module]
+    coded: Callable[[str, nn.Linear], Stored | None]
+
+
+def subject(name: str, pattern: Pattern | None, dtype: torch.dtype, bits: int | None = None) -> Subject:
+    """A model, or random weights of its shape.
 
     Args:
         name: a named shape, a config.json, or what a config calls a model, packed or not.
         pattern: of the zeros in the random weights of a shape, 2:4 if there is none; a model has its own.
-        dtype: of the weights.
+        dtype: of the weights, and of the scales.
+        bits: of the codes to which the random weights of a shape are rounded; a model has its own.
 
     Raises:
-        RequestError: there is no such model or shape, or the model has too few zeros to be packed. What makes the model
-            raises MemoryError if it does not fit.
+        RequestError: there is no such model or shape, or the model has too few zeros to be packed.
 
     """
     path = Path(name).expanduser()
     if name in SHAPES or path.suffix == ".json" or (path.is_dir() and not model_files.has_weights(path)):
-        return _of_shape(read_shape(name, "--decode"), pattern or Pattern.parse("2:4"), dtype)
-    if pattern:
-        remedy = "leave it out; the model has its own zeros"
-        raise request_error("--sparsity", "a shape, whose weights are random", f"the model {name}", remedy)
+        return _of_shape(read_shape(name, "--decode"), pattern or Pattern.parse("2:4"), dtype, bits)
+    for key, given, own in (("--sparsity", pattern, "zeros"), ("--bits", bits, "weights")):
+        if given:
+            remedy = f"leave it out; the model has its own {own}"
+            raise request_error(key, "a shape, whose weights are random", f"the model {name}", remedy)
     directory = source.complete(source.resolve(name, "--decode", packed=True))
-    model = (load_packed if is_packed(directory) else load.load_model)(directory, tensors.dtype_name(dtype), CPU)
+    grid = quantized_files.grid_of(directory)
+    model = (load_packed if grid or is_packed(directory) else load.load_model)(
+        directory, tensors.dtype_name(dtype), CPU
+    )
+    coded: dict[str, Stored] = {}
     for place, module in list(model.named_modules()):
         if isinstance(module, PackedLinear):
+            if module.scale is not None:
+                coded[place] = module.stored
             model.set_submodule(place, _dense(module))
-    every = linears.all_linears(model.requires_grad_(False))
-    worth = [one.weight for one in every.values() if packed.packed_bytes(one.weight) < one.weight.nbytes]
+    every: dict[str, nn.Linear] = linears.all_linears(model.requires_grad_(False))
+    worth = {n: one.weight for n, one in every.items() if n in coded or _is_smaller(one.weight)}
     if not worth:
-        remedy = "prune it first, or name a shape, whose weights are random"
+        remedy = "prune or quantise it first, or name a shape, whose weights are random"
         raise request_error("--decode", "a model with zeros", f"{directory}, whose linears have too few", remedy)
-    return {f"{len(one)} x {one.shape[1]}": one for one in reversed(worth)}, lambda: model
+    ways = {n: {f"int{grid.bits} {coded[n].layout}": coded[n]} if grid and n in coded else {} for n in worth}
+    sizes = {f"{len(one)} x {one.shape[1]}": (one, ways[n]) for n, one in reversed(worth.items())}
+    return Subject(sizes, lambda: model, lambda n, _: coded.get(n))
 
 
-def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype) -> Subject:
+def _is_smaller(weight: Tensor) -> bool:
+    return packed.packed_bytes(weight) < weight.nbytes
+
+
+def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | None) -> Subject:
     shape = Shape.of(config)
     sizes = dict.fromkeys(shape.linears("block"))
     if pattern.m and (odd := [columns for _, columns in sizes if columns % pattern.m]):
         got = f"{pattern} for {odd[0]} inputs"
         raise request_error("--sparsity", "an N:M whose M divides the inputs", got, "choose another")
+    group = next((size for size in GROUPS if not any(columns % size for _, columns in sizes)), 0)
+    if bits and not group:
+        got = f"{min(columns for _, columns in sizes)} inputs"
+        raise request_error("--bits", f"inputs that {GROUPS[-1]} divides", got, "leave it out")
     numbers = shape.blocks * sum(r * c for r, c in shape.linears("block")) + 2 * shape.vocabulary * shape.hidden
     torch.manual_seed(0)
 
@@ -79,7 +115,19 @@ def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype) -> Subject:
             raise MemoryError(f"they need {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} are free")
         return build(config, "model", dtype, CPU, pattern).eval()
 
-    return {f"{rows} x {columns}": random(rows, columns) for rows, columns in sizes}, make
+    def coded(weight: Tensor, layout: str | None = None) -> Stored:
+        return codes.pack(rtn.quantize(weight, None, Grid(bits or 0, group), dtype), layout)
+
+    def ways(weight: Tensor) -> dict[str, Stored]:
+        found = {}
+        for layout in packed.LAYOUTS if bits else ():
+            with suppress(ValueError):  # it does not fit 2:4
+                found[f"int{bits} {layout}"] = coded(weight, layout)
+        return found
+
+    weights = {f"{rows} x {columns}": random(rows, columns) for rows, columns in sizes}
+    whole = {name: (weight, ways(weight)) for name, weight in weights.items()}
+    return Subject(whole, make, lambda _, linear: coded(linear.weight) if bits else None)
 
 
 def _dense(module: PackedLinear) -> nn.Linear:
@@ -88,19 +136,28 @@ def _dense(module: PackedLinear) -> nn.Linear:
     return linear
 
 
-def variants(base: Any) -> dict[str, Any]:
-    """The dense model as it is, with dense products of our own, packed, and without its linears; they share weights."""
+def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dict[str, Any]:
+    """The dense model as it is, with dense products of our own, packed, and without its linears; they share weights.
+
+    `coded` is that of the subject; what has no codes is packed as numbers.
+    """
+
+    def pack(name: str, linear: nn.Linear) -> nn.Module:
+        if (stored := coded(name, linear)) is not None:
+            return PackedLinear(linear, stored=stored)
+        return PackedLinear(linear) if _is_smaller(linear.weight) else linear
+
     shared, models = {id(parameter): parameter for parameter in base.parameters()}, {"torch": base}
-    kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {
-        "own dense": _OwnDense,
-        "packed": _pack,
-        "no linears": _Nothing,
+    kinds: dict[str, Callable[[str, nn.Linear], nn.Module]] = {
+        "own dense": lambda _, linear: _OwnDense(linear),
+        "packed": pack,
+        "no linears": lambda _, linear: _Nothing(linear),
     }
     for way, kind in kinds.items():
         if way != "own dense" or kernel.library():
             models[way] = copy.deepcopy(base, dict(shared))
             for name, linear in linears.all_linears(models[way]).items():
-                models[way].set_submodule(name, kind(linear))
+                models[way].set_submodule(name, kind(name, linear))
     return models
 
 
@@ -134,7 +191,3 @@ class _Nothing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Zeros."""
         return x.new_zeros(*x.shape[:-1], self.rows)
-
-
-def _pack(linear: nn.Linear) -> nn.Module:
-    return PackedLinear(linear) if packed.packed_bytes(linear.weight) < linear.weight.nbytes else linear

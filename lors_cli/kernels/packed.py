@@ -1,8 +1,9 @@
-"""Products with packed weights, and unpacking, in C++ (`packed.cpp`) where that runs, else in plain PyTorch.
+"""Products with packed weights, and unpacking, in C++ (`SOURCES`) where that runs, else in plain PyTorch.
 
-The layouts are those of `lors_cli.sparsity.packed`, whose `unpack_rows` is the oracle. A batch of up to `BATCH` inputs
-is multiplied while the weight is decoded, so that a weight's bytes are all that is read: decoding a token is bound by
-them. Larger batches multiply with a tile of rows, which is unpacked into the core's cache and there for one product.
+The layouts are those of `lors_cli.sparsity.packed`, and of quantised weights of `lors_cli.quantization.packed`; the
+functions there that unpack rows are the oracles. A batch of up to `BATCH` inputs is multiplied while the weight is
+decoded, so that a weight's bytes are all that is read: decoding a token is bound by them. Larger batches multiply with
+a tile of rows, which is unpacked into the core's cache and there for one product.
 """
 
 import ctypes
@@ -27,7 +28,9 @@ INSTRUCTIONS = (
     *("fma", "popcnt", "bmi2"),
 )
 LAYOUTS = {"dense": 0, "2:4": 1, "bitmask": 2}
+SOURCES = ("packed.cpp", "codes.cpp")  # one text, in this order
 MULTIPLIED = (torch.bfloat16, torch.float32)
+STEP = 64  # columns of codes that are decoded at once
 BATCH = 8
 TILE_BYTES = 1 << 23
 SMALL = 1 << 16  # weights; fewer are not worth a second thread
@@ -35,12 +38,13 @@ HUGE = 1 << 22  # bytes from which on huge pages are asked for
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _WEIGHT: list[Any] = [_INT, _INT, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG]
+_CODES: list[Any] = [_INT, _INT, _INT, *5 * [_POINTER], *4 * [_LONG]]
 
 
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """The C++ code, built at first use; None where it does not run, which is said once."""
-    source = resources.files(__package__).joinpath("packed.cpp").read_text(encoding="utf-8")
+    source = "".join(resources.files(__package__).joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
     try:
         code = native.load("packed", source, INSTRUCTIONS)
     except native.UnavailableError as error:
@@ -48,9 +52,12 @@ def library() -> ctypes.CDLL | None:
         return None
     code.lors_multiply.argtypes = [*_WEIGHT, _POINTER, _POINTER, _POINTER, _INT, _INT]
     code.lors_unpack.argtypes = [*_WEIGHT, _POINTER, _LONG, _LONG, _INT]
+    code.lors_multiply_codes.argtypes = [*_CODES, _POINTER, _POINTER, _POINTER, _INT, _INT]
+    code.lors_decode.argtypes = [*_CODES, _POINTER, _LONG, _LONG, _INT]
     code.lors_advise.argtypes = [_POINTER, _LONG]
     code.lors_read.argtypes, code.lors_read.restype = [_POINTER, _LONG, _INT], _LONG
-    for function in (code.lors_multiply, code.lors_unpack, code.lors_advise):
+    returning_nothing = (code.lors_multiply, code.lors_unpack, code.lors_multiply_codes, code.lors_decode)
+    for function in (*returning_nothing, code.lors_advise):
         function.restype = None
     return code
 
@@ -59,9 +66,10 @@ def multiply(stored: Stored, shape: tuple[int, int], x: Tensor, bias: Tensor | N
     """``F.linear(x, W, bias)`` without W.
 
     Args:
-        stored: W (R, C), packed, or dense for a comparison; as `packed.check` wants it, which is not looked at again.
+        stored: W (R, C), packed, or dense for a comparison, with scales where it is quantised; as `packed.opened` wants
+            it, which is not looked at again.
         shape: (R, C).
-        x: (..., C), in the dtype of W.
+        x: (..., C), in the dtype of W, which of codes is that of their scales.
         bias: (R,), or None.
 
     Raises:
@@ -69,30 +77,51 @@ def multiply(stored: Stored, shape: tuple[int, int], x: Tensor, bias: Tensor | N
 
     """
     rows, columns = shape
-    if x.shape[-1] != columns or x.dtype != stored.values.dtype or x.device != stored.values.device:
+    like = stored.values if stored.scale is None else stored.scale
+    if x.shape[-1] != columns or x.dtype != like.dtype or x.device != like.device:
         got = f"{tuple(x.shape)} {x.dtype} on {x.device}"
-        raise RuntimeError(f"x: (..., {columns}) {stored.values.dtype} on {stored.values.device}, got {got}")
+        raise RuntimeError(f"x: (..., {columns}) {like.dtype} on {like.device}, got {got}")
     flat = x.reshape(-1, columns).contiguous()
     batch = len(flat)
-    if 0 < batch <= BATCH and x.device.type == "cpu" and x.dtype in MULTIPLIED and (code := library()):
+    if 0 < batch <= BATCH and not _wide(stored) and (code := _code(stored, shape, x.dtype)):
         y = x.new_empty(batch, rows)
         threads = torch.get_num_threads() if rows * columns > SMALL else 1
         added = None if bias is None else bias.data_ptr()
-        code.lors_multiply(*_weight(stored, shape), flat.data_ptr(), added, y.data_ptr(), batch, threads)
+        product = (flat.data_ptr(), added, y.data_ptr(), batch, threads)
+        if stored.scale is None:
+            code.lors_multiply(*_weight(stored, shape), *product)
+        else:
+            code.lors_multiply_codes(*_codes(stored, shape, stored.scale), *product)
     else:
         y = _by_tiles(stored, shape, flat, bias)
     return y.view(*x.shape[:-1], rows)
+
+
+def _wide(stored: Stored) -> bool:
+    """Whether a code less its zero point may have nine bits."""
+    return stored.zero_point is not None and stored.values.dtype == torch.int8
+
+
+def _code(stored: Stored, shape: tuple[int, int], dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The C++ code, if it reads such a weight in this dtype."""
+    if stored.values.device.type != "cpu" or dtype not in MULTIPLIED:
+        return None
+    if stored.scale is not None:
+        group = shape[1] // stored.scale.shape[1]
+        if group % STEP and (STEP % group or group < 4):
+            return None
+    return library()
 
 
 def _by_tiles(stored: Stored, shape: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
     rows, columns = shape
     size = max(TILE_BYTES // (columns * x.itemsize), 1)
     if size >= rows:
-        return F.linear(x, unpack_rows(stored, shape, 0, rows), bias)
+        return F.linear(x, weight_rows(stored, shape, 0, rows, x.dtype), bias)
     tile, y = x.new_empty(size, columns), x.new_empty(len(x), rows)
     for first in range(0, rows, size):
         end = min(first + size, rows)
-        weight = unpack_rows(stored, shape, first, end, into=tile[: end - first])
+        weight = weight_rows(stored, shape, first, end, x.dtype, into=tile[: end - first])
         y[:, first:end] = F.linear(x, weight, None if bias is None else bias[first:end])
     return y
 
@@ -113,11 +142,22 @@ def unpack_rows(stored: Stored, shape: tuple[int, int], first: int, end: int, *,
     return rows
 
 
-def weight_rows(stored: Stored, shape: tuple[int, int], first: int, end: int, dtype: torch.dtype) -> Tensor:
-    """Rows `first` to `end` (excluded) of a weight (R, C), packed or not; what codes stand for in `dtype`."""
+def weight_rows(
+    stored: Stored, shape: tuple[int, int], first: int, end: int, dtype: torch.dtype, *, into: Tensor | None = None
+) -> Tensor:
+    """Rows `first` to `end` (excluded) of a weight (R, C), packed or not; what codes stand for in `dtype`.
+
+    They may be written `into` a contiguous tensor of their shape.
+    """
     if stored.scale is None:
-        return unpack_rows(stored, shape, first, end)
-    return codes.weight_rows(stored, shape, first, end, dtype)
+        return unpack_rows(stored, shape, first, end, into=into)
+    if (code := _code(stored, shape, dtype)) is None:
+        return codes.weight_rows(stored, shape, first, end, dtype)
+    rows = stored.values.new_empty(end - first, shape[1], dtype=dtype) if into is None else into
+    threads = torch.get_num_threads() if rows.numel() > SMALL else 1
+    scale = stored.scale.to(dtype)
+    code.lors_decode(*_codes(stored, shape, scale), rows.data_ptr(), first, end, threads)
+    return rows
 
 
 def read(tensor: Tensor) -> None:
@@ -152,4 +192,21 @@ def _weight(stored: Stored, shape: tuple[int, int]) -> tuple[object, ...]:
         None if starts is None else starts.data_ptr(),
         values.numel(),
         *shape,
+    )
+
+
+def _codes(stored: Stored, shape: tuple[int, int], scale: Tensor) -> tuple[object, ...]:
+    values, positions, starts, _, zero_point = stored
+    return (
+        LAYOUTS[stored.layout],
+        8 if values.dtype == torch.int8 else 4,
+        scale.itemsize,
+        values.data_ptr(),
+        None if positions is None else positions.data_ptr(),
+        None if starts is None else starts.data_ptr(),
+        scale.data_ptr(),
+        None if zero_point is None else zero_point.data_ptr(),
+        values.numel(),
+        *shape,
+        shape[1] // scale.shape[1],
     )

@@ -1,6 +1,7 @@
-"""Models that run packed: the linears of the blocks keep their weights without the zeros, as `PackedLinear`."""
+"""Models that run packed: linears of the blocks keep their weights, or codes, without zeros, as `PackedLinear`."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,10 +11,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.artifacts import inputs
-from lors_cli.artifacts.packed_model import PackedFiles
 from lors_cli.errors import LorsError
-from lors_cli.models import linears, load
+from lors_cli.models import codes, linears, load
 from lors_cli.models.weights import Weights, open_weights
+from lors_cli.quantization import packed as packed_codes
 from lors_cli.sparsity import packed
 from lors_cli.sparsity.packed import Stored
 
@@ -28,8 +29,9 @@ def load_packed(
 ) -> PreTrainedModel:
     """The model of `directory` with the linears of its blocks packed, in eval mode, frozen; it runs and nothing else.
 
-    What `lors pack` made is read as it is stored, one weight at a time; any other model is packed on loading. A weight
-    with so few zeros that packing would make it larger stays dense. Embeddings and the head stay dense.
+    What `lors pack` made is read as it is stored, one weight at a time; any other model is packed on loading. Quantised
+    weights keep their codes. Another weight with so few zeros that packing would make it larger stays dense, and so do
+    embeddings and the head.
 
     Args:
         directory: a model directory, packed or not.
@@ -42,21 +44,24 @@ def load_packed(
         LorsError: a packed file is damaged.
 
     """
-    model = load.skeleton(directory, dtype, trust_remote_code=trust_remote_code)
+    model = load.skeleton(directory, dtype, trust_remote_code=trust_remote_code, quantized=True)
     weights = open_weights(directory, model, "model")
-    every, kinds = linears.all_linears(model), dict.fromkeys(("dense", *packed.LAYOUTS), 0)
+    every: dict[str, nn.Linear] = linears.all_linears(model)
+    kinds: Counter[str] = Counter()
     before, after, denser = 0, 0, ""
     for name, linear in every.items():
-        stored = _stored(weights, f"{name}.weight", linear)
-        kinds[stored.layout] += 1
+        stored = _stored(weights, name, linear)
+        kinds[stored.layout if stored.scale is None else f"{stored.layout} codes"] += 1
         before, after = before + linear.weight.nbytes, after + stored.bytes
-        if stored.layout == "dense":
+        if stored.layout == "dense" and stored.scale is None:
             denser = denser or name
         else:
             model.set_submodule(name, PackedLinear(linear, stored=stored))
     if denser:
         few = packed.smallest_sparsity(model.dtype)
         reason = f"with {few:.0%} of zeros or fewer they would be larger packed"
+        if type(every[denser]) is not nn.Linear:
+            reason = f"a {type(every[denser]).__name__} may do more than multiply"
         log.warning(
             "%s: %d of %d linears stay dense, such as %s: %s", directory, kinds["dense"], len(every), denser, reason
         )
@@ -64,19 +69,22 @@ def load_packed(
     if (directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
     model.save_pretrained = _not_saved
-    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     log.info("%s: linears of %.3f GB take %.3f GB (%s)", directory, before / 1e9, after / 1e9, shown)
     return model.requires_grad_(False).to(device)
 
 
 def _stored(weights: Weights, name: str, linear: nn.Linear) -> Stored:
-    """The weight `name` in the dtype of the model, in the form that is the smaller one."""
+    """The weight of the linear `name` in the dtype of the model, in the form that is the smaller one."""
+    dtype = linear.weight.dtype
     if type(linear) is not nn.Linear:
         return Stored(linear.weight)  # it may do more than multiply
-    if isinstance(weights.files, PackedFiles):
-        stored = weights.stored(name)
-        return stored._replace(values=stored.values.to(linear.weight.dtype))
-    weight = weights.tensor(name).to(linear.weight.dtype)
+    if quantized := codes.of_linear(weights, name):
+        coded = packed_codes.pack(quantized)
+        return coded._replace(scale=quantized.scale.to(dtype))
+    if stored := weights.stored(f"{name}.weight"):
+        return stored._replace(values=stored.values.to(dtype))
+    weight = weights.tensor(f"{name}.weight").to(dtype)
     return packed.pack(weight) if packed.packed_bytes(weight) < weight.nbytes else Stored(weight)
 
 

@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +23,10 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
-from lors_cli.artifacts import packed_model, quantized_files, tensors
+from lors_cli.artifacts import quantized_files, tensors
 from lors_cli.artifacts.links import FilesError
 from lors_cli.artifacts.packed_model import PackedFiles
+from lors_cli.artifacts.quantized_files import QuantizedFiles
 from lors_cli.errors import RequestError, request_error
 from lors_cli.sparsity.packed import Stored
 
@@ -59,8 +59,7 @@ class Weights:
     """
 
     def __init__(self, directory: Path, model: PreTrainedModel) -> None:
-        packed = packed_model.is_packed(directory)
-        self.files = PackedFiles(directory) if packed else quantized_files.files(directory, model.dtype)
+        self.files = quantized_files.files(directory, model.dtype)
         self._model = model
         mapping = get_model_conversion_mapping(model)
         self._renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
@@ -98,9 +97,10 @@ class Weights:
         """The tensor `name` of the model, in memory of its own."""
         return self.files.tensor(self._places[name])
 
-    def stored(self, name: str) -> Stored:
-        """The tensor `name` of the model as a packed model has it."""
-        return cast(PackedFiles, self.files).stored(self._places[name])
+    def stored(self, name: str) -> Stored | None:
+        """The tensor `name` of the model as a packed model has it; None if the model is not packed."""
+        files = self.files.inner if isinstance(self.files, QuantizedFiles) else self.files
+        return files.stored(self._places[name]) if isinstance(files, PackedFiles) else None
 
     def entry(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Shape and dtype, in the files, of the tensor `name` of the model."""

@@ -1,15 +1,15 @@
-"""Quantised weights in memory: codes of at most four bits, two a byte, without those of zeros where that is smaller.
+"""Quantised weights in memory: their codes, without those of zeros where that is smaller.
 
-The layouts are those of `lors_cli.sparsity.packed`, with scale and zero point beside them; at 50 % of zeros, groups of
-128 and 16-bit scales they take these bits a weight (R, C):
+The layouts are those of `lors_cli.sparsity.packed`, with scale and zero point beside them. Codes of at most four bits
+stand two a byte; at 50 % of zeros, groups of 128 and 16-bit scales they take these bits a weight (R, C):
 
     layout     values, uint8                    positions and starts    all
     dense      (R, ceil(C/2))                   none                    4.13
     2:4        (R, C/4)                         1 bit                   3.13
     bitmask    (ceil(kept/2),), row after row   1.13 bits               3.25
 
-A code is stored as ``code + 8``, the first of two in the lower half of their byte. What is left out is zero, the code
-of which is its group's zero point.
+Such a code is stored as ``code + 8``, the first of two in the lower half of their byte. Codes of more bits are int8,
+one a byte. What is left out is zero, the code of which is its group's zero point.
 """
 
 from contextlib import suppress
@@ -22,7 +22,7 @@ from lors_cli.quantization.grid import Grid, Scales, values
 from lors_cli.quantization.stored import Quantized
 from lors_cli.sparsity.packed import SPAN, Stored, kept_rows, pack_kept
 
-MOST_BITS = 4
+HALF = 4  # bits, up to which a code takes half a byte
 OFFSET = 8
 
 
@@ -30,16 +30,15 @@ def pack(quantized: Quantized, layout: str | None = None) -> Stored:
     """Pack a weight: as 2:4 if it fits, else in the smaller one of the other layouts, if none is named.
 
     Raises:
-        ValueError: its codes have more than four bits, or it does not fit the layout.
+        ValueError: it does not fit the layout.
 
     """
-    if quantized.grid.bits > MOST_BITS:
-        raise ValueError(f"codes of at most {MOST_BITS} bits, got {quantized.grid.bits}")
-    codes, kept = (quantized.codes + OFFSET).to(torch.uint8), quantized.mask()
+    codes, kept = quantized.codes, quantized.mask()
     if layout is None:
         with suppress(ValueError):
             return _with_scales(pack_kept(codes, kept, "2:4"), quantized)
-        sparse = 4 * int(kept.sum()) + codes.numel() * (1 + 32 / SPAN) < 4 * codes.numel()
+        width = HALF if quantized.grid.bits <= HALF else 8
+        sparse = width * int(kept.sum()) + codes.numel() * (1 + 32 / SPAN) < width * codes.numel()
         layout = "bitmask" if sparse else "dense"
     return _with_scales(Stored(codes) if layout == "dense" else pack_kept(codes, kept, layout), quantized)
 
@@ -61,9 +60,9 @@ def codes_rows(stored: Stored, shape: tuple[int, int], first: int, end: int) -> 
     if positions is None:
         return _codes(packed[first:end])[:, : shape[1]]
     kept = kept_rows(stored, shape, first, end)
-    begin = int(starts[first, 0]) if starts is not None and first else 0
-    ours = packed[first:end] if starts is None else packed[begin // 2 :]
-    codes = _codes(ours).reshape(-1)[begin % 2 :]
+    begin, a_byte = int(starts[first, 0]) if starts is not None and first else 0, 1 if packed.dtype == torch.int8 else 2
+    ours = packed[first:end] if starts is None else packed[begin // a_byte :]
+    codes = _codes(ours).reshape(-1)[begin % a_byte :]
     if zero_point is None:
         zeros = codes.new_zeros(kept.shape)
     else:
@@ -78,12 +77,16 @@ def scales_rows(stored: Stored, first: int, end: int) -> Scales:
 
 
 def _with_scales(stored: Stored, quantized: Quantized) -> Stored:
-    """The packed codes, still one a byte, two a byte and with their scales."""
-    halves = torch.nn.functional.pad(stored.values, (0, stored.values.shape[-1] % 2))
-    packed = halves[..., ::2] | halves[..., 1::2] << 4
+    """The packed codes, int8, as they are kept, and with their scales."""
+    packed = stored.values
+    if quantized.grid.bits <= HALF:
+        halves = torch.nn.functional.pad((packed + OFFSET).to(torch.uint8), (0, packed.shape[-1] % 2))
+        packed = halves[..., ::2] | halves[..., 1::2] << 4
     return Stored(packed, stored.positions, stored.starts, quantized.scale, quantized.zero_point)
 
 
 def _codes(packed: Tensor) -> Tensor:
-    """The codes in bytes of two, one after the other."""
+    """The codes in bytes of one or two, one after the other."""
+    if packed.dtype == torch.int8:
+        return packed
     return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2).to(torch.int8) - OFFSET

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig
 from typer.testing import Result
 
+from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.benchmark import decode, decode_subject
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import linears, memory
+from lors_cli.quantization.grid import Grid
 from lors_cli.sparsity.pattern import Pattern
+from lors_cli.tools.pack import pack
+from tests import quantized
 
 Lors = Callable[..., Result]
 DENSE = ["own dense"] * (kernel.library() is not None)
@@ -57,26 +62,41 @@ def test_a_packed_model(lors: Lors, pruned: Path, tmp_path: Path) -> None:
     assert text.count("limit by bytes") == len(results["linears"]) + len(results["tokens"])
 
 
-def test_the_ways_are_one_model(pruned: Path) -> None:
-    _, make = decode_subject.subject(str(pruned), None, torch.float32)
-    models = decode_subject.variants(make())
-    ids = torch.arange(12).view(2, 6)
-    for way in (*DENSE, "packed"):
-        torch.testing.assert_close(models[way](ids).logits, models["torch"](ids).logits, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(models["no linears"](ids).logits, models["torch"](ids).logits)
+def packed_linears(model: nn.Module) -> list[PackedLinear]:
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+
+
+def test_the_ways_are_one_model(pruned: Path, tmp_path: Path) -> None:
+    coded = quantized.write(pruned, tmp_path / "coded", Grid(8, 32))
+    pack(coded, tmp_path / "packed")
+    for path, layouts in ((pruned, []), (coded, ["int8 2:4"]), (tmp_path / "packed", ["int8 2:4"])):
+        subject = decode_subject.subject(str(path), None, torch.float32)
+        assert [list(ways) for _, ways in subject.linears.values()] == 4 * [layouts]
+        models = decode_subject.variants(subject.make(), subject.coded)
+        ids = torch.arange(12).view(2, 6)
+        for way in (*DENSE, "packed"):
+            torch.testing.assert_close(models[way](ids).logits, models["torch"](ids).logits, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(models["no linears"](ids).logits, models["torch"](ids).logits)
+        assert all((one.scale is not None) == bool(layouts) for one in packed_linears(models["packed"]))
 
 
 def test_a_shape(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AutoConfig.from_pretrained(dense)
     config.save_pretrained(tmp_path)
-    weights, make = decode_subject.subject(str(tmp_path), Pattern.parse("0.75"), torch.bfloat16)
-    assert all(float((weight == 0).float().mean()) == pytest.approx(0.75) for weight in weights.values())
-    assert len(dict(linears.all_linears(make()))) == 14
+    subject = decode_subject.subject(str(tmp_path), Pattern.parse("0.75"), torch.bfloat16, bits=3)
+    for weight, ways in subject.linears.values():
+        assert float((weight == 0).float().mean()) == pytest.approx(0.75)
+        assert list(ways) == ["int3 bitmask"]
+        assert ways["int3 bitmask"].bytes < weight.nbytes / 4
+    base = subject.make()
+    assert len(dict(linears.all_linears(base))) == 14
+    assert len(packed_linears(decode_subject.variants(base, subject.coded)["packed"])) == 14
     monkeypatch.setattr(memory, "free_host", lambda: 1000)
-    options = decode.Options(str(tmp_path / "config.json"), rounds=1, output_dir=str(tmp_path / "out"))
+    options = decode.Options(str(tmp_path / "config.json"), rounds=1, bits=4, output_dir=str(tmp_path / "out"))
     results = decode.decode(options)
     assert results["tokens"] == []
     assert "are free" in results["not_measured"][0]["reason"]
+    assert {"torch", "2:4", "bitmask", "int4 2:4", "int4 bitmask"} <= results["linears"][0]["ways"].keys()
     results = decode.decode(replace(options, time_limit=0))
     assert len(results["not_measured"]) == 5
     assert "time limit" in (tmp_path / "out/decode.md").read_text()
@@ -91,6 +111,8 @@ def test_a_shape(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--dtype", "float16"], "--dtype"),
         (["--batch-sizes", "0"], "--batch-sizes"),
         (["--sparsity", "0.5"], "the model has its own zeros"),
+        (["--bits", "4"], "the model has its own weights"),
+        (["--bits", "9"], "--bits"),
         (["--time-limit", "nan"], "--time-limit"),
     ],
 )

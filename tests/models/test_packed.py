@@ -17,9 +17,11 @@ from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.api import attach
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
 from lors_cli.errors import LorsError
+from lors_cli.quantization.grid import Grid
 from lors_cli.sparsity.mask import keep_largest
 from lors_cli.sparsity.pattern import Pattern
 from lors_cli.tools.pack import pack
+from tests import quantized
 
 IDS = torch.arange(20).view(2, 10) * 7 % 300
 
@@ -65,6 +67,30 @@ def test_dtypes(sparse: Callable[..., Path]) -> None:
         model, dense = lors_cli.load(f"{path}-packed", packed=True, dtype=dtype), lors_cli.load(path, dtype=dtype)
         assert model.dtype == dense.dtype
         torch.testing.assert_close(model(IDS).logits, dense(IDS).logits.detach(), rtol=2e-2, atol=2e-2)
+
+
+GRIDS = [Grid(4, 16), Grid(3, 8, symmetric=False), Grid(8, 16), Grid(6, 32, symmetric=False)]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_quantised_models_stay_codes(sparse: Callable[..., Path], tmp_path: Path, grid: Grid) -> None:
+    path = quantized.write(sparse("2:4"), tmp_path / "quantized", grid)
+    pack(path, tmp_path / "packed")
+    dense = lors_cli.load(path)
+    for directory in (path, tmp_path / "packed"):
+        model = lors_cli.load(directory, packed=True)
+        stored = [m.stored for m in model.modules() if isinstance(m, PackedLinear)]
+        assert [one.layout for one in stored] == ["2:4"] * 14
+        assert {one.values.dtype for one in stored} == {torch.uint8 if grid.bits <= 4 else torch.int8}
+        torch.testing.assert_close(model(IDS).logits, dense(IDS).logits.detach(), rtol=1e-4, atol=1e-5)
+        options = {"max_new_tokens": 30, "min_new_tokens": 30, "do_sample": False, "pad_token_id": 0}
+        assert torch.equal(model.generate(IDS, **options), dense.generate(IDS, **options))
+        for dtype in ("bfloat16", "float16"):
+            as_numbers = lors_cli.load(path, dtype=dtype)(IDS).logits.detach()
+            packed = lors_cli.load(directory, packed=True, dtype=dtype)
+            torch.testing.assert_close(packed(IDS).logits, as_numbers, rtol=2e-2, atol=2e-2)
+        with pytest.raises(ValueError, match=r"train\.base"):
+            attach(model)
 
 
 def test_what_packing_makes_larger_stays_dense(sparse: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -153,9 +179,11 @@ def test_eval_and_inspect_read_packed_directories(
     tmp_path: Path,
 ) -> None:
     path = sparse("2:4")
+    coded = quantized.write(path, tmp_path / "coded")
+    pack(coded, tmp_path / "coded-packed")
     config = write_config(
         model=str(path),
-        eval__models=[str(path), f"{path}-packed"],
+        eval__models=[str(path), f"{path}-packed", str(coded), f"{coded}-packed"],
         eval__tasks=["words"],
         eval__task_dir=str(task_dir),
         prune=...,
@@ -163,11 +191,14 @@ def test_eval_and_inspect_read_packed_directories(
         merge=...,
     )
     lors("eval", config)
-    results = json.loads((tmp_path / "run/eval/results.json").read_text())["models"]
-    plain, packed = results.values()
-    assert packed["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-5)
-    assert packed["tasks"] == plain["tasks"]
-    assert packed["sparsity"] == plain["sparsity"]
-    facts = json.loads(lors("inspect", f"{path}-packed", "--json").stdout)
-    assert facts["modules"] == json.loads(lors("inspect", path, "--json").stdout)["modules"]
-    assert facts["packed"]["tensors"]["2:4"] == 14
+    results = list(json.loads((tmp_path / "run/eval/results.json").read_text())["models"].values())
+    for plain, packed in (results[:2], results[2:]):
+        assert packed["perplexity"]["value"] == pytest.approx(plain["perplexity"]["value"], rel=1e-5)
+        assert packed["tasks"] == plain["tasks"]
+        assert packed["sparsity"] == plain["sparsity"]
+    for directory in (path, coded):
+        facts = json.loads(lors("inspect", f"{directory}-packed", "--json").stdout)
+        unpacked = json.loads(lors("inspect", directory, "--json").stdout)
+        assert facts["modules"] == unpacked["modules"]
+        assert facts["packed"]["tensors"]["2:4" if directory == path else "bitmask"] == 14
+        assert facts.get("quantization") == unpacked.get("quantization")
