@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lors_cli.config.load import load
+from lors_cli.search.study import Study
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/sqft.md").read_text()
@@ -40,3 +41,19 @@ def test_a_command_is_the_pipeline(model: str, pipeline: str, command: str) -> N
         16,
         0.1 if train.method == "lora" else None,
     )
+
+
+@pytest.mark.parametrize("name", ["sqft_pipelines", "sqft_pipelines_smollm2"])
+def test_the_sweep_has_the_pipelines(name: str) -> None:
+    study = Study(ROOT / f"scripts/reproduce/{name}.yaml", [])
+    arms = {"shears": "Shears", "sqft": "SQFT", "sparsepeft": "SparsePEFT", "qa-sparsepeft": "QA-SparsePEFT"}
+    assert {row.arm for row in study.rows} == arms.keys()
+    assert {start.made for start in study.starts} == {"quantized"}
+    for row in study.rows:
+        run = study.run(row, {})
+        train, (*told, quantized, merged, epochs) = run.train, PIPELINES[arms[row.arm]]
+        assert [train.method, train.base, train.option("quantization_aware") or False] == told
+        assert train.input == str(row.start.directory / ("quantized" if quantized else "pruned"))
+        assert (run.config.merge is not None, run.config.eval is not None) == (merged, True)
+        assert run.config.eval is None or run.config.eval.models == ["merged" if merged else "tuned"]
+        assert train.epochs == epochs or name.endswith("smollm2")

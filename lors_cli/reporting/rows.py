@@ -158,9 +158,12 @@ def pruning(row: Row) -> str:
     return clean(" + ".join(words))
 
 
-def rounding(quantize: dict[str, Any] | None) -> str:
+def rounding(origin: Origin) -> str:
     """What a model was rounded with, and to what."""
-    return clean("{method} int{bits} g{group_size}".format(**quantize)) if quantize else ""
+    joint = (origin.prune or {}).get("quantize")
+    if not (grid := origin.quantize or joint):
+        return ""
+    return clean(f"{grid.get('method') or 'in one solve'} int{grid['bits']} g{grid['group_size']}")
 
 
 def goal(row: Row) -> str:
@@ -181,7 +184,7 @@ def method(row: Row) -> str:
         return "dense"
     origin = row.origin
     aligned = "aligned" if origin.align is not None else ""
-    model = ", ".join(filter(None, (pruning(row), aligned, rounding(origin.quantize))))
+    model = ", ".join(filter(None, (pruning(row), aligned, rounding(origin))))
     if row.kind == PRUNED:
         return model
     if row.kind != TUNED:
@@ -198,6 +201,7 @@ def method(row: Row) -> str:
     init = train.get("init")
     words += [f"init={init}"] if init and init != DEFAULT_INIT.get(name, "random") else []
     words += [f"on {'the dense model' if origin.unpruned else origin.target}"] if origin.target else []
+    words += ["quantization-aware"] if train.get("quantization_aware") else []
     words += ["under the mask"] if merge.get("method") == MASKED else []
     return clean(" + ".join(filter(None, (model, " ".join(words)))))
 

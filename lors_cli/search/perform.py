@@ -9,6 +9,7 @@ from lors_cli import console
 from lors_cli.artifacts import publish
 from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
+from lors_cli.data import once
 from lors_cli.errors import LorsError, RequestError, request_error, together
 from lors_cli.run import early
 from lors_cli.search import runs
@@ -59,7 +60,8 @@ class Sweep(ABC):
             shared.append([stage for stage in run.stages if stage not in first.stages])
             checks.append((run.config, run.stages, self.force))
         together(lambda check: early.check(check[0], check[1]), checks)
-        jobs = together(lambda check: runs.check(check[0], check[1], force=check[2]), checks)
+        with once.shared():
+            jobs = together(lambda check: runs.check(check[0], check[1], force=check[2]), checks)
         from lors_cli.search.totals import Totals  # with torch, for which a mistake in a file need not wait
 
         self.totals = Totals()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MADE = {"prune": "pruned", "align": "aligned"}  # what the stages before train make
+MADE = {"prune": "pruned", "align": "aligned", "quantize": "quantized"}  # what the stages before train make
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Start:
 
     def before(self, run: Run, *, again: bool) -> Run:
         """The run as it can be checked: with the stages that make its model if that is missing, or is made `again`."""
-        model, stages = Path(run.train.input or run.config.model), self.making
-        if model not in [self.directory / name for name in MADE.values()]:
+        model, making = Path(run.train.input or run.config.model), self.making
+        maker = next((stage for stage, name in MADE.items() if model == self.directory / name), None)
+        if maker is None:
             return run
-        if not again and all(manifest.read(self.directory / MADE[stage]) for stage in stages):
+        if not again and all(manifest.read(self.directory / MADE[stage]) for stage in making):
             return run
-        if model.name == MADE["prune"]:
-            stages = ["prune"]
+        stages = making[: making.index(maker) + 1] if maker in making else making
         changes = {stage: getattr(self.config, stage) for stage in stages}
         changes["train"] = run.train.model_copy(update={"input": None})
         return Run(run.values, run.config.model_copy(update=changes), [*stages, *run.stages])

@@ -18,11 +18,11 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$
 Settings = dict[str, Any]
 Grid = dict[str, Annotated[list[Any], Field(min_length=1)]]
 LENGTHS = ("train.max_steps", "train.max_tokens", "train.epochs")
-SHARED = ("dense", "pruned", "aligned")  # models that a start measures, once for all of its arms
+SHARED = ("dense", "pruned", "aligned", "quantized")  # models that a start measures, once for all of its arms
 
 
 class Start(Section):
-    """What runs share, made and measured once: a pruned model, an aligned one, or the model as it is."""
+    """What runs share, made and measured once: a pruned model, an aligned or a quantised one, or the model as it is."""
 
     config: str | None = Field(None, description="another config for this start; a path, from the sweep file")
     set: Settings = Field({}, description="overrides, by dotted keys")
@@ -36,7 +36,7 @@ class Arm(Section):
 
     set: Settings = Field({}, description="overrides, by dotted keys")
     grid: Grid = Field({}, description="keys and the values that are searched; every combination is trained")
-    model: Literal["dense", "pruned", "aligned"] | None = Field(
+    model: Literal["dense", "pruned", "aligned", "quantized"] | None = Field(
         None, description="what it trains; the last model that the start makes if left out"
     )
     starts: list[str] | None = Field(

@@ -14,6 +14,8 @@ from lors_cli.benchmark.variants import VARIANTS
 from lors_cli.config.train import Train
 from lors_cli.models import load
 from lors_cli.run.job import Job
+from lors_cli.search.runs import MADE
+from lors_cli.tools.forecast import Forecast
 
 CARDS = ("a100", "h100")
 
@@ -32,12 +34,14 @@ class Totals:
     trainings: int = 0
     unknown: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CARDS, 0.0))
+    here: Forecast | None = None
 
     def add_shared(self, jobs: list[Job]) -> None:
-        """The checked jobs of a start, done once. Structured pruning leaves less than is counted here."""
-        self.shared += sum(_dense_bytes(jobs[0]) for job in jobs if job.stage in ("prune", "align"))
+        """The checked jobs of a start, done once. Structured pruning and quantising leave less than is counted here."""
+        self.shared += sum(_dense_bytes(jobs[0]) for job in jobs if job.stage in MADE)
         for job in jobs:
             self._add_time(job, 1)
+            self._add_here(job, 1)
 
     def add_runs(self, jobs: list[Job], count: int, shared: list[str]) -> None:
         """So many runs, of which `jobs` are those of the first; it has the `shared` stages only to be checked."""
@@ -45,6 +49,8 @@ class Totals:
         training = own["train"]
         self.adapters += 4 * training.trains.numbers * count if training.trains else 0
         self._add_time(training, count)
+        for job in own.values():
+            self._add_here(job, count)
         if "merge" in own:
             small = training.trains.weight_bytes if training.trains else 0
             merged = _dense_bytes(own["recover"]) if "recover" in own else small
@@ -60,9 +66,15 @@ class Totals:
         return [
             f"disk: at most {_size(self.shared + self.adapters + merged)}: {_size(self.shared)} that runs share,"
             f" {_size(self.adapters)} of adapters, {_size(merged)} of {kept}; checkpoints come on top",
+            *([self.here.total()] if self.here else []),
             f"time: {self.trainings} trainings of full samples take at least {hours}, by the roofline of lors bench;"
             f" not counted: pruning, evaluation{without}",
         ]
+
+    def _add_here(self, job: Job, count: int) -> None:
+        """Estimate what a job takes on this machine."""
+        self.here = self.here or Forecast(job.config.device, job.config.dtype)
+        self.here.add(job, count)
 
     def _add_time(self, job: Job, count: int) -> None:
         if job.trains is None:
@@ -96,14 +108,14 @@ def _variant(section: Train) -> str:
 
 
 def _dense_bytes(job: Job) -> int:
-    """The bytes of the model that a job reads as its `model`, in the config's dtype."""
-    path = job.inputs.get("model")
+    """The bytes of the model that a job reads as its `model`, or changes, as numbers in the config's dtype."""
+    path = job.inputs.get("model") or job.inputs.get("pruned")
     return _bytes(path, job.config.dtype, job.config.trust_remote_code) if path else 0
 
 
 @lru_cache
 def _bytes(directory: Path, dtype: str, trust_remote_code: bool) -> int:
-    return load.weight_bytes(load.skeleton(directory, trust_remote_code=trust_remote_code), dtype)
+    return load.weight_bytes(load.skeleton(directory, trust_remote_code=trust_remote_code, quantized=True), dtype)
 
 
 def _size(number: float) -> str:

@@ -58,6 +58,9 @@ SLIMPAJAMA = (
 )
 ALPACA_STEP = ["train.epochs=null", *STEP, *LENGTH, *BATCH, *FEW, *TEXT]
 SPP = ["train.sequence_length=256", *FEW, *TEXT]
+SQFT = ["quantize.group_size=16", "train.dataset={path: python-topics, limit: 1}", "train.warmup=0"]
+SQFT += ["quantize.calibration={dataset: python-topics, samples: 2, sequence_length: 32}", "merge.ranks=2"]
+SQFT += ["train.rank=4", "train.elastic_ranks=[4, 2]", "train.sequence_length=256"]
 CURVES = ["only=[llama-2-13b_rand, with-alignment]", "every={train.max_steps: [1]}", "train.warmup=0"]
 MASKS = ["only=[lora, sqft-kept]", f"arms.lora.{RATE}", f"arms.sqft-kept.{RATE}", "choose.extend=0", HELD_OUT]
 TUNED = ["only=[stru, gsm8k-100]", f"arms.gsm8k-100.set={{{ON_GSM8K}}}", "align.rank=4", "train.warmup=0"]
@@ -81,6 +84,10 @@ RECIPES: dict[str, tuple[list[str], str]] = {
         "lora-masked",
     ),
     "spp_zero_shot": (["only=[llama-7b_wanda_2-4, spp]", "evaluations={}", *SPP], "spp"),
+    "sqft_pipelines": (
+        ["only=[llama-3-8b, sqft, qa-sparsepeft]", *SQFT, *BATCH, *FEW, *TEXT],
+        "qa-sparsepeft",
+    ),
     "lors_zero_shot": (["only=[llama-2-7b_wanda_2-4, lors]", *ALPACA_STEP], "lors"),
     "lors_initialization": (["only=[llama-2-7b_wanda_2-4, lors-eva]", *ALPACA_STEP], "lors-eva"),
     "lors_slimpajama": (
@@ -115,6 +122,25 @@ def test_a_recipe_runs(lors: Lors, dense: Path, tmp_path: Path, name: str) -> No
     lors("sweep", study, *COMMON, *own, *arguments, f"output_dir={tmp_path}/out")
     table = (tmp_path / "out/results.md").read_text()
     assert shown in table
+    if name == "sqft_pipelines":
+        check_pipelines(lors, tmp_path / "out")
+
+
+def check_pipelines(lors: Lors, out: Path) -> None:
+    """Which model the arms of SQFT's pipelines trained, and what the report calls them."""
+    start = out / "llama-3-8b"
+    assert list(json.loads((out / "results.json").read_text())["starts"][start.name]) == [
+        "dense",
+        "pruned",
+        "quantized",
+    ]
+    for arm in ("sqft", "qa-sparsepeft"):
+        train = json.loads((start / arm / "adapter/lors.json").read_text())["config"]["train"]
+        assert (train["input"], train["base"]) == (str(start / "quantized"), "int4")
+    lors("report", out, "--output", out / "report/")
+    report = (out / "report/report.md").read_text()
+    assert "wanda, gptq int4 g16 |" in report
+    assert "wanda, gptq int4 g16 + sqft r=4 quantization-aware" in report
 
 
 def located(study: Path, dense: Path) -> str:

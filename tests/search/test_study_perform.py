@@ -199,8 +199,8 @@ def test_what_would_be_done_is_listed_and_nothing_is_made(lors: Lors, pico: list
     output = tmp_path / "out"
     arguments = [*pico, "seeds=[0, 1]", f"output_dir={output}"]
     shown = lors("sweep", STUDY, *arguments, "--dry-run").stdout.splitlines()
-    assert [line.partition(" ")[0] for line in shown[-2:]] == ["disk:", "time:"]
-    assert shown[:-2] == [
+    assert [line.partition(" ")[0] for line in shown[-3:]] == ["disk:", "all", "time:"]
+    assert shown[:-3] == [
         f"prune eval, shared by all rows of it -> {output}",
         f"task 0: 2 seeds -> {output}/lors",
         f"task 1: search of 2 points, then 2 seeds -> {output}/spp",

@@ -29,8 +29,8 @@ def test_runs_that_cannot_be_are_refused_before_the_first(lors: Lors, config: Pa
     assert "train.rank" in lors("sweep", config, "train.rank=2,64", status=2).stderr
     assert "0 to 1" in lors("sweep", config, RATES, "--task", 2, status=2).stderr
     shown = lors("sweep", config, RATES, "--dry-run").stdout.splitlines()
-    assert [line.partition(" ")[0] for line in shown[-2:]] == ["disk:", "time:"]
-    assert shown[:-2] == [
+    assert [line.partition(" ")[0] for line in shown[-3:]] == ["disk:", "all", "time:"]
+    assert shown[:-3] == [
         f"prune, shared by all runs -> {tmp_path}/run/pruned",
         *(f"task {number}: train -> {tmp_path}/run/sweep/{name}" for number, name in enumerate(NAMES)),
     ]
