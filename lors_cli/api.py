@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from lors_cli import adapters
 from lors_cli.adapters import fit
-from lors_cli.adapters.attached import Settings, check_plain, find, place_vectors, round_anew, unwrapped, whole
+from lors_cli.adapters.attached import Settings, check_plain, find, of_peft, place_vectors, round_anew, unwrapped, whole
 from lors_cli.adapters.base import Adapter, Checkpointing, LowRankAdapter
 from lors_cli.adapters.initialize import initialize_from_gradient
 from lors_cli.adapters.replace import replace_linears
@@ -42,7 +42,7 @@ def load(
     packed: bool = False,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """The model in `directory`, in eval mode; also a structured-pruned one, which plain transformers refuses.
+    """The model in `directory`, in eval mode; also a structured-pruned one with blocks of any sizes.
 
     Args:
         directory: of a model, such as ``pruned`` of a run, or ``quantized``, whose codes become numbers.
@@ -156,7 +156,7 @@ def start_from_gradient(model: nn.Module, batches: Iterable[Mapping[str, Any]]) 
     core, settings, named_adapters = find(model)
     if not adapters.METHODS[settings.method].low_rank:
         raise ValueError(f"{settings.method} is not a low-rank product: it has no lora_A to start")
-    if core is not model:
+    if core is not of_peft(model):
         raise ValueError("a model that is not wrapped yet: DDP would not send one start to all processes any more")
     kept = list(batches)
     if not kept:

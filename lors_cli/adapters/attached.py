@@ -22,6 +22,7 @@ class Settings:
 
     `vectors` are the names of the model's parameters that have the values that were trained with the adapters.
     `quantization_aware`: effective weights are on the grid of the model, which is a quantised one.
+    `active`: in a model of PEFT, which of the adapters of a linear this is about, by its name there.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Settings:
     dropout: float
     vectors: tuple[str, ...] = ()
     quantization_aware: bool = False
+    active: str = ""
 
     def keep_in(self, model: nn.Module) -> None:
         """Let `of` find them."""
@@ -42,10 +44,16 @@ class Settings:
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model inside of DDP, torch.compile and the like."""
+    """The transformers model inside of DDP, torch.compile, PEFT and the like."""
     while (inner := model._modules.get("_orig_mod", model._modules.get("module"))) is not None:
         model = inner
-    return model
+    return of_peft(model)
+
+
+def of_peft(model: Any) -> Any:
+    """The transformers model in a PeftModel with adapters; any other model as it is."""
+    tuner = model._modules.get("base_model") if hasattr(type(model), "peft_config") else None
+    return model if tuner is None else tuner._modules.get("model", model)
 
 
 def find(model: nn.Module) -> tuple[Any, Settings, dict[str, Adapter]]:
@@ -59,8 +67,11 @@ def find(model: nn.Module) -> tuple[Any, Settings, dict[str, Adapter]]:
     settings = Settings.of(core)
     if settings is None:
         raise ValueError("a model with adapters, got one without: call lors_cli.api.attach first")
-    attached = {name: module for name, module in core.named_modules() if isinstance(module, Adapter)}
-    return core, settings, {plain_name(name): adapter for name, adapter in attached.items()}
+    if any(getattr(module, "merged_adapters", None) for module in core.modules()):
+        raise ValueError("a model whose adapters are not merged: call unmerge_adapter first")
+    place = f".adapters.{settings.active}" if settings.active else ""
+    attached = {n: module for n, module in core.named_modules() if isinstance(module, Adapter) and n.endswith(place)}
+    return core, settings, {plain_name(name.removesuffix(place)): adapter for name, adapter in attached.items()}
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ DESCRIPTIVE = {
     *("eva_config", "megatron_core", "qalora_group_size"),  # parts of an option that is off, or has been carried out
     *("rank_pattern", "alpha_pattern"),  # see `scaling`
     "modules_to_save",  # see `saves`
+    *("formulation", "adapter_checkpointing"),  # how our methods compute in PEFT, not what
+    "zeros",  # of the model, which PEFT compares when it loads our methods
 }
 COPY = "copy the adapter again"
 OWN_BIASES = "lora_only"  # the value of "bias" that means those of the adapted linears

@@ -23,6 +23,7 @@ from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.artifacts import model_files
 from lors_cli.artifacts.adapter_file import AdapterFile
+from lors_cli.artifacts.peft_options import BASE_LAYER
 from lors_cli.artifacts.tensors import DTYPE_NAMES, DTYPES
 from lors_cli.models import load
 from lors_cli.models.weights import open_weights
@@ -55,7 +56,7 @@ def in_memory(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     modules = dict(core.named_modules(remove_duplicate=False))
     for name, tensor in core.state_dict(keep_vars=True).items():
         parent, _, last = name.rpartition(".")
-        module, inside = modules[parent], parent.endswith(".linear")
+        module, (place, _, own) = modules[parent], parent.rpartition(".")
         if isinstance(module, Adapter) or id(tensor) in seen:
             continue
         if isinstance(module, PackedLinear):
@@ -66,8 +67,9 @@ def in_memory(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             tensor = module.dense_weight(stored_as) if last == "weight" else tensor
         else:
             seen.add(id(tensor))
-        adapted = inside and isinstance(modules[parent.removesuffix(".linear")], Adapter)
-        yield plain_name(f"{parent.removesuffix('.linear')}.{last}" if adapted else name), whole(tensor)
+        adapted = own == "linear" and isinstance(modules[place], Adapter)
+        adapted |= own == BASE_LAYER and hasattr(modules[place], "adapters")  # in PEFT's model
+        yield plain_name(f"{place}.{last}" if adapted else name), whole(tensor)
 
 
 def in_files(directory: Path, skeleton: PreTrainedModel, key: str) -> Iterator[tuple[str, Tensor]]:
