@@ -1,12 +1,13 @@
-"""The sections ``train:`` and ``align:``, which trains by the same keys."""
+"""The section ``train:``."""
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from lors_cli import adapters, processes
+from lors_cli.config import elastic
 from lors_cli.config.distill import Distill
 from lors_cli.config.fields import (
     BatchSize,
@@ -18,16 +19,14 @@ from lors_cli.config.fields import (
 )
 from lors_cli.config.methods import Classes, MethodSection
 from lors_cli.config.mixture import Mixing, TrainingData, TrainingDataset
+from lors_cli.config.starting import Starting
 from lors_cli.errors import nearest
 from lors_cli.options import OneOf, Options
-
-if TYPE_CHECKING:
-    from lors_cli.adapters.base import Adapter
 
 RATES = ", ".join(f"{name} {method.learning_rate:g}" for name, method in adapters.METHODS.items())
 
 
-class Train(MethodSection, Mixing):
+class Train(MethodSection, Mixing, Starting):
     """pruned model -> <output_dir>/adapter"""
 
     key: ClassVar[str] = "train"
@@ -49,6 +48,23 @@ class Train(MethodSection, Mixing):
         None, description="how lora_A starts; gradient for lors and random for the others if left out"
     )
     init_steps: Count = Field(1, description="how many optimiser steps' samples a start from data looks at")
+    adapter: str | None = Field(
+        None,
+        description="an adapter to start from instead of `init`: one of the method; for lors and sqft also one of lora,"
+        " and for lora one of PEFT",
+    )
+    resume_from: str | None = Field(
+        None,
+        description="the finished adapter/ of an earlier training, to train it further: max_steps, max_tokens or epochs"
+        " count what is added",
+    )
+    resume_data: Literal["continue", "restart"] = Field(
+        "continue",
+        description="with resume_from: whether the data go on after the samples that were seen, or begin again",
+    )
+    save_optimizer: bool = Field(
+        False, description="whether the finished adapter keeps AdamW's state, with which resume_from then goes on"
+    )
     base: Literal["dense", "packed", "nf4", "int4"] = Field(
         "dense",
         description="the form of the frozen weights in memory; packed (lors) leaves their zeros out; nf4 (lora) has"
@@ -58,6 +74,11 @@ class Train(MethodSection, Mixing):
         None,
         description="ranks of which each step draws one for each linear, to train so many rows of lora_A and columns of"
         " lora_B (NLS of the SQFT paper); the largest is rank, and merge.ranks cuts the adapter to others",
+    )
+    elastic_sampling: Literal["random", "sandwich"] = Field(
+        "random",
+        description="how steps choose among elastic_ranks: random; or sandwich, where of three steps one has the"
+        " largest in all linears, one the smallest, and one draws",
     )
     target_modules: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description="names, last parts of names or globs of the linears to adapt; every pruned one if left out"
@@ -178,11 +199,6 @@ class Train(MethodSection, Mixing):
         return adapters.METHODS[self.method].formulation(self.formulation)
 
     @property
-    def adapter(self) -> "type[Adapter]":
-        """The class of the adapters."""
-        return self.computed.adapter
-
-    @property
     def samples_per_step(self) -> int:
         """Samples per optimiser step."""
         return self.batch_tokens // self.sequence_length if self.batch_tokens else self.batch_size or 32
@@ -207,6 +223,7 @@ class Train(MethodSection, Mixing):
             yield Fault("formulation", f"a formulation of {self.method}: {', '.join(names)}", remedy)
             return  # the options and the base are those of the formulation
         yield from self._method_faults(method)
+        yield from self.start_faults()
         yield from self._amount_faults()
         yield from self._idle_faults(method)
 
@@ -225,19 +242,10 @@ class Train(MethodSection, Mixing):
             yield Fault("quantization_aware", expected, "write base: int4, and quantise the model first")
         if self.base == "int4" and self.option("adapter_checkpointing") is True:
             yield without_effect("adapter_checkpointing", "on base: int4 backward computes such tensors again anyway")
-        yield from self._elastic_faults(method)
+        yield from elastic.faults(self.rank, self.elastic_ranks, self.method, sampled=self.changed("elastic_sampling"))
         if self.resolved_init != "random" and not method.low_rank:
             expected = f"init: random, because the update of {self.method} is not a low-rank product"
             yield Fault("init", expected, "write init: random", drop=("init",))
-
-    def _elastic_faults(self, method: adapters.Method) -> Iterator[Fault]:
-        if (ranks := self.elastic_ranks) is None:
-            return
-        if not method.low_rank:
-            yield without_effect("elastic_ranks", f"the update of {self.method} is not a low-rank product")
-        elif max(ranks) != self.rank or len(set(ranks)) < len(ranks):
-            expected = f"ranks that differ, the largest of them rank, {self.rank}"
-            yield Fault("elastic_ranks", expected, f"write rank: {max(ranks)}, and each rank once")
 
     def _amount_faults(self) -> Iterator[Fault]:
         lengths = tuple(name for name in ("epochs", "max_steps", "max_tokens") if getattr(self, name))
@@ -279,22 +287,3 @@ class Train(MethodSection, Mixing):
         for key in ("eval_steps", "keep"):
             if self.changed(key) and not self.eval_dataset:
                 yield without_effect(key, "there is no eval_dataset", "add eval_dataset: PATH")
-
-
-class Align(Train):
-    """pruned model -> <output_dir>/aligned: continual pre-training before the adapters, merged at once (LoRAM)"""
-
-    key: ClassVar[str] = "align"
-    method: Annotated[str, OneOf(adapters.METHODS)] = Field(
-        "full",
-        description="full trains every weight of the linears; lors and sqft, and lora for structured models, train"
-        " low-rank updates",
-    )
-
-    def faults(self) -> Iterator[Fault]:
-        """Those of a training, and a rank where the default method does not have one."""
-        if "rank" in self.model_fields_set and "method" not in self.model_fields_set:
-            expected = "method with rank: left out it is full, which does not have a rank and takes far more memory"
-            yield Fault("method", expected, "add method: lors, or leave rank out")
-        else:
-            yield from super().faults()

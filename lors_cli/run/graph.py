@@ -147,7 +147,7 @@ class Graph:
             made = os.path.abspath(stage.output(self.config.output_dir))
             if os.path.abspath(path.expanduser()) == made and self.will_make(name, reader):
                 return self._output(reader, name, key)
-        if not key.endswith(".adapter"):
+        if not key.endswith(layout.ADAPTERS):
             # prune checks shapes before it fetches more; only what measures reads packed models
             path = source.resolve(text, key, weights=reader != "prune", packed=reader == "eval")
         return Input(path, path, grid=quantized_files.grid_of(path))

@@ -37,6 +37,8 @@ class Stage:
         return Path(directory) / self.folder
 
 
+# How keys end that name an adapter.
+ADAPTERS = (".adapter", ".resume_from")
 STAGES = {
     stage.name: stage
     for stage in (
@@ -64,7 +66,12 @@ STAGES = {
         Stage(
             "train",
             folder="adapter",
-            reads={"pruned": ("train.input", "quantize", "align", "prune"), "teacher": ("train.distill.teacher",)},
+            reads={
+                "pruned": ("train.input", "quantize", "align", "prune"),
+                "teacher": ("train.distill.teacher",),
+                "adapter": ("train.adapter",),
+                "resume_from": ("train.resume_from",),
+            },
             shared=True,
             less_memory="train.micro_batch_size or sequence_length, or set train.merge_cache: off,"
             " gradient_checkpointing: true or base: packed (lora: nf4)",

@@ -32,6 +32,7 @@ BY_CONTENT: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data_dir",): ("task_files",),
     ("distill", "teacher"): (),
 }
+LENGTHS = ("max_steps", "max_tokens", "epochs")  # of a training
 GENERAL = ("seed", "dtype")  # settings of the whole config; null in a section means these
 EXACT_BASES = ("dense", "packed")  # forms of the frozen weights that are the same numbers
 
@@ -102,15 +103,19 @@ def _each(found: list[Any]) -> list[Any]:
     return [entry for one in found for entry in (one if isinstance(one, list) else [one])]
 
 
-def differences(stage: str, old: dict[str, Any], new: dict[str, Any], made: str) -> list[Problem]:
-    """What differs between the `old` request and the `new` one; `made` says what came of the old one."""
+def differences(stage: str, old: dict[str, Any], new: dict[str, Any], made: str, further: str = "") -> list[Problem]:
+    """What differs between the `old` request and the `new` one.
+
+    `made` says what came of the old one, and `further` how it is trained further, where another length may mean that.
+    """
+    again = "--force makes it again; another output_dir keeps both"
     before, now = manifest.flat(old), manifest.flat(new)
     return [
         Problem(
             f"{stage}: {key.removeprefix('settings.')}",
             f"{now.get(key)!r}, as asked now",
             f"{before.get(key)!r}, with which {made}",
-            "--force makes it again; another output_dir keeps both",
+            further if further and key.removeprefix("settings.") in LENGTHS else again,
         )
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)

@@ -1,23 +1,26 @@
 """``lors train``: pruned model -> <output_dir>/adapter."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from lors_cli.adapters.int4_linear import MOST_BITS
+from lors_cli.artifacts import adapter_file
 from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
-from lors_cli.models import codes, linears, load
+from lors_cli.models import codes, effort, linears, load
 from lors_cli.models.codes import Coded
+from lors_cli.models.effort import Effort
 from lors_cli.models.weights import open_weights
-from lors_cli.quantization.packed import MOST_BITS
 from lors_cli.run import request
 from lors_cli.run.facts import Trained
 from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job, Trains
-from lors_cli.stages import common
+from lors_cli.stages import common, starting
 from lors_cli.training import reading
-from lors_cli.training.prepare import check
+from lors_cli.training.prepare import Training, check
 from lors_cli.training.prepare import prepare as prepare_training
 from lors_cli.training.train import train
 
@@ -43,14 +46,32 @@ def job(config: Config, section: Train, graph: Graph) -> Generator[None, None, J
     teacher = graph.input(section.key, "teacher") if section.distill else None
     coded = _coded(config, section, model, skeleton)
     learnt_from = _teacher(config, section, skeleton, teacher)
-    training = prepare_training(config, section, skeleton, model.like, teacher=learnt_from, coded=coded)
+    settings = {**request.settings(config, section), "data": reading.identities(section)}
+    for key in ("adapter", "resume_from"):  # they are inputs, which count by their content
+        settings.pop(key)
+    begins = starting.beginning(config, section, graph, skeleton, settings)
+    training = prepare_training(
+        config, section, skeleton, model.like, teacher=learnt_from, coded=coded, beginning=begins
+    )
+
+    def work(partial: Path) -> Trained:
+        if begins and model.maker:  # which has made it by now
+            content = adapter_file.load(begins.path, begins.key)
+            starting.check_model(begins.key, begins.path, content, model, skeleton)
+        return Trained(**train(training, model.path, teacher.path if teacher else None, partial))
+
     return Job(
         stage=section.key,
-        inputs={"pruned": model.path, **({"teacher": teacher.path} if teacher else {})},
-        settings={**request.settings(config, section), "data": reading.identities(section)},
+        inputs={
+            "pruned": model.path,
+            **({"teacher": teacher.path} if teacher else {}),
+            **({begins.key.rpartition(".")[2]: begins.path} if begins else {}),
+        },
+        settings=settings,
         config=config,
-        work=lambda partial: Trained(**train(training, model.path, teacher.path if teacher else None, partial)),
+        work=work,
         plan=training.plan(),
+        effort=_effort(training, skeleton),
         resumable=True,
         trains=Trains(
             numbers=training.needs.trained,
@@ -58,6 +79,22 @@ def job(config: Config, section: Train, graph: Graph) -> Generator[None, None, J
             steps=training.batching.steps,
             shape=skeleton.config,
         ),
+    )
+
+
+def _effort(training: Training, skeleton: PreTrainedModel) -> Effort:
+    section, steps = training.section, training.batching.steps
+    samples = steps * section.samples_per_step
+    held = len(training.data.held_out) * section.sequence_length * max(steps // (section.eval_steps or steps), 1)
+    return effort.trained(
+        skeleton,
+        training.dtype,
+        samples * section.sequence_length,
+        samples // section.samples_per_forward,
+        training.needs.trained,
+        recompute=section.gradient_checkpointing,
+        whole=section.method == "full",
+        held=held,
     )
 
 

@@ -13,6 +13,7 @@ from lors_cli.adapters.vectors import train_vectors
 from lors_cli.config.train import Train
 from lors_cli.models import load, structure, vectors
 from lors_cli.models.linears import decoder, find_blocks
+from lors_cli.models.undrawn import Undrawn
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,13 @@ def saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str) -> 
     size = (section.samples_per_forward, section.sequence_length)
     try:
         with FakeTensorMode():
-            model = type(skeleton)._from_config(skeleton.config, dtype=load.DTYPES[dtype])
+            with Undrawn():
+                model = type(skeleton)._from_config(skeleton.config, dtype=load.DTYPES[dtype])
             if smaller := structure.of(skeleton):
                 structure.shrink(model, smaller)
             # adapters on codes compute again what would be of a weight's size
             again: dict[str, Any] = {"adapter_checkpointing": True} if section.base == "int4" else {}
-            replace_linears(model, names, section.adapter, rank=section.rank, alpha=section.alpha, **again)
+            replace_linears(model, names, section.computed.adapter, rank=section.rank, alpha=section.alpha, **again)
             train_vectors(model, vectors.find(model, section.also, names, section.key))
             model.train()
             whole = _saved_by_forward(model, size)

@@ -36,21 +36,25 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Batching:
-    """How many steps there are, samples in a step over all processes, and samples in a forward pass of one process."""
+    """How many steps there are, samples in a step over all processes, and samples in a forward pass of one process.
+
+    `before` are the samples of earlier trainings that this one goes on from: its own come after them.
+    """
 
     steps: int
     per_step: int
     per_forward: int
+    before: int = 0
 
     @classmethod
-    def of(cls, section: Train, steps: int) -> "Batching":
+    def of(cls, section: Train, steps: int, before: int = 0) -> "Batching":
         """That of a section.
 
         Raises:
             RequestError: the processes cannot share the steps evenly.
 
         """
-        batching = cls(steps, section.samples_per_step, section.samples_per_forward)
+        batching = cls(steps, section.samples_per_step, section.samples_per_forward, before)
         if batching.per_step % (batching.per_forward * processes.count()):
             raise request_error(
                 f"{section.key}.micro_batch_size",
@@ -93,7 +97,7 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
         self.given, self.tokens = first, 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        order = self._samples.starting_at(self.given * self._batching.per_step, self._state)
+        order = self._samples.starting_at(self._position(self.given), self._state)
         while self.given < self._batching.steps:
             try:
                 step = list(islice(order, self._batching.per_step))
@@ -107,4 +111,7 @@ class Batches(IterableDataset):  # type: ignore[type-arg]
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the samples of the steps from `step` on are found, as JSON."""
-        return self._samples.state(step * self._batching.per_step)
+        return self._samples.state(self._position(step))
+
+    def _position(self, step: int) -> int:
+        return self._batching.before + step * self._batching.per_step

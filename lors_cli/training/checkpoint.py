@@ -90,14 +90,9 @@ class Checkpoints:
             return
         with publish.written_aside(target) as aside:
             save_adapters(self.adapters, aside)
-            named, moments = self._tensors(), optimizer.state
-            steps = {float(moments[tensor]["step"]) for tensor in named.values()}
-            adapter_file.write_tensors(
-                {name: {moment: moments[tensor][moment] for moment in MOMENTS} for name, tensor in named.items()},
-                aside / OPTIMIZER,
-            )
+            step = self.save_optimizer(optimizer, aside)
             state.save_to_json(str(aside / STATE))
-            own = {"best": self.best, "optimizer_step": steps.pop(), "scheduler": scheduler.state_dict()}
+            own = {"best": self.best, "optimizer_step": step, "scheduler": scheduler.state_dict()}
             files.write_json(aside / TRAINING, {**facts, **own})
             sealed.seal(aside, self._owner, target.name)
         kept, bests = numbered(self.directory), numbered(self.directory, BEST)
@@ -106,6 +101,20 @@ class Checkpoints:
         needed = {max((best for best in bests if best <= step), default=None) for step in kept}
         for path in [*needless, *(bests[step] for step in bests.keys() - needed)]:
             shutil.rmtree(path, ignore_errors=True)
+
+    def save_optimizer(self, optimizer: Any, directory: Path) -> float:
+        """Write AdamW's moments into `directory`; its step."""
+        named, state = self._tensors(), optimizer.state
+        moments = {name: {moment: state[tensor][moment] for moment in MOMENTS} for name, tensor in named.items()}
+        adapter_file.write_tensors(moments, directory / OPTIMIZER)
+        return {float(state[tensor]["step"]) for tensor in named.values()}.pop()
+
+    def load_optimizer(self, optimizer: Any, directory: Path, step: float) -> None:
+        """Give AdamW the moments in `directory`, and its step."""
+        saved = adapter_file.read_tensors(directory / OPTIMIZER)
+        for name, tensor in self._tensors().items():
+            moments = {moment: saved[name][moment].to(tensor.device) for moment in MOMENTS}
+            optimizer.state[tensor] = {"step": torch.tensor(step, dtype=torch.float32, device=tensor.device), **moments}
 
     def latest(self) -> Path | None:
         """The latest checkpoint that is whole; of several processes the first looks. Damaged ones are put aside."""
@@ -142,11 +151,7 @@ class Checkpoints:
     def restore(self, checkpoint: Path, optimizer: Any, scheduler: Any) -> dict[str, Any]:
         """Bring optimiser and schedule back to where they were; the facts that `save` was given."""
         facts = _facts(checkpoint)
-        saved = adapter_file.read_tensors(checkpoint / OPTIMIZER)
-        for name, tensor in self._tensors().items():
-            step = torch.tensor(facts["optimizer_step"], dtype=torch.float32, device=tensor.device)
-            moments = {moment: saved[name][moment].to(tensor.device) for moment in MOMENTS}
-            optimizer.state[tensor] = {"step": step, **moments}
+        self.load_optimizer(optimizer, checkpoint, facts["optimizer_step"])
         scheduler.load_state_dict(facts["scheduler"])
         for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate

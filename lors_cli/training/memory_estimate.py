@@ -62,7 +62,9 @@ class Needs:
         sizes = [shapes[name] for name in names]
         options = section.options().arguments()
         trained = sum(
-            math.prod(shape) for s in sizes for shape in section.adapter.trained(*s, section.rank, **options).values()
+            math.prod(shape)
+            for s in sizes
+            for shape in section.computed.adapter.trained(*s, section.rank, **options).values()
         )
         also = vectors.find(skeleton, section.also, names, f"{section.key}.also")
         beside = sum(vector.numel() for vector in also.values())

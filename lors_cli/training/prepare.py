@@ -17,6 +17,7 @@ from lors_cli.models.codes import Coded
 from lors_cli.models.device import pick_device
 from lors_cli.training import documents, reading, rehearsal
 from lors_cli.training.batches import Batching
+from lors_cli.training.beginning import Beginning
 from lors_cli.training.memory_estimate import Needs
 from lors_cli.training.reading import Data
 from lors_cli.training.sharding import is_sharded
@@ -38,6 +39,7 @@ class Training:
         needs: bytes, estimated.
         packing_tried: whether it is known that packed documents do not see each other, or nothing is packed.
         coded: the codes of a quantised model that are kept as such.
+        beginning: the adapter that it starts from, if there is one.
 
     """
 
@@ -52,6 +54,7 @@ class Training:
     needs: Needs
     packing_tried: bool = True
     coded: Coded | None = None
+    beginning: Beginning | None = None
 
     def plan(self) -> list[str]:
         """What a dry run says about it."""
@@ -63,6 +66,7 @@ class Training:
         return [
             f"{way}, {rank}at most {len(self.names)} linears, {self.needs.trained:,} trainable parameters{also}",
             f"{reading.summary(self.data)}, {self.batching.per_step} a step{shared}, {self.batching.steps} steps",
+            *(self.beginning.lines() if self.beginning else ()),
             *self.needs.lines(section),
             *reading.findings(self.data),
         ]
@@ -91,6 +95,7 @@ def prepare(
     *,
     teacher: Any = None,
     coded: Coded | None = None,
+    beginning: Beginning | None = None,
 ) -> Training:
     """Check a training that passed `check` against the shapes of its model, the data and this machine.
 
@@ -101,6 +106,7 @@ def prepare(
         tokenizer: a directory that has the model's.
         teacher: the model to learn from without its weights, if there is one.
         coded: the codes of a quantised model that are kept as such.
+        beginning: the adapter that it starts from, if there is one.
 
     Raises:
         RequestError: it cannot be carried out.
@@ -114,12 +120,15 @@ def prepare(
         rehearsal.check(skeleton, section, names)
     if section.option("quantization_aware") and coded and section.target_modules:
         targets.check_coded(names, coded.names, f"{section.key}.target_modules")
+    if beginning and section.target_modules:
+        beginning.check_targets(names)
     needs = Needs.of(skeleton, section, names, dtype, device, teacher=teacher, sharded=sharded, coded=coded)
     needs.check(section, dtype, device)
     load.load_tokenizer(tokenizer, skeleton, trust_remote_code=config.trust_remote_code)  # fits the model
-    data, steps = reading.read(config, section, tokenizer)
-    batching = Batching.of(section, steps)
-    return Training(config, section, names, dtype, device, sharded, data, batching, needs, tried, coded)
+    before = beginning.samples if beginning else 0
+    data, steps = reading.read(config, section, tokenizer, before)
+    batching = Batching.of(section, steps, before)
+    return Training(config, section, names, dtype, device, sharded, data, batching, needs, tried, coded, beginning)
 
 
 def _device(config: Config) -> torch.device:
@@ -135,7 +144,7 @@ def _targets(skeleton: Any, section: Train) -> list[str]:
     shapes = linears.shapes(skeleton, asked=section.target_modules or ())
     names = linears.select(list(shapes), section.target_modules, f"{section.key}.target_modules")
     sizes = {name: shapes[name] for name in names}
-    targets.check_rank(section.adapter, section.rank, sizes, f"{section.key}.rank")
+    targets.check_rank(section.computed.adapter, section.rank, sizes, f"{section.key}.rank")
     return names
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from lors_cli.config.mixture import TrainingDataset
 from lors_cli.config.schema import Config
 from lors_cli.config.train import Train
-from lors_cli.data import instructions, preview
+from lors_cli.data import instructions, once, preview
 from lors_cli.data.example import Ends, Example
 from lors_cli.data.instructions import Rules
 from lors_cli.data.mixed import Mixed, Part, seed_of, shares
@@ -106,13 +106,14 @@ def check(section: Train) -> None:
         )
 
 
-def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
+def read(config: Config, section: Train, directory: Path, before: int = 0) -> tuple[Data, int]:
     """The data and the number of optimiser steps; of a stream nothing is read yet.
 
     Args:
         config: of the experiment.
         section: its train section.
         directory: one that has the tokenizer.
+        before: samples of earlier trainings, after which this one goes on.
 
     Raises:
         RequestError: rows cannot be used, or are fewer than asked for.
@@ -126,14 +127,18 @@ def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
     facts: dict[str, Any] = {}
 
     def examples(name: str) -> list[Example]:
-        read, facts[name] = instructions.examples(
+        source, length, kind, read_by = (
             _source(section, name),
-            tokenizer,
             section.sequence_length,
             _datasets(section)[name].format,
-            packing=section.packing,
-            overlong=section.overlong,
-            rules=rules[name],
+            rules[name],
+        )
+        how = section.packing, section.overlong, read_by.ends, read_by.ignore, read_by.learn_prompt
+        read, facts[name] = once.read(
+            ("examples", source, directory, length, kind, how),
+            lambda: instructions.examples(
+                source, tokenizer, length, kind, packing=section.packing, overlong=section.overlong, rules=read_by
+            ),
         )
         return read
 
@@ -165,15 +170,15 @@ def read(config: Config, section: Train, directory: Path) -> tuple[Data, int]:
         train = Mixed(parts)
     else:
         train = samples("dataset", config.seed)
-    length = steps.count(section, train)
-    return Data(train, sources, held_out, facts, int(padding), shown, _plan(section, train, length)), length
+    length = steps.count(section, train, before)
+    return Data(train, sources, held_out, facts, int(padding), shown, _plan(section, train, length, before)), length
 
 
-def _plan(section: Train, train: Held | Streamed | Mixed, length: int) -> list[str]:
+def _plan(section: Train, train: Held | Streamed | Mixed, length: int, before: int) -> list[str]:
     """How many samples each source of a mixture will give."""
     if not isinstance(train, Mixed):
         return []
-    samples, lines = length * section.samples_per_step, []
+    samples, lines = before + length * section.samples_per_step, []
     exact = shares(section.weights)
     for name, part, share, ends in zip(section.sources, train.parts, exact, steps.drawn(train, samples), strict=True):
         count = " or ".join(map(str, sorted(set(ends))))

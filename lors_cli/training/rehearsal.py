@@ -69,7 +69,7 @@ def _problem(model: Any, section: Train, places: Collection[str]) -> str | None:
     """What goes wrong in a training step with adapters at these places of the blocks; they are attached to `model`."""
     every = linears.all_linears(model, asked=places)
     chosen = [full for full in every if _place(full) in places]
-    attached = replace_linears(model, chosen, section.adapter, rank=1, alpha=1)
+    attached = replace_linears(model, chosen, section.computed.adapter, rank=1, alpha=1)
     called: set[str] = set()
     for full, adapter in attached.items():
         place = _place(full)

@@ -52,7 +52,7 @@ def model_and_adapters(
     attached = replace_linears(
         model,
         names,
-        section.adapter,
+        section.computed.adapter,
         base=section.base,
         dense=head(model),
         rank=section.rank,

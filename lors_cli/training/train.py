@@ -66,6 +66,9 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
         skeleton = load.skeleton(directory, trust_remote_code=trust, quantized=True)
         rehearsal.check(skeleton, section, names)
     model, attached, also, made_on = setup.model_and_adapters(training, directory, teacher, names)
+    if training.beginning:
+        training.beginning.check_targets(names, also)
+        log.info("%s: %s", section.key, training.beginning.lines()[0])
     if also:
         places = Counter(".".join(name.split(".")[-2:]) for name in also)
         counts = ", ".join(f"{count} x {place}" for place, count in places.items())
@@ -80,7 +83,10 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     else:
         if (partial / LOG).exists():
             log.info("%s: there is no checkpoint to go on from; the training begins again", section.key)
-        _start(training, model, attached, also)
+        if training.beginning:
+            training.beginning.place(attached, also)
+        else:
+            _start(training, model, attached, also)
     facts = _run(training, model, attached, also, checkpoints, resume, partial)
     for line in reading.drawn(data):
         log.info("%s.%s", section.key, line)
@@ -91,7 +97,8 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
         **facts,
         "data": reading.recorded(data),
         "train_dtype": training.dtype,
-        "init": section.resolved_init,
+        "init": section.starts_from[0] if section.starts_from else section.resolved_init,
+        **(training.beginning.facts() if training.beginning else {}),
         "linears": len(names),
         **({"also": list(also)} if also else {}),
         "estimated_bytes": training.needs.total,
@@ -165,7 +172,9 @@ def _run(
             held_out=own_share(held_out),
             cache=cache,
             elastic_ranks=section.elastic_ranks,
+            sandwich=section.elastic_sampling == "sandwich",
             checkpoints=checkpoints,
+            beginning=training.beginning,
             device=training.device,
             sharded=training.sharded,
             model=model,
@@ -186,6 +195,8 @@ def _run(
             f" kept. Go on with {section.key}.repeat=true, which starts the data again, or ask for less with --force"
         )
     checkpoints.take_best()
+    kept = section.save_optimizer and processes.rank() == 0
+    optimizer = {"optimizer_step": checkpoints.save_optimizer(trainer.optimizer, partial)} if kept else {}
     losses, held_out_losses = (
         [line[key] for line in trainer.state.log_history if key in line] for key in ("loss", "eval_loss")
     )
@@ -203,6 +214,7 @@ def _run(
         "tokens_per_second": round(trainer.tokens / max(outcome.metrics["train_runtime"], 1e-9), 1),
         "processes": processes.count(),
         "trainer": trainer.in_force,
+        **optimizer,
         **cache.facts(),
     }
 

@@ -17,6 +17,7 @@ from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.vectors import Trained, Vector
 from lors_cli.errors import request_error
 from lors_cli.training.batches import Batches
+from lors_cli.training.beginning import Beginning
 from lors_cli.training.checkpoint import Checkpoints, load_adapters
 from lors_cli.training.effective_cache import TrainingCache
 
@@ -35,12 +36,15 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         held_out: micro-batches of this process for a held-out loss; every process has as many.
         cache: is told of micro-batches and steps.
         elastic_ranks: of which each step draws one for each adapter, if there are any.
+        sandwich: whether two of three steps take the largest and the smallest of these instead.
         checkpoints: writes and reads them.
+        beginning: the adapter that it starts from, if there is one.
         device: where this process computes, as the config says.
         sharded: whether FSDP2 holds the frozen weights; the adapters' gradients are then added up here.
         options: of Trainer; `model` gives a loss and takes num_items_in_batch.
 
     Attributes:
+        steps_before: of the earlier trainings that it goes on from.
         trained: adapters and vectors.
         step_inputs: the micro-batches of the step at hand.
         finite: whether all of its losses were finite so far, on the device.
@@ -61,18 +65,21 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         held_out: list[dict[str, Tensor]],
         cache: TrainingCache,
         elastic_ranks: Sequence[int] | None,
+        sandwich: bool,
         checkpoints: Checkpoints,
+        beginning: Beginning | None,
         device: torch.device,
         sharded: bool,
         **options: Any,
     ) -> None:
         # Trainer asks for data sets where it only needs to know that there are some
         super().__init__(train_dataset=batches, eval_dataset=held_out or None, **options)
-        self.adapters, self.elastic_ranks = adapters, elastic_ranks
+        self.adapters, self.elastic_ranks, self.sandwich = adapters, elastic_ranks, sandwich
         self.trained: dict[str, Trained] = {**adapters, **vectors}
         self.vectors, self.vector_rate = vectors, vector_rate
         self.batches, self.held_out = batches, held_out
         self.cache, self.checkpoints, self.sharded = cache, checkpoints, sharded
+        self.beginning, self.steps_before = beginning, beginning.steps if beginning else 0
         self.step_inputs: list[dict[str, Tensor]] = []
         self.finite: Tensor | None = None
         self.tokens_before, self.started = 0, time.monotonic()
@@ -132,6 +139,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             self._tr_loss += kept["pending"][here] if same else sum(kept["pending"]) / len(kept["pending"])
             self._total_loss_scalar, self._globalstep_last_logged = kept["total"], kept["logged"]
             self._initial_global_step = 0
+        elif (start := self.beginning) and start.optimizer_step is not None:
+            self.checkpoints.load_optimizer(self.optimizer, start.path, start.optimizer_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, at the end with the time of the whole training."""

@@ -34,7 +34,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, trainer: AdapterTrainer, log_file: Path, section: str, advance: Callable[[str], None], stop: Stop
+        self, trainer: AdapterTrainer, log_file: Path, section: str, advance: Callable[..., None], stop: Stop
     ) -> None:
         self.trainer, self.log_file, self.section = trainer, log_file, section
         self.advance, self.stop = advance, stop
@@ -74,11 +74,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # the random numbers of a step depend on nothing before it, so that a resumed run draws the same
-        torch.manual_seed(((args.seed * 1_000_003 + state.global_step) * 65_537 + processes.rank()) % 2**63)
+        step = self.trainer.steps_before + state.global_step
+        torch.manual_seed(((args.seed * 1_000_003 + step) * 65_537 + processes.rank()) % 2**63)
         self.trainer.step_inputs.clear()
-        self.trainer.cache.before_step(state.global_step)
+        self.trainer.cache.before_step(step)
         if ranks := self.trainer.elastic_ranks:
-            elastic.draw(self.trainer.adapters.values(), ranks, args.seed, state.global_step)
+            adapters, sandwich = self.trainer.adapters.values(), self.trainer.sandwich
+            elastic.draw(adapters, ranks, args.seed, step, sandwich=sandwich)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -112,8 +114,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         state.epoch = state.global_step / state.max_steps  # Trainer would begin again after a resumption
         seconds = max(time.monotonic() - self.trainer.started, 1e-9)
         speed = (self.trainer.tokens - self.tokens_before) / seconds
-        losses = "".join(f"{key} {loss:.4g}, " for key, loss in self.losses.items())
-        self.advance(f"{losses}{speed:.0f} tokens/s, peak {memory.peak() / 1e9:.2f} GB")
+        losses = (f"{key} {loss:.4g}" for key, loss in self.losses.items())
+        self.advance(*losses, f"{speed:.0f} tokens/s", f"peak {memory.peak() / 1e9:.2f} GB")
         if self.trainer.held_out and state.global_step == state.max_steps:
             control.should_evaluate = True  # the last adapter competes too
         if self.stop.asked():

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from lors_cli.config.align import Align
 from lors_cli.config.methods import complete
 from lors_cli.config.mixture import TrainingDataset
-from lors_cli.config.train import Align, Train
+from lors_cli.config.train import Train
 from lors_cli.data.example import Example
 from lors_cli.errors import RequestError
 from lors_cli.training.batches import Batches, Batching

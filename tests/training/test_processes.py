@@ -62,6 +62,7 @@ def test_two_processes_reach_the_losses_of_one(
     parallel: str,
     options: list[str],
 ) -> None:
+    options = [*options, "train.max_steps=10", "train.eval_steps=5"]
     lors("train", config, *options)
     alone, held_out, before = losses(tmp_path), losses(tmp_path, "eval_loss"), manifest(tmp_path)
     (tmp_path / "run/adapter").rename(tmp_path / "alone")
