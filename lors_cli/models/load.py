@@ -16,6 +16,7 @@ from lors_cli.artifacts.files import read_object
 from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.models import configs, remote_code, sentencepiece_model, sizes, source, structure
 from lors_cli.models.linears import NO_REMEDY
+from lors_cli.models.undrawn import Undrawn
 from lors_cli.models.weights import FLOATS, keep_wider, open_weights
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def skeleton(
             raise ValueError(f"dtype {tensors.dtype_name(stored_as)}, which is none of {', '.join(DTYPES)}")
         build = partial(AutoModelForCausalLM.from_config, config, dtype=stored_as, trust_remote_code=trust_remote_code)
         sizes.check_buffers(config.get_text_config(), directory, build)
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), Undrawn():
             model: PreTrainedModel = build()
         configs.check_use(model.config, directory)
         model.tie_weights()
@@ -250,10 +251,11 @@ def copy_config(
     *,
     trust_remote_code: bool = False,
     quantization: dict[str, Any] | None = None,
+    sizes: dict[str, int] | None = None,
 ) -> None:
     """Copy config.json with the form in which the weights of the (skeleton) `model` are now stored.
 
-    Of quantised weights `quantized_files.section` says the form, as `quantization`.
+    Of quantised weights `quantized_files.section` says the form, as `quantization`; `sizes` are those that changed.
     """
     public = companions.cleaned(read_object(source / "config.json"), trust_remote_code=trust_remote_code)
     content = model_files.as_stored(public)
@@ -263,6 +265,7 @@ def copy_config(
         content["tie_word_embeddings"] = False
     if quantization:
         content[quantized_files.KEY] = quantization
+    content |= sizes or {}
     (target / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 

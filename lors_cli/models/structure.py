@@ -2,11 +2,12 @@
 
 A group is a key/value head with its query heads. ``structure.json`` stands beside the weights; by it transformers' own
 classes are given smaller linears, so any part of lors that builds a model through `load` understands such a directory.
-Plain transformers refuses it, because the shapes differ.
+Plain transformers refuses it, because the shapes differ, unless config.json has the true sizes
+(`lors_cli.models.true_sizes`); ``structure.json`` then only says what was kept.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ class Structure:
     blocks: list[Kept]
     original: str
     parameters: int
+
+    @property
+    def alike(self) -> Sizes | None:
+        """What every block has kept, where all have kept as much; None where they differ."""
+        counts = {(len(block.groups), len(block.channels)) for block in self.blocks}
+        if len(counts) > 1:
+            return None
+        ((groups, channels),) = counts
+        return replace(self.sizes, groups=groups, channels=channels)
 
     def rows(self, module: str) -> Tensor | None:
         """The rows of the original that the linear `module` has kept; None where it has all."""
@@ -190,12 +200,18 @@ def _submodule(block: nn.Module, name: str) -> nn.Module | None:
 def shrink(model: Any, structure: Structure) -> None:
     """Give the blocks of a model of the original's shape linears of the kept size, with what is left of their numbers.
 
+    One that has the kept sizes by its config stays as it is.
+
     Raises:
         LorsError: the structure is of a model with other blocks.
 
     """
     prefix, blocks = find_blocks(model)
-    if len(blocks) != len(structure.blocks) or sizes(model, "model") != structure.sizes:
+    found = sizes(model, "model")
+    if len(blocks) == len(structure.blocks) and found == structure.alike:
+        model.lors_structure = structure
+        return
+    if len(blocks) != len(structure.blocks) or found != structure.sizes:
         raise LorsError(f"{NAME} belongs to another model than config.json: blocks differ in number or size")
     for number, block in enumerate(blocks):
         for place in PLACES:

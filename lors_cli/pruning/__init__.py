@@ -70,6 +70,12 @@ class StructuredOptions(Options):
     )
     keep_first: int = option(4, "how many blocks at the start stay whole", ge=0, le=10**4)
     keep_last: int = option(2, "how many blocks at the end stay whole", ge=0, le=10**4)
+    uniform: bool = option(
+        False,
+        "whether what keep_first and keep_last leave to the blocks between is spread evenly over all blocks: each"
+        " loses ratio x (blocks - keep_first - keep_last) / blocks, and plain transformers loads the model",
+        off=False,
+    )
 
 
 class TaylorOptions(StructuredOptions):

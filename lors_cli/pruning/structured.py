@@ -21,6 +21,11 @@ class Member:
     by_rows: bool
 
 
+def leaves_a_part(count: int, ratio: float) -> bool:
+    """Whether a ratio leaves at least one of `count` parts without being rounded."""
+    return count * (1 - ratio) + EPSILON >= 1
+
+
 # The published counts round down what goes of the groups, and what stays of the channels.
 def groups_left(count: int, ratio: float) -> int:
     """How many of `count` attention groups a ratio below 1 leaves: at least one, since what goes is rounded down."""

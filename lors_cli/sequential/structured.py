@@ -1,5 +1,6 @@
 """Structured pruning: how small the blocks of a model get, and which of their parts stay."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Reduction:
         """What the options do to a (skeleton) model with blocks of these sizes.
 
         Raises:
-            RequestError: no block is to be pruned.
+            RequestError: no block is to be pruned, or a uniform ratio leaves no part.
 
         """
         prefix, blocks = find_blocks(skeleton)
@@ -45,8 +46,12 @@ class Reduction:
         if not middle:
             got = f"{options.keep_first} and {options.keep_last} of {count} blocks kept whole"
             raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer blocks")
-        groups = structured.groups_left(sizes.groups, options.ratio)
-        channels = structured.channels_left(sizes.channels, options.ratio)
+        ratio = options.ratio
+        if options.uniform:
+            middle, ratio = range(count), ratio * len(middle) / count
+            _check_left(ratio, options.ratio, sizes)
+        groups = structured.groups_left(sizes.groups, ratio)
+        channels = structured.channels_left(sizes.channels, ratio)
         whole = Counts.of(skeleton)
         sample = Structure(sizes, [Kept(list(range(groups)), list(range(channels)))], "", 0)
         gone = {
@@ -73,6 +78,21 @@ class Reduction:
             f"{self.counts.summary()}; {len(self.middle)} of {self.blocks} blocks keep {self.groups} attention groups"
             f" and {self.channels} MLP channels"
         )
+
+
+def _check_left(ratio: float, asked: float, sizes: Sizes) -> None:
+    """Refuse a uniform `ratio`, of what was `asked`, by which a block would have no attention group or no MLP channel.
+
+    Raises:
+        RequestError: it would.
+
+    """
+    for what, count in (("attention group", sizes.groups), ("MLP channel", sizes.channels)):
+        if not structured.leaves_a_part(count, ratio):
+            most = math.floor((1 - 1 / count) * asked / ratio * 1000) / 1000
+            remedy = f"write prune.ratio: {most:g} or less, or uniform: false"
+            expected = f"a ratio that leaves each block at least one of {count} {what}s, with uniform: true"
+            raise request_error("prune.ratio", expected, f"{asked:g}, {ratio:g} of each block", remedy)
 
 
 def choose(

@@ -6,8 +6,10 @@ The files are read and written one tensor at a time; only a method that needs gr
 import logging
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from lors_cli import processes
 from lors_cli.artifacts import companions, digest
@@ -15,8 +17,9 @@ from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
-from lors_cli.models import linears, load, measure, source, structure
+from lors_cli.models import effort, linears, load, measure, source, structure, true_sizes
 from lors_cli.models.device import pick_device
+from lors_cli.models.effort import Effort
 from lors_cli.models.structure import Structure
 from lors_cli.models.weights import open_weights
 from lors_cli.pruning import STRUCTURED
@@ -28,6 +31,11 @@ from lors_cli.sequential.structured import Reduction, choose, options_for
 from lors_cli.stages import common
 
 log = logging.getLogger(__name__)
+
+LOADED = "the blocks are alike and config.json has their sizes: plain transformers loads the model"
+NOT_LOADED = (
+    "config.json cannot say what each block has: lors loads the model (lors_cli.api.load), plain transformers not"
+)
 
 
 def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, None, Job]:
@@ -71,13 +79,16 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         kept = choose(method, options, reduction, torch.Generator().manual_seed(config.seed), model, tokens)
         smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.counts.before)
         structure.write_weights(directory, partial, smaller, skeleton.dtype)
-        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code)
+        sizes = true_sizes.of(skeleton, smaller)
+        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code, sizes=sizes)
         companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
         facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", reduction.summary())
+        log.info("prune: %s", LOADED if sizes else NOT_LOADED)
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}
         parameters = {"before": reduction.counts.before, "after": reduction.counts.after}
-        return Pruned(**measured, parameters=parameters, reduction=reduction.counts.factor)
+        true: dict[str, Any] = {"config_sizes": sizes} if sizes else {}
+        return Pruned(**measured, parameters=parameters, reduction=reduction.counts.factor, **true)
 
     job = Job(
         stage="prune",
@@ -89,6 +100,18 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         },
         config=config,
         work=work,
-        plan=[f"{section.method}: {reduction.summary()}", f"trained {reduction.counts.summary_nf4()}"],
+        plan=[
+            f"{section.method}: {reduction.summary()}",
+            LOADED if true_sizes.of(skeleton, reduction.structure()) else NOT_LOADED,
+            f"trained {reduction.counts.summary_nf4()}",
+        ],
+        effort=_effort(skeleton, config.dtype, tokens, reduction),
     )
     return job
+
+
+def _effort(skeleton: PreTrainedModel, dtype: str, tokens: torch.Tensor | None, reduction: Reduction) -> Effort:
+    """A pass forward and back, where gradients tell what is removed; the weights are read, and a part is written."""
+    size = load.weight_bytes(skeleton, dtype)
+    passed = effort.forward(skeleton, tokens.numel() if tokens is not None else 0, head=True)
+    return Effort(flops=3 * passed, moved=3.0 * size, kept=size / reduction.counts.factor)
