@@ -13,13 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lors_cli import console
-from lors_cli.artifacts import companions, digest, locks, model_files, publish, quantized_files, tensors
+from lors_cli.artifacts import (
+    companions,
+    compressed_file,
+    digest,
+    locks,
+    model_files,
+    publish,
+    quantized_files,
+    tensors,
+)
+from lors_cli.artifacts.compressed_file import CompressedFile
 from lors_cli.artifacts.files import CARD, write_failed
 from lors_cli.artifacts.packed_file import PackedFile, pack_file
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
 from lors_cli.errors import LorsError, request_error
 from lors_cli.models import source
-from lors_cli.run import manifest, seal, tidy
+from lors_cli.run import manifest, seal, tidy, use
 from lors_cli.run.facts import Packed
 from lors_cli.run.job import verified_digest
 from lors_cli.run.manifest import Request
@@ -28,10 +38,17 @@ from lors_cli.sparsity import packed
 log = logging.getLogger(__name__)
 
 ORIGIN = "packed.lors.json"  # in a packed directory: the manifest of the model, if it had one
+ORIGIN_CARD = "packed.README.md"  # and its card
 
 
 def pack(
-    model: Path, output: Path, *, layout: str | None = None, trust_remote_code: bool = False, force: bool = False
+    model: Path,
+    output: Path,
+    *,
+    layout: str | None = None,
+    compress: bool = False,
+    trust_remote_code: bool = False,
+    force: bool = False,
 ) -> None:
     """Pack the model directory `model` into the directory `output`; every file is unpacked again and compared.
 
@@ -39,6 +56,7 @@ def pack(
         model: a model directory.
         output: a new directory.
         layout: "2:4" or "bitmask"; whichever is smaller for each weight if left out.
+        compress: whether what is packed is compressed too, to be kept and copied only.
         trust_remote_code: whether the model's code goes along; it is not run.
         force: replace what `output` holds.
 
@@ -60,17 +78,25 @@ def pack(
             target = partial / shard.name.replace(".safetensors", PACKED_SUFFIX)
             for kind, count in pack_file(shard, target, layout, grid).items():
                 counts[kind] = counts.get(kind, 0) + count
+            if compress:
+                smaller = partial / shard.name.replace(".safetensors", compressed_file.SUFFIX)
+                compressed_file.compress(target, smaller)
+                CompressedFile.open(smaller, "OUTPUT").restore(target)  # in its place: what was kept is proved below
             again = partial / shard.name
             PackedFile.open(target, "OUTPUT").unpack(again)  # compares the digest
             again.unlink()
+            if compress:
+                target.unlink()
             advance(shard.name)
-        _copy(others, partial)
+        _copy({name: path for name, path in others.items() if name != CARD}, partial)
+        _write_card(others.get(CARD), partial, compressed=compress)
         if (model / manifest.NAME).is_file():
             shutil.copyfile(model / manifest.NAME, partial / ORIGIN)
         measured = digest.of_files(dict(sorted({**others, **{shard.name: shard for shard in shards}}.items())))
         before, after = (sum(f.stat().st_size for f in d.glob("*.safetensors")) for d in (model, partial))
         facts = Packed(tensors=counts, bytes=after, unpacked_bytes=before)
-        request = Request(settings={"layout": layout}, inputs={"model": measured})
+        settings = {"layout": layout, **({"compress": True} if compress else {})}
+        request = Request(settings=settings, inputs={"model": measured})
         seal.write(partial, manifest.build(partial, "pack", request, facts, time.monotonic() - started))
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     log.info("pack: %.3f GB -> %.3f GB (%.3f), tensors: %s", before / 1e9, after / 1e9, after / before, kinds)
@@ -85,26 +111,41 @@ def unpack(directory: Path, output: Path, *, force: bool = False) -> None:
         LorsError: what came out is not what was packed.
 
     """
+    compressed = sorted(directory.glob(f"*{compressed_file.SUFFIX}"))
     files = sorted(directory.glob(f"*{PACKED_SUFFIX}"))
-    if not files:
+    if not files and not compressed:
         got = f"{directory}, which {'has none' if directory.is_dir() else 'does not exist'}"
         raise request_error("PACKED", f"a directory with *{PACKED_SUFFIX} files", got, "name one that `lors pack` made")
     opened = [PackedFile.open(path, "PACKED") for path in files]
+    smaller = [CompressedFile.open(path, "PACKED") for path in compressed]
     with _made(directory, output, force=force) as partial:
-        with console.progress("unpack: file", len(files)) as advance:
+        with console.progress("unpack: file", len(files) + len(compressed)) as advance:
             for file in opened:
                 file.unpack(partial / file.path.name.replace(PACKED_SUFFIX, ".safetensors"))
                 advance(file.path.name)
+            for one in smaller:
+                name = one.path.name.replace(compressed_file.SUFFIX, ".safetensors")
+                restored = partial / name.replace(".safetensors", PACKED_SUFFIX)
+                one.restore(restored)
+                PackedFile.open(restored, "PACKED").unpack(partial / name)
+                restored.unlink()
+                advance(one.path.name)
         packed_from = manifest.read(directory)
         known = packed_from if packed_from and not seal.damage(directory, packed_from) else None
         _copy(_others(directory), partial)
+        if (directory / ORIGIN_CARD).is_file():
+            shutil.copyfile(directory / ORIGIN_CARD, partial / CARD)
+        elif (directory / CARD).is_file():
+            made = [use.packed_card("", compressed=compressed) for compressed in (False, True)]
+            if (directory / CARD).read_text(encoding="utf-8") in made:
+                (partial / CARD).unlink()  # of a model without a card
         if (directory / ORIGIN).is_file():
             shutil.copyfile(directory / ORIGIN, partial / manifest.NAME)
         if known is None or verified_digest(partial) != known.inputs.get("model"):
             raise LorsError(
                 f"{directory} is damaged: a file is missing or was changed since it was packed; copy it again"
             )
-    log.info("unpack: %d files, each with the digest of the one that was packed", len(files))
+    log.info("unpack: %d files, each with the digest of the one that was packed", len(opened) + len(smaller))
     console.result(str(output))
 
 
@@ -141,7 +182,11 @@ def _others(directory: Path, *, code: bool = False) -> dict[str, Path]:
         return name in (CARD, model_files.INDEX) or companions.belongs(name, trust_remote_code=code)
 
     found = {n: p for n, p in model_files.files(directory).items() if p.suffix != model_files.WEIGHTS}
-    return {name: path for name, path in found.items() if name not in (manifest.NAME, ORIGIN) and goes_along(name)}
+    return {
+        name: path
+        for name, path in found.items()
+        if name not in (manifest.NAME, ORIGIN, ORIGIN_CARD) and goes_along(name)
+    }
 
 
 def _say_left(model: Path, taken: set[str]) -> None:
@@ -151,6 +196,14 @@ def _say_left(model: Path, taken: set[str]) -> None:
     if shown := [repr(name)[1:-1] for name in sorted(left) if not name.startswith((".", "__"))]:
         code = "; --trust-remote-code takes its code too" if any(name.endswith(".py") for name in shown) else ""
         log.warning("%s: left out, because it is not part of the model: %s%s", model, ", ".join(shown), code)
+
+
+def _write_card(of_model: Path | None, partial: Path, *, compressed: bool) -> None:
+    """Write the card of a packed model, and keep that of the model itself beside it."""
+    if of_model:
+        shutil.copyfile(of_model, partial / ORIGIN_CARD)
+    card = of_model.read_text(encoding="utf-8", errors="replace") if of_model else ""
+    (partial / CARD).write_text(use.packed_card(card, compressed=compressed), encoding="utf-8")
 
 
 def _copy(files: dict[str, Path], target: Path) -> None:

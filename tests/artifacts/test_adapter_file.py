@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
@@ -41,8 +42,11 @@ def test_a_lora_adapter_loads_in_plain_peft_with_our_logits(
 
 
 @pytest.mark.parametrize("method", ["lors", "sqft", "spp"])
-def test_plain_peft_refuses_the_masked_adapters(trained: Callable[[str], Path], method: str) -> None:
+def test_plain_peft_refuses_the_masked_adapters(
+    trained: Callable[[str], Path], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = trained(method)
+    monkeypatch.delitem(PEFT_TYPE_TO_CONFIG_MAPPING, method.upper(), raising=False)  # without lors_cli.peft
     base = AutoModelForCausalLM.from_pretrained(run / "pruned")
     with pytest.raises(Exception, match=method.upper()):
         PeftModel.from_pretrained(base, str(run / "adapter"))

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
-from lors_cli.artifacts import digest
+from lors_cli.artifacts import compressed_file, digest
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
+from lors_cli.cli import app
 from lors_cli.quantization.grid import Grid
 from tests import quantized
 
@@ -55,6 +56,35 @@ def test_every_byte_comes_back(
     assert "pattern" in json.loads(lors("inspect", again, "--json").stdout)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_compressed(lors: Lors, pruned: Callable[..., Path], tmp_path: Path, dtype: torch.dtype) -> None:
+    """Every byte comes back, of fewer; damage is named; and it does not pass for a model that runs."""
+    model, plain, packed, again = pruned("2:4", dtype), *(tmp_path / name for name in ("plain", "packed", "again"))
+    lors("pack", model, plain)
+    lors("pack", model, packed, "--compress")
+    assert sorted(path.name for path in packed.glob("*.safetensors")) == [f"model{compressed_file.SUFFIX}"]
+    assert "lors generate" not in (packed / "README.md").read_text()  # which does not run it
+    (one,), (other,) = (list(path.glob("*.safetensors")) for path in (packed, plain))
+    most = 0.75 if dtype == torch.bfloat16 else 0.95
+    assert one.stat().st_size < most * other.stat().st_size
+    lors("unpack", packed, again)
+    assert files(again) == files(model)
+    for command in (["inspect", packed], ["generate", packed, "--prompt", "a"], ["pack", packed, tmp_path / "twice"]):
+        assert "lors unpack" in " ".join(lors(*command, status=2).stderr.split())
+    whole = one.read_bytes()
+    for place in (20, 300, len(whole) // 2, len(whole) - 10):
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        one.write_bytes(damaged)
+        result = CliRunner().invoke(app, ["unpack", str(packed), str(tmp_path / "damaged")])
+        assert result.exit_code in (1, 2)
+        assert one.name in " ".join(result.stderr.split())
+        assert "Traceback" not in result.stderr
+    one.write_bytes(whole[:-100])
+    lors("unpack", packed, tmp_path / "damaged", status=2)
+    assert not (tmp_path / "damaged").exists()
+
+
 def test_the_weights_take_nine_sixteenths(lors: Lors, pruned: Callable[..., Path], tmp_path: Path) -> None:
     model = pruned("2:4")
     lors("pack", model)
@@ -79,8 +109,16 @@ def test_several_shards_and_a_model_that_lors_did_not_make(
     tensors[name][:, ::2] = -0.0  # kept, because its bytes are not zero
     save_file(tensors, shards[0], metadata={"format": "pt", "note": "kept"})
     lors("pack", model, tmp_path / "packed")
+    card = (tmp_path / "packed/README.md").read_text()
+    assert "by others" in card
+    assert "lors unpack DIRECTORY OUTPUT" in card
     lors("unpack", tmp_path / "packed", tmp_path / "again")
     assert files(tmp_path / "again") == files(model)
+    (model / "README.md").unlink()
+    lors("pack", model, tmp_path / "bare")
+    assert "lors_cli.load(" in (tmp_path / "bare/README.md").read_text()
+    lors("unpack", tmp_path / "bare", tmp_path / "without")
+    assert not (tmp_path / "without/README.md").exists()
     assert not (tmp_path / "again/lors.json").exists()
 
 
