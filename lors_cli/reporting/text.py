@@ -1,12 +1,11 @@
-"""The report for people: in a terminal, as Markdown and as a table for a paper; and numbers as people read them."""
+"""The report for people: as Markdown, for a file, and as a table for a paper; and numbers as people read them."""
 
-import io
 import math
 import re
 from html import escape
 
 from lors_cli.console import markdown_table
-from lors_cli.reporting import notes
+from lors_cli.reporting import notes, samples
 from lors_cli.reporting.columns import ACCURACY, AVERAGE, OTHER, PERPLEXITY
 from lors_cli.reporting.lines import COSTS, RECOVERY
 from lors_cli.reporting.table import Cell, Entry, Group, Heading, Table
@@ -130,6 +129,10 @@ def markdown(table: Table) -> str:
     parts = [markdown_table(header, rows), "\n".join(lines)]
     if left := notes.left_out(table):
         parts.append("\n".join(["Left out:", "", *(f"- {_for_markdown(text)}" for text in left)]))
+    for asked in samples.of(table):
+        answers = [f"- {_for_markdown(name)}: {_for_markdown(said)}" for name, said in asked.answers]
+        head = f"{_for_markdown(asked.model)}, {_for_markdown(asked.how)}: {_for_markdown(asked.prompt)}"
+        parts += [head, "\n".join(answers)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,49 +142,12 @@ def _for_markdown(text: str) -> str:
 
 def plain(table: Table) -> str:
     """For a file or a pipe: one table, however wide."""
-    header, groups = _lines(table)
-    return f"{markdown_table(header, [cells for group in groups for cells in group])}\n\n{_below(table)}"
+    header, groups = cells(table)
+    return f"{markdown_table(header, [cells for group in groups for cells in group])}\n\n{below(table)}"
 
 
-def terminal(table: Table, width: int) -> str:
-    """For people: as many tables of `width` characters as the columns need, each with the names of the lines."""
-    from rich.cells import cell_len
-
-    header, groups = _lines(table)
-    every = [header, *(cells for group in groups for cells in group)]
-    widths = [max(cell_len(cells[place]) for cells in every) + 3 for place in range(len(header))]
-    named = sum(widths[: len(FIRST)])
-    parts: list[list[int]] = [[]]
-    for place in range(len(FIRST), len(header)):
-        if parts[-1] and named + sum(widths[column] for column in parts[-1]) + widths[place] > width:
-            parts.append([])
-        parts[-1].append(place)
-    drawn = [_drawn([*range(len(FIRST)), *part], header, groups, width) for part in parts]
-    return "\n\n".join([*drawn, _below(table)])
-
-
-def _drawn(places: list[int], header: list[str], groups: list[list[list[str]]], width: int) -> str:
-    """Some of the columns as a rich table."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place in places:
-        drawn.add_column(Text(header[place]), justify="left" if place < len(FIRST) else "right", overflow="fold")
-    for group in groups:
-        for cells in group:
-            # text, not markup: a name may hold brackets
-            drawn.add_row(*(Text(cells[p], "bold" if cells[p].endswith(notes.BEST) else "") for p in places))
-        drawn.add_section()
-    stream = io.StringIO()
-    Console(file=stream, force_terminal=True, width=width).print(drawn)
-    return stream.getvalue().rstrip()
-
-
-def _lines(table: Table) -> tuple[list[str], list[list[list[str]]]]:
-    """The header, and the cells of each line of each group."""
+def cells(table: Table) -> tuple[list[str], list[list[list[str]]]]:
+    """The header of all columns, and the cells of each line of each group."""
     groups = [
         [[*first, *map(marked, entry.cells)] for entry, first in zip(group.entries, firsts, strict=True)]
         for group, firsts in zip(table.groups, first_cells(table.groups), strict=True)
@@ -189,7 +155,8 @@ def _lines(table: Table) -> tuple[list[str], list[list[list[str]]]]:
     return [*FIRST, *map(heading, table.headings)], groups
 
 
-def _below(table: Table) -> str:
+def below(table: Table) -> str:
+    """The notes, and what is left out."""
     lines = [f"[{mark}] {text}" if mark else text for mark, text in notes.of(table)]
     if left := notes.left_out(table):
         lines += ["", "Left out:", *(f"- {text}" for text in left)]

@@ -141,7 +141,7 @@ class Pruning(Rewriting):
         return {"linears": facts, "tuning": tuning}
 
     def _solve(self, prefix: str, targeted: dict[str, nn.Linear], inputs: list[Input]) -> Facts:
-        self.loop.say(f"pruning {', '.join(name for shared in inputs for name in shared.linears)}")
+        self.loop.say("pruning", (name for shared in inputs for name in shared.linears))
         facts, rounded = prune_linears.prune(targeted, prefix, inputs, self.recipe)
         self._rounded |= rounded
         for name, fact in facts.items():

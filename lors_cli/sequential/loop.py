@@ -78,14 +78,13 @@ class BlockLoop:
             log.info("%s: going on at block %d of %d", phase, first + 1, len(self.blocks))
         self._enter(first)
         self._started, self._tokens = time.monotonic(), 0
-        label = f"{phase}: block"
         with (
             gracefully("SIGTERM: stopping after this block") as stop,
-            console.progress(phase, steps * len(self.blocks), first * steps) as bar,
+            console.progress(phase, steps * len(self.blocks), first * steps, counted=False) as bar,
         ):
             for index in range(first, len(self.blocks)):
                 self._index, self._bar, self._steps = index, bar, 0
-                self.say(label)
+                self.say("")
                 with self.blocks.loaded(index) as block:
                     facts = visit(index, block)
                 turned = self._states.turn() if self._states and index + 1 < len(self.blocks) else {}
@@ -95,7 +94,7 @@ class BlockLoop:
                 states = {window: own for part in processes.everyone(turned) for window, own in part.items()}
                 self.record.add(phase, facts, states, written)
                 processes.wait()  # and it does before the file of the states before it is written to
-                bar(self._detail(label), steps=steps - self._steps)
+                bar(*self._detail(""), steps=steps - self._steps)
                 if stop.asked() and index + 1 < len(self.blocks):
                     log.warning("%s: stopped by SIGTERM after block %d of %d", phase, index + 1, len(self.blocks))
                     raise KeyboardInterrupt
@@ -238,13 +237,14 @@ class BlockLoop:
         """One window passes through the block."""
         self._tokens += self.windows[next(iter(self.windows))].numel()
         self._steps += 1
-        self._bar(self._detail(what))
+        self._bar(*self._detail(what))
 
-    def say(self, what: str) -> None:
-        """Show what is being done."""
-        self._bar(self._detail(what), steps=0)
+    def say(self, what: str, linears: Iterable[str] = ()) -> None:
+        """Show what is being done, and with which linears of the block, by the last part of their names."""
+        places = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linears))
+        self._bar(*self._detail(what), places, steps=0)
 
-    def _detail(self, what: str) -> str:
+    def _detail(self, what: str) -> tuple[str, ...]:
         rate = self._tokens / max(time.monotonic() - self._started, 1e-9)
-        speed = f", {rate:,.0f} tokens/s" if self._tokens else ""
-        return f"(block {self._index + 1} of {len(self.blocks)}, {what}{speed})"
+        speed = f"{rate:,.0f} tokens/s" if self._tokens else ""
+        return f"block {self._index + 1} of {len(self.blocks)}", what, speed

@@ -67,7 +67,7 @@ class Quantizing(Rewriting):
             inputs = self.loop.gather(targeted, block, [str(self.rounding.method.statistic)])
         else:
             inputs = [Input([name], {}, torch.empty(0, 0)) for name in targeted]
-        self.loop.say(f"rounding {', '.join(targeted)}")
+        self.loop.say("rounding", targeted)
         quantized, facts = quantize(targeted, prefix, inputs, self.rounding)
         if self.tokens is not None:
             self.loop.advance(block)

@@ -1,10 +1,11 @@
 """What is in a model or adapter directory, measured from its files, one tensor in memory at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers.core_model_loading import dot_natural_key
 
 from lors_cli.artifacts import adapter_file, packed_model, tensors
 from lors_cli.console import markdown_table
@@ -13,6 +14,8 @@ from lors_cli.models import measure, source
 from lors_cli.run import manifest, places, tidy
 from lors_cli.run.job import verified_digest
 from lors_cli.sparsity import mask
+
+MOST = 3  # different values in a cell
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -67,9 +70,78 @@ def inspect_adapter(directory: Path) -> dict[str, Any]:
     }
 
 
-def render(facts: dict[str, Any]) -> str:
-    """The facts as a table for people, and the paths of the plots that were drawn."""
-    return "\n\n".join([_table(facts), *(["\n".join(facts["plots"])] if "plots" in facts else [])])
+def render(facts: dict[str, Any], *, modules: bool = False) -> str:
+    """The facts for people, and the paths of the plots that were drawn.
+
+    Args:
+        facts: as `inspect` gives them.
+        modules: whether each linear has a row; else those of the same place in their blocks share one.
+
+    """
+    header, rows = (_rows if modules else _places)(facts)
+    parts = [_head(facts), markdown_table(header, rows), *(["\n".join(facts["plots"])] if "plots" in facts else [])]
+    return "\n\n".join(parts)
+
+
+def _rows(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """A row for each linear, block 2 before block 10."""
+    named = list(facts["modules"].items())
+    if facts["kind"] == "adapter":  # whose file has them in the order of the letters
+        named.sort(key=lambda pair: dot_natural_key(pair[0]))
+        rows = [[name, ", ".join(f"{n} {tuple(t['shape'])}" for n, t in one.items())] for name, one in named]
+        rows += [[name, f"value {tuple(t['shape'])}"] for name, t in facts.get("also", {}).items()]
+        return ["linear", "tensors"], rows
+    return ["linear", "shape", "dtype", "sparsity", "pattern"], [
+        [name, _shape(one), _stored(one), f"{one['sparsity']:.4f}", one["pattern"]] for name, one in named
+    ]
+
+
+def _places(facts: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """A row for the linears of the same place in their blocks."""
+    places = manifest.by_place(facts["modules"])
+    if facts["kind"] == "adapter":
+        rows = [
+            [place, str(len(every)), ", ".join(f"{name} {_some(_tuples(every, name))}" for name in every[0])]
+            for place, every in places.items()
+        ]
+        beside: dict[str, list[dict[str, Any]]] = {}
+        for name, one in facts.get("also", {}).items():
+            beside.setdefault(".".join(name.split(".")[-2:]), []).append(one)
+        rows += [
+            [name, str(len(every)), f"value {_some([tuple(t['shape']) for t in every])}"]
+            for name, every in beside.items()
+        ]
+        return ["place", "linears", "tensors"], rows
+    return ["place", "linears", "shape", "dtype", "sparsity", "pattern"], [
+        [
+            place,
+            str(len(every)),
+            _some(map(_shape, every)),
+            _some(map(_stored, every)),
+            _range([one["sparsity"] for one in every]),
+            _some(one["pattern"] for one in every),
+        ]
+        for place, every in places.items()
+    ]
+
+
+def _tuples(every: list[dict[str, Any]], name: str) -> list[tuple[int, ...]]:
+    return [tuple(named[name]["shape"]) for named in every if name in named]
+
+
+def _shape(linear: dict[str, Any]) -> str:
+    return "x".join(map(str, linear["shape"]))
+
+
+def _range(values: list[float]) -> str:
+    least, most = f"{min(values):.4f}", f"{max(values):.4f}"
+    return least if least == most else f"{least} to {most}"
+
+
+def _some(values: Iterable[Any]) -> str:
+    """The different ones, or how many they are."""
+    different = list(dict.fromkeys(map(str, values)))
+    return ", ".join(different) if len(different) <= MOST else f"{len(different)} kinds"
 
 
 def _grid(facts: dict[str, Any]) -> str:
@@ -92,7 +164,7 @@ def _described(named: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     return {name: {"shape": list(t.shape), "dtype": tensors.dtype_name(t.dtype)} for name, t in named.items()}
 
 
-def _table(facts: dict[str, Any]) -> str:
+def _head(facts: dict[str, Any]) -> str:
     provenance = facts["provenance"]
     made = f"made by lors {provenance['stage']}, {provenance['created']}" if provenance else f"no {manifest.NAME}"
     head = f"{facts['path']}: {facts['kind']}, {facts['bytes'] / 1e6:.1f} MB, {made}"
@@ -102,12 +174,7 @@ def _table(facts: dict[str, Any]) -> str:
             what += (
                 f"\nfor `lors merge` alone: the update of {facts['mask_kept']:.4f} of the weights (recover.mask: kept)"
             )
-        rows = [
-            [m, ", ".join(f"{n} {tuple(t['shape'])}" for n, t in named.items())]
-            for m, named in facts["modules"].items()
-        ]
-        rows += [[name, f"value {tuple(t['shape'])}"] for name, t in facts.get("also", {}).items()]
-        return f"{head}\n{what}\n\n{markdown_table(['linear', 'tensors'], rows)}"
+        return f"{head}\n{what}"
     what = f"linears of the blocks: sparsity {facts['sparsity']:.4f}, {facts['pattern']}, {facts['zeros']:,} zeros"
     if found := facts.get("packed"):
         kinds = ", ".join(f"{count} {kind}" for kind, count in found["tensors"].items() if count)
@@ -116,8 +183,4 @@ def _table(facts: dict[str, Any]) -> str:
         what += f"\n{_grid(facts)}"
     if facts["not_finite"]:
         what += f"\nNaN or infinity in {', '.join(facts['not_finite'])}"
-    rows = [
-        [name, "x".join(map(str, m["shape"])), _stored(m), f"{m['sparsity']:.4f}", m["pattern"]]
-        for name, m in facts["modules"].items()
-    ]
-    return f"{head}\n{what}\n\n{markdown_table(['linear', 'shape', 'dtype', 'sparsity', 'pattern'], rows)}"
+    return f"{head}\n{what}"

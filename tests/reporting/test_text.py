@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lors_cli.reporting import export, text
+from lors_cli.reporting import export, terminal, text
 from lors_cli.reporting.table import Table
 from lors_cli.tools.report import collect
 
@@ -24,22 +24,12 @@ def test_markdown_is_one_table_with_bold_and_notes(runs: Path) -> None:
 def test_names_cannot_break_out_of_a_row_or_act_on_a_terminal(evil: Table) -> None:
     for shown in (text.markdown(evil), text.plain(evil), export.as_csv(evil), text.latex(evil)):
         assert "\x1b" not in shown
-    assert "\x1b[31m" not in text.terminal(evil, 120)
+    assert "\x1b[31m" not in terminal.render(evil, 120)
     table = [line for line in text.markdown(evil).splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
     assert "<script" not in text.markdown(evil)
     rows = list(csv.reader(io.StringIO(export.as_csv(evil))))
     assert len({len(row) for row in rows}) == 1
-
-
-def test_a_wide_terminal_table_is_cut_into_several_with_the_names_in_each(runs: Path) -> None:
-    table = collect([runs])
-    plain = re.sub("\x1b\\[[0-9;]*m", "", text.terminal(table, 80))
-    drawn = plain[: plain.index("*:")].splitlines()
-    assert all(len(line) <= 80 for line in drawn)
-    assert sum("wanda + spp r=16" in line for line in drawn) >= 3
-    for heading in table.headings:
-        assert heading.name in plain
 
 
 def test_latex_braces_and_columns_add_up(runs: Path, evil: Table) -> None:
