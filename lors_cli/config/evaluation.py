@@ -23,7 +23,7 @@ from lors_cli.config.fields import (
 )
 from lors_cli.data import formats
 from lors_cli.evaluation import items
-from lors_cli.evaluation.presets import PRESETS
+from lors_cli.evaluation.presets import PRESETS, SAMPLES
 from lors_cli.options import OneOf
 
 
@@ -77,9 +77,21 @@ class NamedPerplexity(Perplexity):
     )
 
 
+class Samples(Section):
+    """Prompts that every model answers greedily, side by side in results.md, results.json and the report."""
+
+    PROSE = frozenset({"prompts"})
+    prompts: Annotated[list[str], Field(min_length=1)] = Field(
+        list(SAMPLES),
+        description="texts; each is a user's turn for a tokenizer with a chat template, and a beginning for others",
+    )
+    max_new_tokens: Count = Field(64, description="tokens of an answer, at most")
+
+
 class Eval(Section):
     """dense, pruned, aligned, tuned or merged models -> <output_dir>/eval"""
 
+    PROSE = frozenset({"system"})
     models: Annotated[list[str], Field(min_length=1)] = Field(
         ["dense", "pruned", "merged"],
         description="what is measured: dense (always first), pruned, aligned, tuned (the pruned model with its"
@@ -112,6 +124,15 @@ class Eval(Section):
     data_dir: PathText | None = Field(
         None, description="the directory to which the data_files of these tasks are relative; task_dir if left out"
     )
+    samples: Samples | None = Field(
+        None, description="what the models say to a few prompts; {} asks five that come with lors, none if left out"
+    )
+    chat_template: bool = Field(
+        False,
+        description="whether the prompts of tasks are turns in the chat template of the tokenizer, as lm-eval's"
+        " apply_chat_template puts them",
+    )
+    system: str | None = Field(None, description="with chat_template: what the system says first, in tasks and samples")
     limit: Count | None = Field(None, description="how many items of each task are measured at most; all if left out")
     batch_size: BatchSize | Literal["auto"] = Field(
         "auto", description="how many prompts lm-eval answers at once; auto finds what fits into memory"
@@ -135,8 +156,8 @@ class Eval(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Eval":
-        if self.perplexity is None and not self.tasks and not self.preset:
-            expected = "perplexity, preset or tasks; without them there is nothing to measure"
+        if self.perplexity is None and not self.tasks and not self.preset and self.samples is None:
+            expected = "perplexity, preset, tasks or samples; without them there is nothing to measure"
             raise wrong("", expected, "add perplexity: {dataset: ...}, preset: NAME or tasks: [NAME, ...]")
         return self
 
@@ -148,7 +169,13 @@ class Eval(Section):
         return {"": self.perplexity} if self.perplexity else {}
 
     def faults(self) -> Iterator[Fault]:
-        """Perplexities whose names are one for some file systems."""
+        """Perplexities whose names are one for some file systems, and chat templates that nothing uses."""
+        if self.chat_template and not self.tasks and not self.preset:
+            reason = "it is about the prompts of tasks, of which there are none; samples use a chat template anyway"
+            yield without_effect("chat_template", reason, "add tasks, or leave it out")
+        if self.system is not None and not self.chat_template and (self.tasks or self.preset or not self.samples):
+            reason = "tasks have no turns without chat_template: true"
+            yield without_effect("system", reason, "set chat_template: true, or leave it out")
         names = [one.name.casefold() for one in self.perplexity] if isinstance(self.perplexity, list) else []
         for number, name in enumerate(names):
             if name in names[:number]:

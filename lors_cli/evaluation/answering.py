@@ -6,6 +6,8 @@ the model has too few positions for them, and answers that were cut because the 
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from lors_cli import processes
+from lors_cli import console, processes
 from lors_cli.errors import UnmeasurableError
+from lors_cli.evaluation.generating import Finite
 from lors_cli.evaluation.perplexity import NOT_FINITE
 
 CPU_BATCH_SIZE = 8
@@ -24,6 +27,10 @@ CPU_LOGITS = 2**29  # numbers, 2 GiB in float32, at once for a batch of prompts 
 TYPICAL_LENGTH = 1024
 
 ItemKey = tuple[str, int]  # a task and the number of an item of it
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass
@@ -34,12 +41,14 @@ class Watch:
         truncated: the items whose prompt was cut.
         unfinished: the items with an answer that was cut.
         generating: the tasks whose answers are texts.
+        advance: called for each answer.
 
     """
 
     truncated: set[ItemKey] = field(default_factory=set)
     unfinished: set[ItemKey] = field(default_factory=set)
     generating: set[str] = field(default_factory=set)
+    advance: Callable[..., None] = _nothing
     _items: dict[tuple[str, ...], set[ItemKey]] = field(default_factory=lambda: defaultdict(set))
 
     def expect(self, requests: list[Any]) -> None:
@@ -64,6 +73,7 @@ class Watch:
 
     def add_partial(self, _kind: str, request: Any, answer: Any) -> None:
         """Look at an answer: a log-likelihood, one with a flag, or a text."""
+        self.advance()
         score = answer[0] if isinstance(answer, tuple) else answer
         if not isinstance(score, str) and not math.isfinite(score):
             self.fail(f"the log-likelihood is {score}; {NOT_FINITE}", *_texts(request))
@@ -79,8 +89,11 @@ class SharedModel(HFLM):  # type: ignore[misc]
     lm-eval shares items out itself, but takes a model in memory for the only one.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, label: str = "eval"
+    ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=64)
+        self._label = label
         self._rank, self._world_size = processes.rank(), processes.count()
         self._contexts: list[str] = []  # of the batch that is being answered
         self.watch = self.cache_hook = Watch()
@@ -113,7 +126,8 @@ class SharedModel(HFLM):  # type: ignore[misc]
         for request in requests:
             if not any(request.args):
                 self.watch.fail("there is no text to score", *request.args)
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        with self._progress(requests):
+            answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -121,14 +135,28 @@ class SharedModel(HFLM):  # type: ignore[misc]
         self.watch.expect(requests)
         if not any(request.args[0] for request in requests):
             self.watch.fail("there is no text to score", *requests[0].args)
-        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        with self._progress(requests):
+            answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
         return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """The continuations that the model writes."""
         self.watch.expect(requests)
-        answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        with self._progress(requests):
+            answers: list[str] = super().generate_until(requests, disable_tqdm=True)
         return answers
+
+    @contextmanager
+    def _progress(self, requests: list[Any]) -> Iterator[None]:
+        """Show how many of the requests are answered, in the place of lm-eval's own bar."""
+        tasks = ", ".join(dict.fromkeys(str(request.task_name) for request in requests))
+        with console.progress(self._label, len(requests)) as advance:
+            advance(tasks, steps=0)
+            self.watch.advance = advance
+            try:
+                yield
+            finally:
+                self.watch.advance = _nothing
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **options: Any) -> list[tuple[float, bool]]:
         for texts, context, continuation in requests:
@@ -158,7 +186,7 @@ class SharedModel(HFLM):  # type: ignore[misc]
         return tokens, mask
 
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
-        checked = LogitsProcessorList([_Finite(self.watch, self._contexts)])
+        checked = LogitsProcessorList([Finite(self._not_finite)])
         made: Tensor = super()._model_generate(context, max_length, stop, logits_processor=checked, **options)
         ends = self.model.generation_config.eos_token_id
         ends = {self.eot_token_id, *(ends if isinstance(ends, list) else [ends])}
@@ -174,36 +202,28 @@ class SharedModel(HFLM):  # type: ignore[misc]
                 self.watch.unfinished |= items
         return made
 
-
-class _Finite(LogitsProcessor):
-    """Not a processor: a look at the logits of each token that is generated."""
-
-    def __init__(self, watch: Watch, contexts: list[str]) -> None:
-        self.watch, self.contexts = watch, contexts
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # -inf is what masks a token; where all are masked nothing is left to choose
-        bad = scores.isnan().any(1) | scores.isposinf().any(1) | scores.isneginf().all(1)
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0]) * len(self.contexts) // len(scores)  # several beams for each
-            self.watch.fail(f"the logits of an answer are not finite; {NOT_FINITE}", self.contexts[row])
-        return scores
+    def _not_finite(self, row: int, rows: int) -> None:
+        context = self._contexts[row * len(self._contexts) // rows]  # several beams for each
+        self.watch.fail(f"the logits of an answer are not finite; {NOT_FINITE}", context)
 
 
-def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str) -> SharedModel:
+def in_memory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, label: str = "eval"
+) -> SharedModel:
     """A transformers model for `Harness`.
 
     Args:
         model: in memory, on its device.
         tokenizer: its tokenizer.
         batch_size: prompts at once; "auto" takes what a GPU has room for, and on a CPU what should fit.
+        label: what the progress is called.
 
     """
     if batch_size == "auto" and model.device.type == "cpu":
         # lm-eval searches by running out of memory, which no CPU does in good time
         vocabulary = model.config.get_text_config().vocab_size
         batch_size = min(max(CPU_LOGITS // (vocabulary * TYPICAL_LENGTH), 1), CPU_BATCH_SIZE)
-    return SharedModel(model, tokenizer, batch_size)
+    return SharedModel(model, tokenizer, batch_size, label)
 
 
 def by_vllm(directory: Path, dtype: str, seed: int, batch_size: int | str, *, trust_remote_code: bool) -> Any:

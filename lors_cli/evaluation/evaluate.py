@@ -3,6 +3,7 @@
 import gc
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lors_cli.errors import LorsError, UnmeasurableError
 from lors_cli.evaluation import items, metrics, table
 from lors_cli.evaluation.judged import Rows, Text
 from lors_cli.evaluation.perplexity import of_losses, sample_losses
+from lors_cli.evaluation.samples import Samples
 from lors_cli.models import load, measure
 from lors_cli.models.packed import load_packed
 
@@ -32,7 +34,8 @@ class Request:
     `models` are directories of models or adapters by the names that the results give them. `weights` are the same
     models, but for an adapter the model that it was trained for. `benchmarks` is what
     `lors_cli.evaluation.benchmarks.load` gives, None where they are not asked for. `texts` are what perplexity is
-    measured on by the names of the perplexities; the only one has none. The other values are those of the config.
+    measured on by the names of the perplexities; the only one has none. `samples` are prompts to answer. The other
+    values are those of the config.
     """
 
     models: dict[str, Path]
@@ -47,6 +50,9 @@ class Request:
     batch_size: int | str
     limit: int | None
     allow_code_execution: bool | str
+    samples: Samples | None = None
+    chat_template: bool = False
+    system: str | None = None
 
 
 class Evaluation:
@@ -129,6 +135,10 @@ class Evaluation:
         measured["sparsity"] = weights["sparsity"]
         model = self._load(name, path) if self._is_needed(measured) else None
         self._perplexity(name, model, measured)
+        if self.request.samples and self._samples_left(measured):
+            tokenizer = load.load_tokenizer(path, trust_remote_code=self.request.trust_remote_code)
+            measured["samples"] = self.request.samples.answers(name, model, tokenizer)
+            self._keep()
         if self.request.backend == "vllm":
             model = None
             gc.collect()
@@ -148,7 +158,11 @@ class Evaluation:
     def _is_needed(self, measured: dict[str, Any]) -> bool:
         """Whether something is still to be measured with the model in memory."""
         tasks = self.request.backend == "transformers" and bool(self._left(measured))
-        return tasks or bool(self._texts_left(measured))
+        return tasks or bool(self._texts_left(measured)) or self._samples_left(measured)
+
+    def _samples_left(self, measured: dict[str, Any]) -> bool:
+        """Whether the model is still to be asked for samples."""
+        return self.request.samples is not None and "samples" not in measured
 
     def _load(self, name: str, path: Path) -> Any:
         request = self.request
@@ -175,7 +189,9 @@ class Evaluation:
         path, trust = self.request.weights[name], self.request.trust_remote_code
         for part, text in self._texts_left(measured).items():
             samples, facts = text.samples(load.load_tokenizer(path, trust_remote_code=trust), path)
-            losses, counts = sample_losses(model, samples), [sample.counted for sample in samples]
+            with console.progress(f"eval: {name}", len(samples[:: processes.count()])) as advance:
+                losses = sample_losses(model, samples, partial(advance, metrics.called(part)))
+            counts = [sample.counted for sample in samples]
             found = {**of_losses(losses, counts), **facts}
             longest = max(len(sample.ids) for sample in samples)
             if (positions := load.positions(model)) and longest > positions:
@@ -207,9 +223,12 @@ class Evaluation:
                 language_model = answering.by_vllm(path, request.dtype, request.seed, size, trust_remote_code=trust)
             else:
                 tokenizer = load.load_tokenizer(path, trust_remote_code=trust)
-                language_model = answering.in_memory(model, tokenizer, request.batch_size)
+                language_model = answering.in_memory(model, tokenizer, request.batch_size, f"eval: {name}")
         manager, run_code = request.benchmarks.manager, bool(request.allow_code_execution)
-        asking = harness.Harness(manager, language_model, request.limit, run_code=run_code)
+        chat = {"apply_chat_template": request.chat_template, "system_instruction": request.system}
+        asking = harness.Harness(
+            manager, language_model, request.limit, run_code=run_code, chat=chat if request.chat_template else {}
+        )
         for asked in left:
             with console.third_party_output(), request.benchmarks.rendering():
                 metrics, samples = asking.run(asked)
@@ -230,6 +249,7 @@ class Evaluation:
             "path": str(self.request.models[name].absolute()),
             **({"digest": model_digest} if model_digest else {}),
             **{key: measured[key] for key in ("sparsity", "perplexity", "perplexities", "items") if key in measured},
+            **({"samples": measured["samples"]} if "samples" in measured else {}),
             "tasks": tasks,
             **({"average": average} if average is not None else {}),
         }

@@ -2,12 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from types import MappingProxyType
 from typing import Any
+from unittest.mock import patch
 
 import lm_eval
 import torch
+from lm_eval import evaluator
 from lm_eval.api.metrics import nanmean
 from lm_eval.tasks import TaskManager
 
@@ -20,6 +23,8 @@ from lors_cli.evaluation.metrics import headline
 from lors_cli.evaluation.task_check import NO_METRIC, drew_themselves, may_draw_itself
 
 HASH_LENGTH = 16  # hexadecimal digits, of the 64 that a hash has
+# After each task lm-eval asks pip, compilers and drivers for their versions, for seconds; the manifest has what counts.
+NO_SURVEY = patch.object(evaluator, "add_env_info", lambda _storage: None, create=True)
 
 Item = dict[str, Any]
 
@@ -32,11 +37,21 @@ class Harness:
         language_model: what answers; as `in_memory` or `by_vllm` give it.
         limit: items of each task.
         run_code: whether tasks may run what the model writes.
+        chat: what lm-eval is given of chat templates: "apply_chat_template" and "system_instruction".
 
     """
 
-    def __init__(self, manager: TaskManager, language_model: Any, limit: int | None, *, run_code: bool) -> None:
+    def __init__(
+        self,
+        manager: TaskManager,
+        language_model: Any,
+        limit: int | None,
+        *,
+        run_code: bool,
+        chat: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._manager, self._model, self._limit, self._run_code = manager, language_model, limit, run_code
+        self._chat = chat
 
     def run(self, asked: Asked) -> tuple[dict[str, Any], dict[str, list[Item]]]:
         """Ask the items of a task or a group; of several processes each asks its share.
@@ -52,7 +67,7 @@ class Harness:
 
         """
         try:
-            with code_execution.permitted() if self._run_code else nullcontext():
+            with code_execution.permitted() if self._run_code else nullcontext(), NO_SURVEY:
                 outcome = lm_eval.simple_evaluate(
                     model=self._model,
                     tasks=asked.objects,
@@ -60,6 +75,7 @@ class Harness:
                     limit=self._limit,
                     log_samples=True,
                     confirm_run_unsafe_code=self._run_code,
+                    **self._chat,
                 )
         except (torch.OutOfMemoryError, LorsError):
             raise

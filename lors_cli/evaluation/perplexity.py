@@ -8,6 +8,7 @@ Of rows every counted token weighs alike, whatever row it is in.
 import math
 import statistics
 import sys
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
@@ -24,8 +25,12 @@ LOGITS_PER_FORWARD = 2**26  # numbers; in float32 and with their copies in the l
 
 
 @torch.no_grad()
-def sample_losses(model: PreTrainedModel, samples: list[Sample]) -> list[float]:
+def sample_losses(
+    model: PreTrainedModel, samples: list[Sample], advance: Callable[..., None] = lambda **_: None
+) -> list[float]:
     """The summed loss in nats of each sample's counted tokens; several processes share the work.
+
+    `advance` is called with ``steps``, how many more of this process's samples were measured.
 
     Raises:
         UnmeasurableError: the model's loss is not finite.
@@ -47,6 +52,7 @@ def sample_losses(model: PreTrainedModel, samples: list[Sample]) -> list[float]:
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
         losses = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none", ignore_index=IGNORED)
         ours += losses.view(len(part), -1).double().sum(1).tolist()
+        advance(steps=len(part))
     shares = processes.everyone(ours)
     losses_of_all = [0.0] * len(samples)
     for place, number in enumerate(order):

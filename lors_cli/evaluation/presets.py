@@ -32,3 +32,12 @@ PRESETS: dict[str, tuple[Benchmark, ...]] = {
     ),
     "mmlu": _accuracies(5, "mmlu"),
 }
+
+# A fact, arithmetic, an instruction, a text to go on with, and code.
+SAMPLES = (
+    "What is the capital of France?",
+    "What is 17 + 25?",
+    "Give three tips for staying healthy.",
+    "Once upon a time, there was a little girl who",
+    "Write a Python function that returns the largest number of a list.",
+)

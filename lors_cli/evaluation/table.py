@@ -1,5 +1,6 @@
 """The results of one evaluation as a Markdown table."""
 
+import textwrap
 from typing import Any
 
 from lors_cli import console
@@ -17,6 +18,8 @@ from lors_cli.evaluation.metrics import (
 )
 
 UNKNOWN = "—"
+CUT_OFF, LINE_END = " …", " ⏎ "
+SAMPLES_WIDTH = 74  # columns, which with the indentation of a block fit a terminal
 CUT = " †"  # marks numbers with prompts or answers that were cut
 
 
@@ -69,7 +72,40 @@ def render(results: dict[str, Any]) -> str:
         for part, one in perplexities(entry).items():
             lines += [f"{name}: {called(part)} {said}." for said in filter(None, (too_long(one), dropped(one)))]
         lines += [f"{CUT.strip()} {name}: {task} {cut}." for task in tasks if (cut := cuts(entry["tasks"][task]))]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_samples(results)]) + "\n"
+
+
+def _samples(results: dict[str, Any]) -> list[str]:
+    """What the models say, in a block of text that Markdown leaves as it is."""
+    said = {name: entry["samples"] for name, entry in results["models"].items() if entry.get("samples")}
+    if not said:
+        return []
+    most = results["settings"]["samples"]["max_new_tokens"]
+    width = max(map(len, said)) + 2
+    lines = [
+        "",
+        f"What they say, taking the most probable tokens, at most {most} ({CUT_OFF.strip()}: cut off there):",
+        "",
+    ]
+    for number, first in enumerate(next(iter(said.values()))):
+        lines += _filled(f"{number + 1}. ", 3, first["prompt"])
+        for name, answers in said.items():
+            one = answers[number]
+            lines += _filled(f"   {name}:".ljust(width + 3), width + 3, one["text"] + ("" if one["ended"] else CUT_OFF))
+        lines.append("")
+    return [*lines[:3], *(f"    {line}".rstrip() for line in lines[3:-1])]
+
+
+def _filled(head: str, indent: int, text: str) -> list[str]:
+    """A text on lines of a terminal's width, the end of a line and what cannot be printed made visible."""
+    shown = visible(text)
+    return textwrap.wrap(head + shown, SAMPLES_WIDTH, subsequent_indent=" " * indent)
+
+
+def visible(text: str) -> str:
+    """A text in one line: the ends of its lines as a sign, and what cannot be printed as Python writes it."""
+    text = text.replace("\n", LINE_END)
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _conditions(task: str, entry: dict[str, Any]) -> str:

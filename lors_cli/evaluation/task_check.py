@@ -20,6 +20,7 @@ BY_LENGTH = {"acc_norm", "acc_bytes"}  # metrics that divide by the length of a 
 OF_CHOICES = {"acc", *BY_LENGTH}  # metrics that tell the best one of several choices
 NO_METRIC = "bypass"  # lm-eval's, which gives 999 whatever the answers
 DEFAULT_ANSWER_TOKENS = 256  # of lm-eval
+LETTERS = 4  # in a token, about
 
 
 def of_task(task: Any, limit: int | None) -> Iterator[Problem]:
@@ -150,3 +151,15 @@ def of_model(task: Any, name: str, model: PreTrainedModel, tokenizer: PreTrained
             wanted = f"answers shorter than the {positions} positions of {name}"
             remedy = "leave the task out, or lower max_gen_toks in a copy of its file in eval.task_dir"
             yield Problem(TASKS, wanted, f"{task.task_name}, with answers of up to {longest} tokens", remedy)
+
+
+def tokens(task: Any, limit: int | None) -> tuple[int, int]:
+    """About how many tokens a model reads for a task, and writes at most: as the item does that was looked at."""
+    count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+    requests = [request.args for request in task.instances or ()]
+    letters = sum(len(part) for arguments in requests for part in arguments if isinstance(part, str))
+    written = 0
+    if task.OUTPUT_TYPE == "generate_until":
+        longest = normalize_gen_kwargs(task.config.generation_kwargs or {}, DEFAULT_ANSWER_TOKENS)["max_gen_toks"]
+        written = longest * len(requests)
+    return count * letters // LETTERS, count * written

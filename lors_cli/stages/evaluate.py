@@ -2,7 +2,9 @@
 
 import importlib.util
 import logging
+import operator
 from collections.abc import Generator
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.packed_model import is_packed
 from lors_cli.config.evaluation import Eval, Perplexity
 from lors_cli.config.schema import Config
+from lors_cli.data import once
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.evaluation.evaluate import Evaluation, Request
 from lors_cli.evaluation.judged import Rows, Text
-from lors_cli.models import load
+from lors_cli.evaluation.samples import Samples, without_template
+from lors_cli.models import effort, load
 from lors_cli.models.device import pick_device
+from lors_cli.models.effort import Effort
 from lors_cli.run import belongs, environment, request
 from lors_cli.run.facts import Evaluated
 from lors_cli.run.graph import Graph, Input
@@ -62,14 +67,24 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     wholes = {name: graph.input("train", "pruned") if name == "tuned" else model for name, model in read.items()}
     models, weights = ({name: model.path for name, model in kind.items()} for kind in (read, wholes))
     skeletons = {}
+    counted = 0
+    samples = (
+        None
+        if section.samples is None
+        else Samples(tuple(section.samples.prompts), section.samples.max_new_tokens, section.system)
+    )
     for name, model in wholes.items():
         skeletons[name] = model.skeleton(config, quantized=True)
         tokenizer = load.load_tokenizer(model.like, skeletons[name], trust_remote_code=config.trust_remote_code)
         for text in texts.values():
-            text.samples(tokenizer, model.like)
+            judged, _ = once.read(("samples", text, model.like), partial(text.samples, tokenizer, model.like))
+            counted = max(counted, sum(len(one.ids) for one in judged))
             key = text.source.key.removesuffix(".dataset")
             load.warn_of_length(skeletons[name], text.length, f"{key}.sequence_length")
         problems += _of_model(name, skeletons[name], tokenizer, asked)
+        problems += samples.problems(name, skeletons[name], tokenizer) if samples else []
+        if section.chat_template and tokenizer.chat_template is None:
+            problems.append(without_template("eval.chat_template", name))
     if problems:
         raise RequestError(*problems)
     if "tuned" in read and not read["tuned"].maker and not wholes["tuned"].maker:
@@ -85,7 +100,10 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         device=device,
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
-        **section.model_dump(include={"backend", "batch_size", "limit", "allow_code_execution"}),
+        samples=samples,
+        **section.model_dump(
+            include={"backend", "batch_size", "limit", "allow_code_execution", "chat_template", "system"}
+        ),
     )
     job = Job(
         stage="eval",
@@ -101,11 +119,32 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         plan=[
             f"{', '.join(models)}, one at a time",
             *([f"tasks: {', '.join(one.name for one in asked.asked)}"] if asked else []),
+            *(
+                [f"samples: {len(samples.prompts)} prompts, answers of at most {samples.max_new_tokens} tokens"]
+                if samples
+                else []
+            ),
             f"memory: weights {largest / 1e9:.2f} GB, logits 1 GB",
         ],
         resumable=True,
+        effort=reduce(operator.add, (_effort(one, config.dtype, evaluation, counted) for one in skeletons.values())),
     )
     return job
+
+
+def _effort(skeleton: PreTrainedModel, dtype: str, evaluation: Request, counted: int) -> Effort:
+    """What it takes to measure one model on `counted` tokens of perplexity, on the tasks and on the samples."""
+    written = 0
+    if samples := evaluation.samples:
+        written += len(samples.prompts) * samples.max_new_tokens
+    if evaluation.benchmarks:
+        from lors_cli.evaluation import task_check
+
+        for one in evaluation.benchmarks.asked:
+            for task in one.tasks():
+                read, made = task_check.tokens(task, evaluation.limit)
+                counted, written = counted + read, written + made
+    return effort.measured(skeleton, dtype, counted, written)
 
 
 def _of_model(name: str, skeleton: Any, tokenizer: Any, asked: Any) -> list[Problem]:
@@ -170,7 +209,8 @@ def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
     asked = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "backend"})
     enclosures = evaluation.benchmarks.enclosures if evaluation.benchmarks else {}
     enclosed = {"sandbox": enclosures} if enclosures else {}
-    return {"dtype": dtype, "seed": evaluation.seed, "limit": evaluation.limit, **windows, **asked, **enclosed}
+    given = {key: value for key in ("samples", "chat_template", "system") if (value := section.model_dump()[key])}
+    return {"dtype": dtype, "seed": evaluation.seed, "limit": evaluation.limit, **windows, **asked, **enclosed, **given}
 
 
 def _check_backend(section: Eval) -> None:

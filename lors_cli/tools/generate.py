@@ -1,6 +1,5 @@
 """``lors generate``: the same prompts through one or several models, side by side, with what each of them costs."""
 
-import copy
 import logging
 import time
 from collections.abc import Sequence
@@ -9,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from lors_cli import console, interrupts
+from lors_cli import console
 from lors_cli.artifacts.packed_model import is_packed
-from lors_cli.data.template import FAILURES
-from lors_cli.errors import request_error
+from lors_cli.errors import UnmeasurableError, request_error
+from lors_cli.evaluation import generating
+from lors_cli.evaluation.generating import PromptError
+from lors_cli.evaluation.perplexity import NOT_FINITE
 from lors_cli.models import load, source
 from lors_cli.models.device import check_dtype, pick_device
 from lors_cli.models.packed import load_packed
@@ -154,7 +155,7 @@ def _read(name: str, prompts: Sequence[str], options: Options) -> _Model:
     """
     trust = options.trust_remote_code
     directory = source.resolve(name, "MODEL", packed=True)
-    skeleton = load.skeleton(directory, options.dtype, trust_remote_code=trust)
+    skeleton = load.skeleton(directory, options.dtype, trust_remote_code=trust, quantized=True)
     tokenizer = load.load_tokenizer(directory, skeleton, trust_remote_code=trust)
     templated = options.chat_template and tokenizer.chat_template is not None
     if options.chat_template and not templated:
@@ -170,19 +171,13 @@ def _read(name: str, prompts: Sequence[str], options: Options) -> _Model:
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, name: str, *, templated: bool) -> list[int]:
-    text = prompt
-    if templated:
-        try:
-            turns = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except FAILURES as error:
-            expected = "a chat template that takes a user's turn"
-            remedy = "--no-chat-template gives it the prompt as it is"
-            raise request_error("MODEL", expected, f"{name}: {error}", remedy) from None
-    tokens: list[int] = tokenizer(text, add_special_tokens=not templated).input_ids  # a template has its own
-    if not tokens:
-        raise request_error("--prompt", "a text of at least one token", f"{prompt!r} for {name}", "write more")
-    return tokens
+    try:
+        return generating.prompt_tokens(tokenizer, prompt, templated=templated)
+    except PromptError as error:
+        expected, remedy = "a prompt that every model takes", "write another"
+        if templated:
+            remedy += ", or give it to the models as it is with --no-chat-template"
+        raise request_error("--prompt", expected, f"for {name}: {error}", remedy) from None
 
 
 class _Streamer(TextStreamer):  # type: ignore[misc]
@@ -194,7 +189,6 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
 
     def put(self, value: Any) -> None:
         """Take the prompt, and then each token."""
-        interrupts.check()
         if not self.next_tokens_are_prompt:
             self.times.append(time.perf_counter())
         super().put(value)
@@ -205,16 +199,16 @@ class _Streamer(TextStreamer):  # type: ignore[misc]
             console.result(text, end="\n" if stream_end else "")
 
 
-@torch.inference_mode()
 def _answer(
     one: _Model, model: PreTrainedModel, prompt: list[int], options: Options, *, stream: bool
 ) -> dict[str, Any]:
+    def fail(*_: int) -> None:
+        raise UnmeasurableError(f"{one.name}: the logits of an answer are not finite; {NOT_FINITE}")
+
     streamer = _Streamer(one.tokenizer, shown=stream)
-    ids = torch.tensor([prompt], device=model.device)
     torch.manual_seed(options.seed)
-    made = model.generate(
-        ids, attention_mask=torch.ones_like(ids), generation_config=_settings(model, options), streamer=streamer
-    )[0, len(prompt) :]
+    chosen = generating.settings(model, options.max_new_tokens, temperature=options.temperature, top_p=options.top_p)
+    made = generating.answer(model, prompt, chosen, fail, streamer=streamer)
     started, first, *_ = times = streamer.times
     rate = (len(times) - 2) / (times[-1] - first) if len(times) > 2 else None
     return {
@@ -226,25 +220,6 @@ def _answer(
         "tokens_per_second": rate,
         "weight_bytes": weight_bytes(model),
     }
-
-
-def _settings(model: PreTrainedModel, options: Options) -> GenerationConfig:
-    """The model's own settings, such as the tokens that end an answer, with what was asked for."""
-    settings = copy.deepcopy(model.generation_config)
-    drawn = options.temperature > 0
-    settings.update(
-        max_new_tokens=options.max_new_tokens,
-        max_length=None,
-        do_sample=drawn,
-        temperature=options.temperature if drawn else None,
-        top_p=options.top_p if drawn else None,
-        top_k=0 if drawn else None,
-        num_beams=1,
-    )
-    if settings.pad_token_id is None:
-        ends = settings.eos_token_id
-        settings.pad_token_id = ends[0] if isinstance(ends, list) else ends
-    return settings
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -5,9 +5,13 @@ import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lm_eval.tasks import TaskManager
+from torch import Tensor
+from torch.utils import collect_env
+from transformers import LlamaForCausalLM
 from typer.testing import Result
 
 from lors_cli.evaluation.benchmarks import BUILT_IN_TASKS
@@ -20,7 +24,11 @@ Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
 
 
-def test_local_tasks_without_a_network(lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path) -> None:
+def test_local_tasks_without_a_network(
+    lors: Lors, write_config: WriteConfig, task_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surveys: list[str] = []
+    monkeypatch.setattr(collect_env, "get_pretty_env_info", lambda: surveys.append("of the machine"))
     (task_dir / "data").mkdir()
     for file in task_dir.glob("*.jsonl"):
         file.rename(task_dir / "data" / file.name)
@@ -34,6 +42,7 @@ def test_local_tasks_without_a_network(lors: Lors, write_config: WriteConfig, ta
     assert entries["words"]["acc_stderr"] > 0
     assert "words" in shown
     assert "6 of 13 items" in shown
+    assert not surveys  # of pip's packages, compilers and drivers, which takes seconds a task
 
 
 def test_a_preset_takes_local_copies_and_averages_the_papers_metric(
@@ -81,8 +90,20 @@ def test_presets_have_the_papers_shots(
 
 
 def test_humaneval_in_a_local_group(
-    lors: Lors, write_config: WriteConfig, make_model: Callable[..., Path], task_dir: Path, tmp_path: Path
+    lors: Lors,
+    write_config: WriteConfig,
+    make_model: Callable[..., Path],
+    task_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    generate, asked = LlamaForCausalLM.generate, []
+
+    def briefly(model: Any, *, input_ids: Tensor, max_length: int, **options: Any) -> Any:
+        asked.append(max_length - input_ids.shape[1])
+        return generate(model, input_ids=input_ids, max_length=input_ids.shape[1] + 8, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", briefly)  # 41 answers of 1,024 tokens would take minutes
     names = [f"humaneval_{kind}" for kind in ("greedy", "t02", "t04", "t06", "t08")]
     files = {"data_files": {"test": "problems.jsonl"}}
     group = {"group": "humaneval_local", "dataset_path": "json", "dataset_kwargs": files, "task": names}
@@ -95,6 +116,7 @@ def test_humaneval_in_a_local_group(
     )
     assert "eval.allow_code_execution" in lors("eval", config, status=2).stderr
     lors("eval", config, "eval.allow_code_execution=true")
+    assert set(asked) == {1024}
     entries = results(tmp_path)["models"]["dense"]["tasks"]
     assert {name: entry["metric"] for name, entry in entries.items()} == dict(
         zip(names, ["pass@1", *["pass@10"] * 4], strict=True)
