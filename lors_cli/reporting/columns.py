@@ -137,6 +137,9 @@ def _task_column(run: Run, model: str, task: str, entry: dict[str, Any], metric:
     }
     if entry.get("n") is None:  # otherwise the limit shows in the number of items
         settings["limit"] = run.results["settings"].get("limit")
+    for key in ("chat_template", "system"):
+        if given := run.results["settings"].get(key):
+            settings[key.replace("_", " ")] = given
     files = run.manifest.settings.get("task_files") or {}
     own = {name.partition(": ")[2]: digest for name, digest in files.items() if name.partition(": ")[0] == task}
     settings |= {f"file {name}": str(digest)[:DIGITS] for name, digest in sorted(own.items())}

@@ -98,13 +98,13 @@ def _read(path: Path) -> Log:
 
 
 def _plotted(table: Table, curves: list[Curve]) -> tuple[Any, Any] | None:
-    """A figure of curves, each in the colour of its line; None if none of them has a point."""
-    numbers = list(dict.fromkeys(number for number, points, _ in curves if points))
+    """A figure of curves, each in the colour of its line; None if none of them has two."""
+    numbers = list(dict.fromkeys(number for number, points, _ in curves if len({x for x, _ in points}) > 1))
     if not numbers:
         return None
     names, colours = plots.names(table), plots.colours(table)
     figure, axes = plots.figure(8, 4)
-    for number, points, style in curves:
+    for number, points, style in (curve for curve in curves if curve[0] in numbers):
         step = max(len(points) // POINTS, 1)
         kept = points[::step] + (points[-1:] if (len(points) - 1) % step else [])
         axes.plot([x for x, _ in kept], [y for _, y in kept], color=colours[number], **style)
@@ -135,13 +135,14 @@ def _measured(table: Table, heading: Heading, setting: str) -> Iterator[tuple[st
         return
     figure, axes = plots.figure(8, 4)
     shown, (_, title, said) = several[:MOST], OVER[setting]
-    for place, points in enumerate(shown):
+    colours = plots.colours(table)
+    for points in shown:
         xs, values, numbers = zip(*sorted(points, key=lambda point: point[0]), strict=True)
         axes.errorbar(
             xs,
             [value.value for value in values],
             [value.error or 0.0 for value in values],
-            color=f"C{place % 10}",
+            color=colours[numbers[0]],
             label=plots.short(re.sub(said, "", names[numbers[0]])),
             capsize=2,
             **HELD_OUT,

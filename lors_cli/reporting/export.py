@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from lors_cli.reporting import lines, notes
+from lors_cli.reporting import lines, notes, samples
 from lors_cli.reporting.compare import Comparison
 from lors_cli.reporting.lines import COSTS, RECOVERY
 from lors_cli.reporting.rows import Row, clean
@@ -133,6 +133,7 @@ def _json_entry(entry: Entry, table: Table) -> dict[str, Any]:
         "sparsity": sparsity(entry),
         "values": values,
         "marks": entry.marks,
+        **({"samples": said} if (said := samples.given(entry.line.row)[1]) else {}),
         "provenance": [provenance(row) for row in entry.line.rows],
     }
 

@@ -17,7 +17,7 @@ OF_A_SEED = ("seed", "calibration_tokens")
 SEEDED = ("prune", "align", "quantize", "train")
 NEGLIGIBLE = 1e-3  # a smaller loss, as a share of the dense model's number, has no recovery
 RECOVERY = "recovery"
-COSTS = ("reduction", "tokens", "trainable", "permille", "seconds", "peak_bytes", "size_bytes")
+COSTS = ("reduction", "model_parameters", "tokens", "trainable", "permille", "seconds", "peak_bytes", "size_bytes")
 
 
 @dataclass(frozen=True)

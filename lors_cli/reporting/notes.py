@@ -127,6 +127,8 @@ def _costs(table: Table) -> list[str]:
     notes = []
     if any(cost.reduction for cost, _ in costs):
         notes.append("Reduction: parameters of the original for each one of the model that was trained.")
+    if any(cost.model_parameters for cost, _ in costs):
+        notes.append("Parameters: of models that structured pruning made smaller.")
     counted = {cost.embeddings for cost, _ in costs if cost.trainable and cost.parameters}
     if counted:
         both = "all parameters of the trained model, embeddings included"

@@ -76,6 +76,7 @@ class Cost:
         on_gpu: whether that is the GPU's.
         size_bytes: of the model directory.
         reduction: parameters of the original for each one of the model that was trained, if that is smaller.
+        model_parameters: of a model that structured pruning made smaller.
 
     """
 
@@ -88,6 +89,7 @@ class Cost:
     on_gpu: bool = False
     size_bytes: int | None = None
     reduction: float | None = None
+    model_parameters: int | None = None
 
 
 def evaluated_digest(run: Run, name: str) -> str | None:
@@ -241,6 +243,7 @@ def costs(origin: Origin) -> Cost:
     smaller = [made.facts for stage in ("prune", "align") if (made := origin.manifests.get(stage))]
     reductions = (facts.reduction for facts in smaller if isinstance(facts, Pruned | Aligned))
     cost.reduction = next((reduction for reduction in reductions if reduction is not None), None)
+    cost.model_parameters = None if origin.target == ORIGINAL else _trained(origin)
     directory = None if origin.target == UNMERGED else origin.directory  # which holds the adapter alone
     if directory and directory.is_dir():
         cost.size_bytes = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())

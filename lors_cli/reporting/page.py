@@ -1,5 +1,7 @@
 """The report as one HTML page that needs nothing else: no network, no script."""
 
+import re
+from html import escape
 from itertools import count
 from typing import Any
 
@@ -7,7 +9,7 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lors_cli.config.dump import as_yaml
-from lors_cli.reporting import curves, export, notes, plots, text
+from lors_cli.reporting import curves, export, notes, plots, samples, text
 from lors_cli.reporting.rows import Row, clean
 from lors_cli.reporting.runs import EVAL
 from lors_cli.reporting.table import Table
@@ -38,6 +40,7 @@ def render(table: Table) -> str:
         notes=notes.of(table, "Bold"),
         left_out=notes.left_out(table),
         plots=all_plots(table),
+        samples=samples.of(table),
     )
 
 
@@ -45,7 +48,15 @@ def all_plots(table: Table) -> list[tuple[str, str, str]]:
     """A title, an explanation and an SVG for each plot for which there are data."""
     with matplotlib.rc_context(plots.STYLE):
         drawn = [curves.of(table), plots.accuracies(table), plots.sparsities(table), plots.memory(table)]
-        return [plot for some in drawn for plot in some]
+        return [(title, text, _named(svg, title, text)) for some in drawn for title, text, svg in some]
+
+
+def _named(svg: str, title: str, text: str) -> str:
+    """A picture with a name and a description for those who hear the page."""
+    name, said = escape(title), escape(text)
+    return re.sub("<svg", f'<svg role="img" aria-label="{name}. {said}"', svg, count=1).replace(
+        ">", f"><title>{name}</title><desc>{said}</desc>", 1
+    )
 
 
 def _facts(row: Row) -> dict[str, dict[str, Any]]:

@@ -4,10 +4,11 @@ import io
 import math
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lors_cli.reporting import palette
 from lors_cli.reporting.columns import ACCURACY, PERPLEXITY
 from lors_cli.reporting.lines import Key, Value
 from lors_cli.reporting.origin import DENSE, PRUNED, TUNED
@@ -17,14 +18,19 @@ from lors_cli.run import manifest
 from lors_cli.run.facts import Merged, Pruned
 
 MOST_BARS, MOST_PROFILES = 16, 6
-FIXED = {DENSE: "#444444", PRUNED: "#aaaaaa"}  # colours
+FIXED = {DENSE: "#777777", PRUNED: "#a9a9a9"}  # colours
+LEGEND_LINE = 0.22  # inches
 LONGEST = 48  # characters of a name in a picture; the table has them whole
 STYLE = {
     "svg.hashsalt": "lors",  # ids follow from the content
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollars
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 11,  # to be read where a phone shows the plot smaller
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), palette.INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),  # that of the page
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 7),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -44,9 +50,14 @@ def values(entry: Entry) -> Callable[[Heading], Value | None]:
 
 def colours(table: Table) -> list[str]:
     """The colour of each line, in all plots."""
-    kinds = [entry.line.row.kind for entry in table.entries]
-    tuned = [kind not in FIXED for kind in kinds]
-    return [FIXED.get(kind) or f"C{sum(tuned[:number]) % 10}" for number, kind in enumerate(kinds)]
+    drawn, before = [], Counter[str]()
+    for entry in table.entries:
+        if fixed := FIXED.get(entry.line.row.kind):
+            drawn.append(fixed)
+        else:
+            drawn.append(palette.of_method(method := method_of(entry), before[method]))
+            before[method] += 1
+    return drawn
 
 
 def names(table: Table) -> list[str]:
@@ -77,8 +88,12 @@ def figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
 
 
 def finished(drawn: Any, axes: Any) -> str:
-    """A figure with a legend of its axes beside it, as SVG."""
-    drawn.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    """A figure with a legend of its axes below it, as SVG."""
+    handles, labels = axes.get_legend_handles_labels()
+    width, height = drawn.get_size_inches()
+    columns = max(int(width // (0.09 * max(map(len, labels), default=1) + 0.5)), 1)
+    drawn.set_size_inches(width, height + LEGEND_LINE * -(-len(labels) // columns))
+    drawn.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=10, ncols=columns)
     return svg(drawn)
 
 
@@ -90,7 +105,7 @@ def svg(drawn: Any) -> str:
         drawn.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()
     text = METADATA.sub("", text[text.index("<svg") :])
-    return NAMESPACE.sub("", PART.sub("", text))
+    return NAMESPACE.sub("", PART.sub("", text)).replace(palette.INK, "currentColor")
 
 
 def accuracies(table: Table) -> Iterator[tuple[str, str, str]]:
@@ -116,7 +131,7 @@ def accuracies(table: Table) -> Iterator[tuple[str, str, str]]:
                 width,
                 yerr=[100 * (value.error or 0.0) for value in drawn if value],
                 color=colour[number],
-                error_kw={"elinewidth": 0.8},
+                error_kw={"elinewidth": 0.8, "ecolor": palette.INK},
                 label=short(entry.line.label),
             )
         marked = [f"{short(heading.name, LONGEST // 2)} {heading.mark}".strip() for heading in used]
@@ -132,7 +147,9 @@ def sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
     for name, entry in zip(names(table), table.entries, strict=True):
         for row in entry.line.rows:
             profiles.setdefault(_profile(row), name)
-    profiles.pop((), None)
+    profiles = {
+        profile: name for profile, name in profiles.items() if len({_block(module) for module, _ in profile}) > 1
+    }
     if not profiles:
         return
     shown = list(profiles.items())[:MOST_PROFILES]
@@ -140,10 +157,17 @@ def sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
     for (profile, label), panel in zip(shown, axes if len(shown) > 1 else [axes], strict=True):
         for place, linears in manifest.by_place({name: {"name": name, "s": s} for name, s in profile}).items():
             blocks = [(_block(linear["name"]), linear["s"]) for linear in linears]
-            panel.plot([b for b, _ in blocks], [s for _, s in blocks], marker="o", markersize=3, label=place)
+            panel.plot(
+                [b for b, _ in blocks],
+                [s for _, s in blocks],
+                marker="o",
+                markersize=3,
+                label=place,
+                color=palette.of_place(place),
+            )
         panel.set(title=short(label), ylabel="sparsity", ylim=(-0.03, 1.03))
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)  # its own linears
+        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=10)  # its own linears
     panel.set_xlabel("block")
     text = f"Models with the same sparsity in every module are drawn once.{rest(len(profiles) - MOST_PROFILES)}"
     yield "Sparsity per module", text, svg(drawing)
@@ -167,19 +191,21 @@ def memory(table: Table) -> Iterator[tuple[str, str, str]]:
         for entry in (entry for entry in table.entries if entry.line.row.kind == TUNED):
             value, needed = map(values(entry), (heading, needs))
             if value and needed:
-                points[_method(entry)].append((needed.value / 1e9, value.value, entry.line.row.cost.on_gpu))
-        if not points:
+                points[method_of(entry)].append((needed.value / 1e9, value.value, entry.line.row.cost.on_gpu))
+        if len({point for of_method in points.values() for point in of_method}) < 2:  # a dot alone says nothing
             continue
         drawing, axes = figure(8, 4)
-        for place, (method, of_method) in enumerate(points.items()):
+        for method, of_method in points.items():
+            colour = palette.of_method(method)
             for sign, on_gpu in (("o", False), ("s", True)):
                 shown = [(gigabytes, perplexity) for gigabytes, perplexity, where in of_method if where == on_gpu]
-                axes.plot([x for x, _ in shown], [y for _, y in shown], sign, color=f"C{place % 10}")
-            axes.plot([], [], "o", color=f"C{place % 10}", label=method)
+                axes.plot([x for x, _ in shown], [y for _, y in shown], sign, color=colour)
+            axes.plot([], [], "o", color=colour, label=method)
         axes.set(xlabel="peak memory in training, GB", ylabel="perplexity")
         title = f"Perplexity against memory {f'[{heading.mark}]' if heading.mark else ''}".strip()
         yield title, "Circles: memory of the process on the host; squares: of the GPU.", finished(drawing, axes)
 
 
-def _method(entry: Entry) -> str:
+def method_of(entry: Entry) -> str:
+    """The method by which the adapter of a line was trained."""
     return clean(str((entry.line.row.origin.train or {}).get("method") or "?"))

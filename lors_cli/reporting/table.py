@@ -189,6 +189,7 @@ def _name(key: Key) -> str:
     if key.column is None:
         return {
             "reduction": "reduction",
+            "model_parameters": "parameters",
             "tokens": "tokens",
             "trainable": "trainable",
             "permille": "‰",

@@ -74,7 +74,8 @@ def test_over_seeds_their_means_are(tmp_path: Path) -> None:
 def test_held_out_losses_are_drawn_once_for_each_training(tmp_path: Path) -> None:
     run = make_loram(tmp_path / "run", align=False)
     log = [
-        {"step": step, "tokens": 10 * step, "eval_loss": loss} for step, loss in ((0, 800.0), (1, math.nan), (2, 2.0))
+        {"step": step, "tokens": 10 * step, "eval_loss": loss}
+        for step, loss in ((0, 800.0), (1, math.nan), (2, 2.0), (3, 1.5))
     ]
     (run / "adapter/training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + "{")
     shown = plots(tmp_path)

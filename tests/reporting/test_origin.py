@@ -56,14 +56,15 @@ def test_costs_are_those_of_the_training_and_the_reduction_that_of_the_model_in_
     shown = {entry.line.label: list(map(text.measured, entry.cells))[first:] for entry in table.entries}
     size = text.amount((tmp_path / "run/merged/lors.json").stat().st_size, "B")
     named = f"{PRUNED}, aligned" if align else PRUNED
-    assert headings(table)[first:] == ["reduction", "tokens", "trainable", "‰", "training", "peak memory", "size"]
-    training = ["2.17x", "1 M", "6 k", "1", "1.0 min", "2 GB"]  # ‰ of what is left
-    assert shown[f"{named} + lora r=8 on the pruned model"] == [*training, "-"]
-    assert shown[f"{named} + lora r=8 on the original"] == [*training, size]
-    assert shown["dense"] == ["-"] * 7
-    assert shown[PRUNED][:2] == ["2.17x", "-"]
+    sizes, trained = ["reduction", "parameters"], ["tokens", "trainable", "‰", "training", "peak memory", "size"]
+    assert headings(table)[first:] == [*sizes, *trained]
+    training = ["1 M", "6 k", "1", "1.0 min", "2 GB"]  # ‰ of what is left
+    assert shown[f"{named} + lora r=8 on the pruned model"] == ["2.17x", "6 M", *training, "-"]
+    assert shown[f"{named} + lora r=8 on the original"] == ["2.17x", "-", *training, size]
+    assert shown["dense"] == ["-"] * 8
+    assert shown[PRUNED][:3] == ["2.17x", "6 M", "-"]
     if align:
-        assert shown[named][:5] == ["2.17x", "7 k", "-", "-", "1.0 min"]
+        assert shown[named][:6] == ["2.17x", "6 M", "7 k", "-", "-", "1.0 min"]
     assert "2.17x" in text.markdown(table)
 
 

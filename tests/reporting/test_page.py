@@ -3,7 +3,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lors_cli.reporting import page
+from lors_cli.reporting import page, palette
 from lors_cli.reporting.table import Table
 from lors_cli.tools.report import collect
 
@@ -47,9 +47,19 @@ def test_the_page_is_complete_asks_for_nothing_and_is_the_same_each_time(runs: P
     assert references
     assert all((value or "").startswith("#") for value in references)
     assert "url(" not in content.replace("url(#", "")
-    titles = re.findall("<h3>(.*?)</h3><svg", content)
+    pictures = re.findall(r'<svg role="img" aria-label="([^"]+)"[^>]*><title>([^<]+)</title><desc>', content)
+    assert len(pictures) == content.count("<svg") > 3
+    assert all(label.startswith(f"{title}. ") for label, title in pictures)
+    dark = content[content.index("@media (prefers-color-scheme: dark)") :]
+    light = re.findall(r"(--\w+): #", content[: content.index("@media")])
+    assert set(light) <= set(re.findall(r"(--\w+): #", dark)), "every colour of the page has one in the dark"
+    outside = re.sub(r"<svg.*?</svg>", "", content[: content.index("</style>")], flags=re.DOTALL)
+    assert set(re.findall(r"(?:color|background): (#\w+)", outside)) == set(), "colours have names"
+    assert palette.INK not in content[content.index("<body>") :], "words and axes are in the page's own colour"
+    assert "currentColor" in content
+    titles = re.findall('<h3>([^<]*)</h3><div class="wide" tabindex="0"><svg', content)
     assert titles == [
-        *("Loss", "Held-out perplexity over training steps", "Accuracy, llama-7b", "Sparsity per module"),
+        *("Loss", "Accuracy, llama-7b", "Sparsity per module"),
         "Perplexity against memory",
     ]
     assert shown.tags.count("details") == 5
@@ -62,7 +72,7 @@ def test_names_cannot_break_out_of_the_page(evil: Table) -> None:
     content = page.render(evil)
     shown = Page(content)
     assert "script" not in shown.tags
-    assert shown.tags.count("title") == 1
+    assert shown.tags.count("title") == 1 + content.count("<svg")
     assert any("<script>alert('x')</script>" in cell for row in shown.rows for cell in row)
     assert len({len(row) for row in shown.rows}) == 1
     assert "\x1b" not in content
