@@ -48,14 +48,14 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
     numerics.check(config.device)
     import torch
 
-    from lors_cli.run.perform import perform, plan
+    from lors_cli.run.perform import perform
 
     processes.start()
     jobs = _prepared(config, stages, force=force)
+    if dry_run and processes.rank() == 0:
+        _say(config, jobs, force=force)
     for job in jobs:
-        if dry_run and processes.rank() == 0:
-            console.result(plan(job, force=force))
-        elif not dry_run:
+        if not dry_run:
             perform(job, force=force)
             if processes.rank() == 0:
                 job.show()
@@ -65,6 +65,19 @@ def run(config: Config, stages: list[str], *, force: bool = False, dry_run: bool
                 torch.cuda.empty_cache()
     processes.stop()
     return jobs if dry_run else []
+
+
+def _say(config: Config, jobs: list["Job"], *, force: bool) -> None:
+    """What a dry run prints: what each stage would do, and about how long it takes."""
+    from lors_cli.run.perform import plan
+    from lors_cli.tools.forecast import Forecast
+
+    forecast = Forecast(config.device, config.dtype)
+    for job in jobs:
+        console.result(console.fitted(plan(job, force=force)))
+        console.result(console.fitted(f"{job.stage}: {forecast.add(job)}"))
+    if len(jobs) > 1:
+        console.result(console.fitted(forecast.total()))
 
 
 def _prepared(config: Config, stages: list[str], *, force: bool) -> list["Job"]:

@@ -21,6 +21,7 @@ from lors_cli.sparsity.mask import DENSE_BELOW
 
 HERE = "DIRECTORY_OR_REPOSITORY"  # in the example of loading
 HISTORY = "## How it was made"  # what comes before it is about the result
+STORED = " Zeros are stored like other numbers, so it is used, and takes as much memory, as the dense model."
 PROJECT = "lors"  # the command that makes all of this
 
 
@@ -78,10 +79,13 @@ class _Made:
         for step in self.steps:
             reduction = step.facts.reduction if isinstance(step.facts, Pruned | Aligned | Quantized) else None
             self.reduction = 1.0 if step.stage == "recover" else reduction or self.reduction
+        pruned = [step.facts for step in self.steps if isinstance(step.facts, Pruned)]
+        # whether the shapes are those that config.json says
+        self.plain = self.reduction == 1 or bool(pruned and pruned[-1].config_sizes)
 
     def load_model(self, name: str) -> tuple[list[str], str]:
         """The lines of Python that load a model like this one: what they import, and what they do."""
-        if self.reduction == 1:
+        if self.plain:
             load = f'model = AutoModelForCausalLM.from_pretrained("{name}")'
             return ["from transformers import AutoModelForCausalLM"], load
         imported = [
@@ -125,7 +129,7 @@ class _Model(_Made):
         return ModelCardData(
             base_model=self.original.hub_id,
             base_model_relation=self._relation() if self.original.hub_id else None,
-            library_name="transformers" if self.reduction == 1 else PROJECT,
+            library_name="transformers" if self.plain else PROJECT,
             pipeline_tag="text-generation",
             tags=[PROJECT, *kinds, *methods, *patterns, *(["compressed-tensors"] if self.grid else [])],
             datasets=card_data.hub_ids(self.steps) or None,
@@ -141,7 +145,7 @@ class _Model(_Made):
 
     def introduction(self) -> str:
         """What it is."""
-        stored = " Zeros are stored like other numbers, so it is used, and takes as much memory, as the dense model."
+        stored = STORED
         if self.grid:
             stored = " Zeros are codes like others, so it is used as any model of these bits (pack-quantized)."
         made = f"{self.origin()}, {self.kind()}, made by `{PROJECT} {self.made.stage}`."
@@ -168,7 +172,7 @@ class _Adapter(_Made):
         self.of_original = recovered or len(self.steps) == 1
         self.method: str = made.facts.given["method"] if recovered else made.settings["method"]
         self.language = "bash" if self.method == adapters.MASKED else "python"
-        self.for_peft = adapters.ON_DISK[self.method].peft_type == "LORA" and self.reduction == 1
+        self.for_peft = adapters.ON_DISK[self.method].peft_type == "LORA" and self.plain
 
     def metadata(self) -> ModelCardData:
         """For the hub."""

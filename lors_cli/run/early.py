@@ -53,7 +53,7 @@ def _check_place(key: str, text: str) -> None:
     if likely := close(text, names):
         expected = f"{', '.join(names)}, or another model"
         raise request_error(key, expected, repr(text), f"did you mean {likely!r}?")
-    if text.startswith(("/", ".", "~")) or path.suffix == ".gguf" or key.endswith((".adapter", ".mask")):
+    if text.startswith(("/", ".", "~")) or path.suffix == ".gguf" or key.endswith((*layout.ADAPTERS, ".mask")):
         raise request_error(key, "a path that exists", f"{path}, which does not exist", _remedy(path))
 
 

@@ -21,6 +21,11 @@ class Facts(Record):
         """The facts that were recorded, by their keys; they are the arguments of a facts type that has them too."""
         return self.model_dump(exclude_unset=True)
 
+    @property
+    def said(self) -> str:
+        """What the message about the end of the stage says of them."""
+        return ""
+
 
 class Pruned(Facts):
     """The facts of `lors prune`; the `parameters` before and after, and `reduction`, are for structured methods."""
@@ -36,6 +41,7 @@ class Pruned(Facts):
     tuning: dict[str, Any] | None = None  # kept (blocks that stay as they were), seconds, blocks by their names
     parameters: dict[str, int] | None = None
     reduction: Number | None = None  # parameters of the original for each one that is left
+    config_sizes: dict[str, int] | None = None  # what config.json says of the smaller blocks, if it can
 
 
 class Quantized(Facts):
@@ -74,9 +80,21 @@ class Trained(Facts):
     train_dtype: str | None = None
     trainer: dict[str, Any] | None = None  # what accelerate did: mixed precision, kind of distribution, compiler
     init: str | None = None
+    further: dict[str, Any] | None = None  # what was trained before: steps, tokens, samples; whether with its optimizer
+    optimizer_step: Number | None = None  # AdamW's, whose state lies beside the adapter
     linears: int | None = None
     also: list[str] | None = None  # the parameters of the model that were trained beside the adapters
     estimated_bytes: int | None = None
+
+    @property
+    def said(self) -> str:
+        """The losses."""
+        parts = (
+            [] if self.first_loss is None else [f"loss {self.first_loss:.4g} at first, {self.last_loss:.4g} at last"]
+        )
+        if self.eval_loss is not None:
+            parts.append(f"{self.eval_loss:.4g} on the held-out rows at step {self.kept_step}, which is kept")
+        return ", ".join(parts)
 
 
 class Merged(Facts):

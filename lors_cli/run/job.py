@@ -1,6 +1,7 @@
 """A stage that was checked and is ready: what `perform` does."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,13 @@ from lors_cli.config.schema import Config
 from lors_cli.errors import LorsError
 from lors_cli.evaluation import table
 from lors_cli.models import source
-from lors_cli.run import manifest, seal
+from lors_cli.models.effort import Effort
+from lors_cli.run import manifest, seal, use
 from lors_cli.run.facts import Facts
 from lors_cli.run.layout import STAGES
 from lors_cli.run.manifest import Request
+
+log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 
@@ -50,6 +54,7 @@ class Job:
         digests: of the inputs, once `request` was asked for.
         read: the files that it has read so far, which have to stay what they are until it is finished.
         trains: of a stage that trains, what.
+        effort: what it computes and moves, for an estimate of its time.
 
     """
 
@@ -63,6 +68,7 @@ class Job:
     digests: dict[str, str] = field(default_factory=dict)
     read: Inputs = field(default_factory=Inputs)
     trains: "Trains | None" = None
+    effort: Effort = field(default_factory=Effort)
 
     @property
     def output(self) -> Path:
@@ -102,8 +108,11 @@ class Job:
         made = manifest.read(self.output)
         if made is None or self.stage != "eval":
             console.result(str(self.output))
+            for line in use.of_model(self.output, made) if made and self.stage == "merge" else ():
+                log.info("merge: now %s", line)
         else:
-            console.result(table.render(json.loads(seal.content_of(self.output, made, RESULTS))).strip())
+            shown = table.render(json.loads(seal.content_of(self.output, made, RESULTS))).strip()
+            console.result(console.fitted(shown))
 
 
 def verified_digest(path: Path) -> str:

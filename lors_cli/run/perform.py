@@ -85,7 +85,8 @@ def _make(job: Job, asked: Request, partial: Path) -> None:
         if not job.resumable or not _worth_keeping(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    log.info("%s: finished in %.0f s: %s", job.stage, made.seconds, job.output)
+    said = f", {facts.said}" if facts.said else ""
+    log.info("%s: finished in %.0f s%s: %s", job.stage, made.seconds, said, job.output)
 
 
 def _worked(job: Job, partial: Path) -> Facts:
@@ -190,7 +191,13 @@ def _finished(job: Job, asked: Request) -> bool:
 
 def _differences(job: Job, old: dict[str, Any], new: dict[str, Any], place: Path) -> list[Problem]:
     made = "was made" if place == job.output else "was being made when its run was interrupted"
-    return request.differences(job.stage, old, new, f"{place} {made}")
+    further = ""
+    if job.stage == "train" and place == job.output:
+        further = (
+            f"to train it further, train.resume_from={place} train.input={job.inputs['pruned']} output_dir=ANOTHER,"
+            " where it counts what is added; --force makes it again"
+        )
+    return request.differences(job.stage, old, new, f"{place} {made}", further)
 
 
 def _partial(job: Job) -> Path:

@@ -15,6 +15,7 @@ from lors_cli.artifacts import companions, digest, quantized_files
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config, missing
+from lors_cli.data import once
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import removal, request_error
 from lors_cli.models import load
@@ -62,14 +63,18 @@ def calibration_tokens(
     """
     load.warn_of_length(skeleton, calibration.sequence_length, f"{stage}.calibration.sequence_length")
     tokenizer = load.load_tokenizer(directory, skeleton, trust_remote_code=config.trust_remote_code)
-    tokens = calibration_windows(
-        calibration.dataset.source(f"{stage}.calibration.dataset"),
-        calibration.dataset.format,
-        tokenizer,
-        calibration.sequence_length,
-        calibration.samples,
-        sampling=calibration.sampling,
-        seed=config.seed,
+    source, seed = calibration.dataset.source(f"{stage}.calibration.dataset"), config.seed
+    tokens = once.read(
+        ("windows", source, directory, calibration, seed),
+        lambda: calibration_windows(
+            source,
+            calibration.dataset.format,
+            tokenizer,
+            calibration.sequence_length,
+            calibration.samples,
+            sampling=calibration.sampling,
+            seed=seed,
+        ),
     )
     if len(tokens) < processes.count():
         wanted = f"at least {processes.count()}, a window for every process"

@@ -22,7 +22,7 @@ from lors_cli.artifacts import adapter_file, companions, model_files, quantized_
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, removal, request_error
-from lors_cli.models import linears, load, measure, untie
+from lors_cli.models import effort, linears, load, measure, untie
 from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization.stored import PACKED
 from lors_cli.run import belongs
@@ -72,6 +72,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         config=config,
         work=lambda partial: write(config, pruned, adapter.path, partial, section),
         plan=[f"{method} adapter {adapter.path} into {pruned}, one shard in memory at a time"],
+        effort=effort.merged(load.weight_bytes(model.skeleton(config, quantized=True), config.dtype)),
     )
 
 
@@ -205,7 +206,7 @@ def _prove(
     total = measure.total(modules)
     returned = sum(facts["returned"] for facts in modules.values())
     common.log_modules({**total, "modules": modules})
-    if expect_kept:
+    if expect_kept and total["zeros"]:
         log.info("merge: mask proved on the saved files: %d linears, 0 zeros came back", len(modules))
     elif content.method == MASKED:
         kept = sum(facts.get("kept", 0) for facts in modules.values())

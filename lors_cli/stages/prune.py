@@ -19,8 +19,9 @@ from lors_cli.artifacts import publish
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
-from lors_cli.models import linears, load, measure, source
+from lors_cli.models import effort, linears, load, measure, source
 from lors_cli.models.device import pick_device
+from lors_cli.models.effort import Effort
 from lors_cli.models.reduction import Counts
 from lors_cli.models.weights import open_weights
 from lors_cli.run.facts import Pruned
@@ -116,7 +117,19 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         work=work,
         resumable=True,
         plan=[_summary(recipe, shape, device), *_reduction(config, recipe, skeleton), *need.lines()],
+        effort=_effort(config, recipe, shape, skeleton),
     )
+
+
+def _effort(config: Config, recipe: Recipe, shape: tuple[int, int] | None, skeleton: PreTrainedModel) -> Effort:
+    """What it computes; steps of tuning pass each block forward and back."""
+    kept = {name: 1 - pattern.sparsity if pattern else 0.5 for name, pattern in recipe.targets.items()}
+    fits = bool(recipe.update)
+    hessian = recipe.method.statistic == "hessian"
+    whole = effort.calibrated(skeleton, config.dtype, shape, kept, hessian=hessian, fits=fits)
+    if (tuning := recipe.section.tune_blocks) and shape:
+        whole += Effort(flops=3 * effort.forward(skeleton, tuning.steps * tuning.batch_size * shape[1]))
+    return whole
 
 
 def _summary(recipe: Recipe, windows: tuple[int, int] | None, device: torch.device) -> str:

@@ -19,7 +19,7 @@ from lors_cli.config.quantize import Quantize
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import LorsError
-from lors_cli.models import linears, load, measure, source
+from lors_cli.models import effort, linears, load, measure, source
 from lors_cli.models.device import pick_device
 from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization import stored
@@ -95,6 +95,9 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         work=work,
         resumable=True,
         plan=[_summary(section, skeleton, targets, grid, shape, device), *need.lines()],
+        effort=effort.calibrated(
+            skeleton, config.dtype, shape, dict.fromkeys(targets, 1.0), hessian=bool(method.statistic), fits=False
+        ),
     )
 
 

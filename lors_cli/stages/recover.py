@@ -21,6 +21,7 @@ from lors_cli.artifacts import adapter_file
 from lors_cli.config.schema import Config, Recover
 from lors_cli.errors import RequestError, request_error
 from lors_cli.models import identity, linears, load, source, structure
+from lors_cli.models.effort import Effort
 from lors_cli.models.structure import Structure
 from lors_cli.models.weights import open_weights
 from lors_cli.run import belongs, manifest
@@ -68,8 +69,16 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         config=config,
         work=lambda partial: _recover(config, section, original, pruned, adapter.path, job.digests, partial),
         plan=[f"{method} adapter {adapter.path} of {pruned} for {original}", _plan(section, method)],
+        effort=_effort(config, model),
     )
     return job
+
+
+def _effort(config: Config, original: Input) -> Effort:
+    """The original and the pruned model are read for the proof of what is added; of the adapter the rank is guessed."""
+    skeleton, rank = original.skeleton(config, quantized=True), config.train.rank if config.train else 16
+    numbers = sum(rank * sum(shape) for shape in linears.shapes(skeleton).values())
+    return Effort(moved=2.0 * load.weight_bytes(skeleton, config.dtype), kept=4.0 * numbers)
 
 
 def _plan(section: Recover, method: str) -> str:

@@ -45,21 +45,25 @@ def test_an_adapter_of_elastic_ranks_is_cut_at_the_merge(
             assert torch.equal(merged[ranks].quantized(linear).codes, wanted)
 
 
-def test_elastic_ranks_draw_each_rank_and_train_only_its_part(
+def test_elastic_ranks_draw_each_rank(
     lors: Lors, on_codes: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
     draw = elastic.draw
 
-    def watched(adapters: Any, ranks: Any, seed: int, step: int) -> None:
+    def watched(adapters: Any, ranks: Any, seed: int, step: int, *, sandwich: bool) -> None:
         kept = list(adapters)
-        draw(kept, ranks, seed, step)
+        draw(kept, ranks, seed, step, sandwich=sandwich)
         seen.extend((step, adapter.active_rank) for adapter in kept)
 
     monkeypatch.setattr(elastic, "draw", watched)
     lors("train", on_codes(train__max_steps=2, **RANKS))
     assert {step for step, _ in seen} == {0, 1}
     assert {rank for _, rank in seen} == {4, 3, 1}
+    seen.clear()
+    lors("train", on_codes(train__max_steps=4, train__elastic_sampling="sandwich", **RANKS), "--force")
+    of_steps = [{rank for step, rank in seen if step == number} for number in range(4)]
+    assert of_steps == [{4}, {1}, {4, 3, 1}, {4}]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,7 @@ def test_elastic_ranks_draw_each_rank_and_train_only_its_part(
     [
         ({"merge__ranks": 2, **RANKS}, ["merge.ranks", "a rank that was trained: 4, 3, 1"]),
         ({"merge__ranks": 3}, ["merge.ranks", "train.elastic_ranks"]),
+        ({"train__elastic_sampling": "sandwich"}, ["train.elastic_sampling", "no elastic_ranks"]),
         ({"merge__ranks": [{"match": "nothing", "rank": 3}], **RANKS}, ["merge.ranks[0].match", "'nothing'"]),
         ({"train__elastic_ranks": [8, 4]}, ["train.elastic_ranks", "write rank: 8"]),
         ({"train__elastic_ranks": [4, 4]}, ["train.elastic_ranks", "each rank once"]),

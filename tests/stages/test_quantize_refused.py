@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
+import lors_cli
 from lors_cli.artifacts.quantized_files import KEY, grid_in, open_quantized, section
 from lors_cli.errors import LorsError
 from lors_cli.quantization.grid import Grid
+from lors_cli.tools.pack import pack
 from tests import quantized
 
 Lors = Callable[..., Result]
@@ -141,6 +143,20 @@ def test_edited_files(pruned: Path, tmp_path: Path, lors: Lors, part: str, edit:
     with pytest.raises(LorsError, match=r"was edited or damaged: it has .*up_proj"):
         open_quantized(model)
     assert "was edited or damaged" in lors("inspect", model, status=1).stderr
+
+
+@pytest.mark.parametrize(("key", "value"), [("symmetric", True), ("num_bits", 8), ("group_size", 8)])
+def test_another_grid_in_config_json(pruned: Path, tmp_path: Path, key: str, value: Any) -> None:
+    model = quantized.write(pruned, tmp_path / "model")
+    pack(model, tmp_path / "packed")
+    for path in (model, tmp_path / "packed"):
+        said = json.loads((path / "config.json").read_text())
+        said[KEY]["config_groups"]["group_0"]["weights"][key] = value
+        (path / "config.json").write_text(json.dumps(said))
+        with pytest.raises(LorsError, match="was edited or damaged: it has"):
+            open_quantized(path)
+        with pytest.raises(ValueError, match="was edited or damaged"):
+            lors_cli.load(path, packed=True)
 
 
 def test_scales_that_are_none(pruned: Path, tmp_path: Path, lors: Lors) -> None:

@@ -268,5 +268,5 @@ def test_other_loops_load_them_and_do_not_save_them(lors: Lors, write_config: Wr
     torch.testing.assert_close(logits(model), logits(merged), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="only `lors train` trains and saves"):
         save_adapter(model, tmp_path / "saved")
-    assert "model.norm.weight" in lors("inspect", tmp_path / "run/adapter").stdout
+    assert "model.norm.weight" in lors("inspect", tmp_path / "run/adapter", "--modules").stdout
     assert "5 vectors of norms" in lors("push", tmp_path / "run/adapter", "me/x", "--dry-run").stdout
