@@ -19,12 +19,16 @@ from lors_cli.search.sweep_file import SweepFile
 
 ROOT = Path(__file__).parents[1]
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
-OPTIONS = {flag for command in COMMANDS.values() for one in command.params for flag in one.opts} | {
+OPTIONS = {
+    flag for command in COMMANDS.values() for one in command.params for flag in one.opts + one.secondary_opts
+} | {
     "--version",
     "--help",
 }
 OTHERS = {
     "--no-deps",
+    "--wheel-dir",
+    "--disable-pip-version-check",
     "--only-binary",
     "--mixed_precision",
     "--config_file",

@@ -6,10 +6,10 @@ from lors_cli.config.fields import named_datasets
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError
 from lors_cli.models import source
-from lors_cli.run import manifest
+from lors_cli.run import layout, manifest
 from lors_cli.run.graph import Graph
 from lors_cli.run.layout import EVALUATED, STAGES
-from lors_cli.stages import common, evaluate
+from lors_cli.stages import evaluate
 
 log = logging.getLogger(__name__)
 
@@ -24,23 +24,26 @@ def prefetch(config: Config) -> list[str]:
         RequestError: something could not be had; all of it is named, and the rest was fetched.
 
     """
-    section = common.section(config, "eval", config.eval)
+    section = config.eval
     lines: list[str] = []
     problems: list[Problem] = []
     graph = Graph(config, ["eval"])
-    for name in dict.fromkeys(["dense", *section.models]):
+    for name in dict.fromkeys(["dense", *(section.models if section else [])]):
         maker = STAGES.get(EVALUATED.get(name, ""))
         if maker and not (maker.output(config.output_dir) / manifest.NAME).is_file():
             lines.append(f"{name}: made by the config's own stages")
             continue
         try:
-            lines.append(f"{name}: {source.complete(graph.input('eval', name).path)}")
+            path = graph.input("eval", name).path if section else source.resolve(config.model)
+            lines.append(f"{name}: {source.complete(path)}")
         except RequestError as error:
             problems += error.problems
-    for stage in ("prune", "align", "quantize", "train", "recover"):
-        if given := getattr(getattr(config, stage), "input", None):
+    stages = [stage for stage in STAGES if stage != "eval" and getattr(config, stage) is not None]
+    named = dict(one for stage in stages for one in layout.named(config, stages, stage))
+    for key, given in named.items():
+        if given != config.model and not key.endswith(layout.ADAPTERS):  # adapters are never of a hub
             try:
-                lines.append(f"{stage}.input: {source.complete(source.resolve(given, f'{stage}.input'))}")
+                lines.append(f"{key}: {source.complete(source.resolve(given, key))}")
             except RequestError as error:
                 problems += error.problems
     for key, dataset in named_datasets(config):
@@ -50,8 +53,7 @@ def prefetch(config: Config) -> list[str]:
         except RequestError as error:
             problems += error.problems
     try:
-        benchmarks = evaluate.benchmarks(section)
-        if benchmarks:
+        if section and (benchmarks := evaluate.benchmarks(section)):
             lines += [f"task {asked.name}: {len(asked.objects)} with data" for asked in benchmarks.asked]
     except RequestError as error:
         problems += error.problems
