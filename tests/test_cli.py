@@ -1,6 +1,7 @@
 """The commands as a user types them, on a pico model."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,17 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
-from lors_cli import adapters, pruning
+from lors_cli import __version__, adapters, pruning
+from lors_cli.cli import app
+from lors_cli.config import reference
+from lors_cli.run.layout import STAGES
 
 Lors = Callable[..., Result]
 WriteConfig = Callable[..., Path]
 
 
 HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
-COMMANDS = ("run", "prune", "train", "merge", "eval", "inspect", "methods", "schema")
+COMMANDS = ("run", "prune", "train", "merge", "eval", "inspect", "methods", "schema", "init")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,21 @@ def test_what_needs_no_model_imports_nothing_heavy(
         assert words in done.stdout + done.stderr
 
 
+def test_every_command_has_help_and_a_stage_lists_its_keys(lors: Lors) -> None:
+    assert lors("-h").stdout == lors("--help").stdout
+    assert "--install-completion" in lors("-h").stdout
+    assert lors("--version").stdout.strip() == __version__
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        shown = lors(name, "-h").stdout
+        assert "Usage" in shown
+        if name in STAGES:
+            for path, _, default, _ in reference.keys(name):
+                assert f"  {path} " in f"{shown} ".replace("\n", " \n"), f"{name}: {path}"
+                assert default != "required" or re.search(rf"  {re.escape(path)}\s+\[required\]", shown), path
+            assert f"{name}." in shown
+            assert command.params
+
+
 def test_methods_lists_every_method(lors: Lors) -> None:
     shown = lors("methods").stdout
     equations = {len(line) - len(line.lstrip()) for line in shown.splitlines() if "arXiv" in line}
@@ -70,6 +90,15 @@ def test_run_does_the_whole_job_and_a_second_run_nothing(lors: Lors, write_confi
         assert name in first.stdout
     assert results["models"]["pruned"]["sparsity"] == 0.5
     assert results["models"]["merged"]["sparsity"] == 0.5
+    assert re.search(r"train: finished in \d+ s, loss [\d.]+ at first, [\d.]+ at last: ", first.stderr)
+    assert f"merge: now `lors generate {run / 'merged'} --prompt" in first.stderr
+    assert f"merge: now `lors pack {run / 'merged'}`" in first.stderr
+    grouped = lors("inspect", run / "merged").stdout
+    assert re.search(r"\| q_proj +\| +2 \|", grouped)
+    assert grouped.count("proj") == 7
+    each = lors("inspect", run / "adapter", "--modules").stdout
+    assert each.count("lora_A") == 14
+    assert re.search(r"\| q_proj +\| +2 \| lora_A \(", lors("inspect", run / "adapter").stdout)
     names = sorted(p.name for p in run.iterdir() if p.name != ".lock")
     assert names == ["adapter", "eval", "lors.log", "merged", "pruned"]
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
@@ -103,6 +132,8 @@ def test_dry_run_writes_nothing(lors: Lors, write_config: WriteConfig, tmp_path:
         "train: memory:",
         "merge: writes",
         "eval: dense, pruned, merged",
+        "merge: estimated: ",
+        "all 4 stages, estimated: ",
     ):
         assert line in shown
 

@@ -9,7 +9,9 @@ from lors_cli import console
 from lors_cli.cli.options import Debug, Force, Quiet, app, reporting
 
 # What --decode takes.
-OF_DECODE = ("batch_sizes", "sequence_lengths", "sparsity", "device", "dtype", "rounds", "time_limit", "output_dir")
+OF_DECODE = (
+    *("batch_sizes", "sequence_lengths", "sparsity", "bits", "device", "dtype", "rounds", "time_limit", "output_dir"),
+)
 
 
 @app.command()
@@ -25,6 +27,10 @@ def bench(
     batch_sizes: Annotated[str, typer.Option(help="Sequences in a micro-batch, such as 1,2,4.")] = "1",
     methods: Annotated[str, typer.Option(help="Names of methods from the table, with commas; all if left out.")] = "",
     sparsity: Annotated[str, typer.Option(help="Sparsity of the random weights: a fraction of zeros, or N:M.")] = "2:4",
+    bits: Annotated[
+        int | None,
+        typer.Option(help="With --decode and a shape: round its random weights to codes of so many bits, 2 to 8."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[
         str | None,
@@ -39,7 +45,11 @@ def bench(
     ] = 5,
     time_limit: Annotated[float, typer.Option(help="Seconds after which nothing new begins.")] = 1200.0,
     predict: Annotated[
-        bool, typer.Option("--predict", help="Print only the figures of the roofline; nothing is measured.")
+        bool,
+        typer.Option(
+            "--predict",
+            help="Only the figures of the roofline; nothing is measured. They are written if --output-dir is given.",
+        ),
     ] = False,
     hardware: Annotated[str | None, typer.Option(help="With --predict: h100, h200 or a100.")] = None,
     decode: Annotated[
@@ -63,6 +73,10 @@ def bench(
         if decode is not None:
             _decode(context, as_json=as_json)
             return
+        if bits is not None:
+            from lors_cli.errors import request_error
+
+            raise request_error("--bits", "this option with --decode alone", bits, "leave --bits out")
         from lors_cli.benchmark import bench as benchmark
         from lors_cli.benchmark.tables import render
 
@@ -109,7 +123,9 @@ def _decode(context: typer.Context, *, as_json: bool) -> None:
             "--device", "cpu with --decode: the packed kernels are a CPU's", context.params["device"], "use cpu"
         )
     asked: dict[str, Any] = {
-        name: given[name] for name in ("sparsity", "dtype", "rounds", "time_limit", "output_dir") if name in given
+        name: given[name]
+        for name in ("sparsity", "bits", "dtype", "rounds", "time_limit", "output_dir")
+        if name in given
     }
     for name, key in (("batch_sizes", "--batch-sizes"), ("prompt_lengths", "--sequence-lengths")):
         if (option := key.removeprefix("--").replace("-", "_")) in given:

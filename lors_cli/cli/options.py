@@ -10,7 +10,7 @@ from lors_cli.errors import LorsError, RequestError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Sparse language models: prune, train with adapters that keep the zeros, merge with proof, evaluate.",
 )

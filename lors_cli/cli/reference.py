@@ -1,10 +1,37 @@
 """The commands that say what there is: the methods, and the keys of a config."""
 
+import os
+import shlex
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from lors_cli import console
-from lors_cli.cli.options import app, reporting
+from lors_cli.cli.options import Debug, Quiet, app, reporting
+
+
+@app.command()
+def init(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="A config such as quickstart, or a folder of them such as papers.")
+    ] = "quickstart",
+    output: Annotated[str, typer.Option(metavar="DIR", help="Where the file goes.")] = ".",
+    listed: Annotated[bool, typer.Option("--list", help="Only print the names that there are.")] = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented config to start from; nothing is overwritten."""
+    with reporting(None, debug=debug, quiet=quiet):
+        from lors_cli.tools import init as tool
+
+        if listed:
+            console.result("\n".join(tool.names()))
+            return
+        written = tool.init(name, Path(os.path.expanduser(output)))
+        console.result("\n".join(map(str, written)))
+        console.log.info("next: `lors run %s`; `lors run --help` lists the keys", shlex.quote(str(written[0])))
 
 
 @app.command()

@@ -2,13 +2,43 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from lors_cli import console
+from lors_cli import console, offline
 from lors_cli.cli.options import Config, Debug, DryRun, Force, Overrides, Quiet, Verbose, app, reporting
 from lors_cli.run.layout import STAGES
+
+
+class _WithKeys(TyperCommand):
+    """A command whose help lists the keys of its section."""
+
+    section = ""
+
+    def get_help(self, ctx: Any) -> str:
+        """The help, which typer prints itself, and the keys."""
+        from lors_cli.config import reference
+
+        shown, formatter = super().get_help(ctx), ctx.make_formatter()
+        with formatter.section("Keys of the file" if self.section else "Sections and keys of the file"):
+            rows = [
+                (path, " ".join(filter(None, [_default(default), meaning or kind])))
+                for path, kind, default, meaning in reference.keys(self.section)
+            ]
+            formatter.write_dl(rows)
+        return f"{shown}{formatter.getvalue().rstrip()}"
+
+
+def _default(default: str) -> str:
+    text = default.replace("`", "")
+    return f"[{text}]" if text == "required" else f"[default: {text}]" if text else ""
+
+
+def _of(section: str) -> type[TyperCommand]:
+    """The class of the command that reads the `section`; all sections if it is empty."""
+    return type("StageCommand", (_WithKeys,), {"section": section})
 
 
 def _stage_command(name: str, stages: Callable[[object], list[str]], summary: str) -> None:
@@ -28,13 +58,13 @@ def _stage_command(name: str, stages: Callable[[object], list[str]], summary: st
             from lors_cli.config.schema import missing
 
             loaded = load(Path(config), overrides or [])
-            if name not in ("run", "merge") and getattr(loaded, name) is None:
+            if name != "merge" and getattr(loaded, name) is None:
                 raise missing(name)
             from lors_cli import pipeline  # imports torch
 
             pipeline.run(loaded, stages(loaded), force=force, dry_run=dry_run)
 
-    app.command(name, help=summary)(command)
+    app.command(name, help=summary, cls=_of(name))(command)
 
 
 def _present(config: object) -> list[str]:
@@ -48,7 +78,46 @@ def _present(config: object) -> list[str]:
     return present
 
 
-_stage_command("run", _present, "Run all stages of the file, in order; finished ones are skipped.")
+@app.command(cls=_of(""))
+def run(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="YAML file of the experiment; left out with --bundle.")
+    ] = None,
+    overrides: Overrides = None,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Run what `lors bundle` collected in DIR, without a network.")
+    ] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run all stages of the file, in order; finished ones are skipped."""
+    given = [*([config] if config else []), *(overrides or [])]
+    with reporting(bundle or config, debug=debug, quiet=quiet, verbose=verbose):
+        from lors_cli.errors import request_error
+
+        if bundle and config and "=" not in config:
+            got = f"{config} and --bundle {bundle}"
+            raise request_error("CONFIG", "a YAML file or --bundle DIR, not both", got, "leave one of them out")
+        if bundle:
+            offline.use_home(Path(bundle) / "hub")
+            offline.switch_on()
+            from lors_cli.tools import bundle as bundles
+
+            loaded = bundles.config(Path(bundle), given)
+        elif config:
+            from lors_cli.config.load import load
+
+            loaded = load(Path(config), overrides or [])
+        else:
+            raise request_error("CONFIG", "a YAML file, or --bundle DIR", "neither", "name one of them")
+        from lors_cli import pipeline  # imports torch
+
+        pipeline.run(loaded, _present(loaded), force=force, dry_run=dry_run)
+
+
 _stage_command("prune", lambda _: ["prune"], "Dense model -> <output_dir>/pruned.")
 _stage_command("align", lambda _: ["align"], "Pruned model -> <output_dir>/aligned, trained on general text.")
 _stage_command(
@@ -63,7 +132,7 @@ _stage_command(
 _stage_command("merge", lambda _: ["merge"], "Pruned model + adapter -> <output_dir>/merged, the mask kept and proved.")
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=_of("eval"))
 def evaluate(
     config: Config,
     overrides: Overrides = None,
@@ -89,6 +158,30 @@ def evaluate(
             from lors_cli import pipeline
 
             pipeline.run(loaded, ["eval"], force=force, dry_run=dry_run)
+
+
+@app.command()
+def bundle(
+    config: Config,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A new directory.")],
+    overrides: Overrides = None,
+    wheels: Annotated[
+        bool, typer.Option("--wheels/--no-wheels", help="Take along what pip needs to install lors there.")
+    ] = True,
+    force: Force = False,
+    debug: Debug = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Collect all that a config needs, for `lors run --bundle` on a machine without a network."""
+    with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+        from lors_cli.artifacts import publish
+
+        place = Path(directory)
+        offline.use_home(publish.partial_directory(place) / "hub")
+        from lors_cli.tools import bundle as bundles
+
+        bundles.make(Path(config), overrides or [], place, with_wheels=wheels, force=force)
 
 
 @app.command()

@@ -17,6 +17,9 @@ def inspect(
         str, typer.Argument(metavar="PATH", help="A model directory, packed or not, or one of an adapter.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="A row for each linear, not for those of the same place together.")
+    ] = False,
     plots: Annotated[
         bool, typer.Option("--plots", help="Draw heatmaps: a model's sparsity; an adapter's norms by head and block.")
     ] = False,
@@ -40,7 +43,7 @@ def inspect(
             from lors_cli.tools.inspect_plots import draw
 
             facts |= draw(facts, base=base, output=Path(os.path.expanduser(output)) if output else None)
-        console.result(json.dumps(facts, indent=2, allow_nan=False) if as_json else render(facts))
+        console.result(json.dumps(facts, indent=2, allow_nan=False) if as_json else render(facts, modules=modules))
 
 
 @app.command()
@@ -52,6 +55,10 @@ def pack(
     layout: Annotated[
         str | None, typer.Option(help="2:4 or bitmask; the smaller one for each weight if left out.")
     ] = None,
+    compress: Annotated[
+        bool,
+        typer.Option("--compress", help="Compress what is packed too, to keep or copy; it runs once it is unpacked."),
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Take the model's code along too; it is not run.")
     ] = False,
@@ -64,7 +71,8 @@ def pack(
         from lors_cli.tools.pack import pack as make
 
         target = Path(output or f"{model.rstrip('/')}-packed")
-        make(Path(model), target, layout=layout, trust_remote_code=trust_remote_code, force=force)
+        code = trust_remote_code
+        make(Path(model), target, layout=layout, compress=compress, trust_remote_code=code, force=force)
 
 
 @app.command()

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -84,6 +84,7 @@ def _device(text: str) -> str:
 DEVICE = r"auto|cpu|cuda(:\d{1,3})?|mps"
 Device = Annotated[str, AfterValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^({DEVICE})$"})]
 LONGEST_TEXT = 4000  # a path of Linux has at most 4095 bytes
+LONGEST_PROSE = 10**6
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 # Every number has both bounds, so that nonsense is named before anything is reserved, counted or waited for.
@@ -105,8 +106,8 @@ class AsChoice:
         return {"anyOf": handler(schema)["oneOf"]}
 
 
-def check_text(text: str) -> None:
-    """Refuse a text that is the name of nothing.
+def check_text(text: str, *, prose: bool = False) -> None:
+    """Refuse a text that is the name of nothing; `prose` is for a model to read, and has lines.
 
     Raises:
         ValueError: it is empty, has control characters, is very long, or names the home of nobody.
@@ -114,17 +115,19 @@ def check_text(text: str) -> None:
     """
     if not text.strip():
         raise ValueError("text of at least one character")
-    if control := next((character for character in text if unicodedata.category(character) == "Cc"), None):
+    allowed, longest = ("\n\t", LONGEST_PROSE) if prose else ("", LONGEST_TEXT)
+    if control := next((one for one in text if unicodedata.category(one) == "Cc" and one not in allowed), None):
         raise ValueError(f"text without control characters such as U+{ord(control):04X}")
-    if len(text) > LONGEST_TEXT:
-        raise ValueError(f"text of at most {LONGEST_TEXT} characters")
-    if os.path.expanduser(text).startswith("~"):
+    if len(text) > longest:
+        raise ValueError(f"text of at most {longest} characters")
+    if not prose and os.path.expanduser(text).startswith("~"):
         raise ValueError("a path whose ~ is the home of a user that exists")
 
 
 class Section(BaseModel):
     """Unknown keys are errors; null means left out; a parsed config does not change."""
 
+    PROSE: ClassVar[frozenset[str]] = frozenset()  # the keys whose texts are for a model to read
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -147,7 +150,7 @@ class Section(BaseModel):
             if truths and not numbers and isinstance(one, int | float) and not isinstance(one, bool):
                 raise PydanticCustomError("truth", "true or false")
             if isinstance(one, str):
-                check_text(one)
+                check_text(one, prose=info.field_name in cls.PROSE)
         return value
 
     @model_validator(mode="after")

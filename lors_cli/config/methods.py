@@ -77,8 +77,8 @@ def complete(model: type[M]) -> type[M]:
     added = (classes, sections)
     if model not in _completed or _completed[model][0] != added:
         keys = {name: _key(owners, field) for name, (owners, field) in _owned(classes).items()}
-        if taken := keys.keys() & model.model_fields.keys():
-            raise TypeError(f"an option must not be called {min(taken)}, which is a key of the section itself")
+        if taken := [name for name in keys if name in model.model_fields or hasattr(model, name)]:
+            raise TypeError(f"an option must not be called {taken[0]}, which the section has itself")
         for name, section in sections.items():
             if section is not section_of(model.model_fields[name]):
                 keys[name] = (section | None, model.model_fields[name])

@@ -23,6 +23,7 @@ these. A key that the method does not use is refused. `DATASET` is described at 
 """
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
 Schema = dict[str, Any]
+Entry = tuple[str, str, str, str]  # path, type, default and meaning of a key
 DATASET: Schema = Dataset.model_json_schema()
 
 
@@ -52,8 +53,30 @@ def page() -> str:
     """The page of all keys, in Markdown."""
     schema = _sections()
     sections = schema["$defs"]
-    dataset = _rows("DATASET", DATASET, _keys(DATASET), sections)
+    dataset = _entries("DATASET", DATASET, _keys(DATASET), sections)
     return "\n".join([HEAD, *_section("", schema, sections), "## DATASET\n", *_table(dataset)])
+
+
+def keys(stage: str) -> Iterator[Entry]:
+    """The keys of a stage's section and of those in it, or of the top level: each with what `Entry` says."""
+    schema = _sections()
+    sections = schema["$defs"]
+    yield from _nested(stage, sections[stage.capitalize()] if stage else schema, sections, deep=bool(stage))
+
+
+def _nested(prefix: str, section: Schema, sections: dict[str, Schema], *, deep: bool) -> Iterator[Entry]:
+    yield from _entries(prefix, section, section["properties"], sections)
+    for path, inner in _inner(prefix, section["properties"], sections) if deep else ():
+        yield from _nested(path, inner, sections, deep=deep)
+
+
+def _inner(prefix: str, keys: Schema, sections: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
+    """The sections that these keys hold, with their paths."""
+    for name, key in keys.items():
+        inner = [one for one in _references(key) if not one.endswith("Dataset")]
+        if inner:  # an entry of a list has the keys of one by itself, and more
+            section = {**sections[inner[-1]], "description": sections[inner[0]]["description"]}
+            yield f"{prefix}.{name}".strip("."), section
 
 
 def _section(prefix: str, section: Schema, sections: dict[str, Schema]) -> Iterator[str]:
@@ -65,32 +88,31 @@ def _section(prefix: str, section: Schema, sections: dict[str, Schema]) -> Itera
     if prefix == "align":
         yield "The keys of `train`, apart from:\n"
         keys = {name: key for name, key in keys.items() if key != sections["Train"]["properties"].get(name)}
-    yield from _table(_rows(prefix, section, keys, sections))
-    for name, key in keys.items():
-        inner = [one for one in _references(key) if not one.endswith("Dataset")]
-        if inner:  # an entry of a list has the keys of one by itself, and more
-            section = {**sections[inner[-1]], "description": sections[inner[0]]["description"]}
-            yield from _section(f"{prefix}.{name}".strip("."), section, sections)
+    yield from _table(_entries(prefix, section, keys, sections))
+    for path, inner in _inner(prefix, keys, sections):
+        yield from _section(path, inner, sections)
 
 
-def _table(rows: Iterator[str]) -> Iterator[str]:
+def _table(entries: Iterator[Entry]) -> Iterator[str]:
     yield "| key | type | default | meaning |\n|---|---|---|---|"
-    yield from rows
+    for path, kind, default, meaning in entries:
+        escaped = meaning.replace("|", "\\|")
+        yield f"| `{path}` | {kind} | {default} | {escaped} |"
     yield ""
 
 
-def _rows(prefix: str, section: Schema, keys: Schema, sections: dict[str, Schema]) -> Iterator[str]:
+def _entries(prefix: str, section: Schema, keys: Schema, sections: dict[str, Schema]) -> Iterator[Entry]:
     required = section.get("anyOf", [section])[-1].get("required", [])
     for name, key in keys.items():
         path = f"{prefix}.{name}".strip(".")
-        meaning = key.get("description", "").replace("|", "\\|")
+        meaning = key.get("description", "")
         default = "required" if name in required else _value(key["default"]) if key.get("default") is not None else ""
-        yield f"| `{path}` | {_type(key)} | {default} | {meaning} |"
+        yield path, _type(key), default, meaning
         inner = [one for one in _references(key) if one.endswith("Dataset")]
         if inner:  # keys that a data set has only here; an entry of a list has those of one by itself, and more
             section = sections[inner[-1]]
             own = {name: key for name, key in _keys(section).items() if name not in _keys(DATASET)}
-            yield from _rows(path, section, own, sections)
+            yield from _entries(path, section, own, sections)
 
 
 def _keys(section: Schema) -> Schema:

@@ -7,11 +7,12 @@ from pydantic import Field, model_validator
 
 from lors_cli import adapters
 from lors_cli.config import recipes
+from lors_cli.config.align import Align
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.fields import Count, Device, Dtype, Fault, PathText, Section, Seed, without_effect
 from lors_cli.config.prune import Prune
 from lors_cli.config.quantize import Quantize
-from lors_cli.config.train import Align, Train
+from lors_cli.config.train import Train
 from lors_cli.errors import RequestError, request_error
 from lors_cli.options import OneOf
 

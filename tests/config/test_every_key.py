@@ -23,7 +23,7 @@ ALWAYS = {
         *("append_eos", "ignore_fields", "batch_size", "batch_tokens", "micro_batch_size", "learning_rate", "schedule"),
         *("warmup", "weight_decay", "max_grad_norm", "epochs", "max_steps", "max_tokens", "repeat", "dtype"),
         *("gradient_checkpointing", "chunked_loss", "distill", "parallel", "save_steps", "keep_checkpoints"),
-        *("logging_steps", "report_to", "also"),
+        *("logging_steps", "report_to", "also", "adapter", "resume_from", "save_optimizer"),
     },
 }
 USED = {  # by key: the methods that use it, apart from the options that their rows declare
@@ -41,6 +41,8 @@ USED = {  # by key: the methods that use it, apart from the options that their r
     "init_steps": {name for name, row in adapters.METHODS.items() if row.init != "random"},
     "base": {"lors", "sqft", "lora"},
     "elastic_ranks": {name for name, row in adapters.METHODS.items() if row.low_rank},
+    "elastic_sampling": set(),  # without elastic_ranks
+    "resume_data": set(),  # without resume_from
     "also_learning_rate": set(),  # without what it is for
     "keep": set(),  # without an eval_dataset
     "eval_steps": set(),

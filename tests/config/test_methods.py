@@ -7,11 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from lors_cli import adapters, pruning
+from lors_cli.config.align import Align
 from lors_cli.config.load import load
 from lors_cli.config.methods import complete
 from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
-from lors_cli.config.train import Align, Train
+from lors_cli.config.train import Train
 from lors_cli.options import Options, option
 from lors_cli.pruning.rows import Method
 
@@ -164,6 +165,15 @@ def test_a_wrong_formulation_is_found_before_any_work(
     strength = {"train__strength": 1} if formulation.options is Knobs else {}
     config = write_config(train__formulation="wrong", **strength)
     assert said in lors("run", config, "--dry-run", status=2).stderr
+
+
+@pytest.mark.parametrize("name", ["calibration", "changed"])  # a key of the section, and a method of its class
+def test_an_option_is_not_called_as_something_else_of_the_section(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    fields: Any = {"__annotations__": {name: int}, name: option(1, "whatever")}
+    row = Method("lors_cli.pruning.wanda", "-", "-", options=type("Taken", (Options,), fields))
+    monkeypatch.setitem(pruning.METHODS, "taken", row)
+    with pytest.raises(TypeError, match=f"must not be called {name}"):
+        complete(Prune)
 
 
 def test_all_rows_are_right() -> None:

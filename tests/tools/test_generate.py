@@ -8,6 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
+from lors_cli.quantization.grid import Grid
+from tests import quantized
+
 Lors = Callable[..., Result]
 PROMPTS = ["Numbers and words", "A list"]
 
@@ -19,13 +22,15 @@ def answers(text: str) -> list[list[str]]:
 def test_models_side_by_side(lors: Lors, dense: Path, pruned: Path, tmp_path: Path) -> None:
     lors("pack", pruned, packed := tmp_path / "packed")
     (tmp_path / "prompts.txt").write_text("\n\n".join(PROMPTS) + "\n  \n")
-    models, few = [dense, pruned, packed], ["--max-new-tokens", 7, "--no-chat-template"]
+    lors("pack", coded := quantized.write(pruned, tmp_path / "coded", Grid(4, 16)), coded_packed := tmp_path / "codes")
+    models, few = [dense, pruned, packed, coded, coded_packed], ["--max-new-tokens", 7, "--no-chat-template"]
     made = lors("generate", *models, "--prompts", tmp_path / "prompts.txt", *few, "--json")
     assert "2 empty lines" in made.stderr
     assert [entry["prompt"] for entry in json.loads(made.stdout)] == PROMPTS
     tokenizer = AutoTokenizer.from_pretrained(dense)
-    for prompt, (of_dense, of_pruned, of_packed) in zip(PROMPTS, answers(made.stdout), strict=True):
+    for prompt, (of_dense, of_pruned, of_packed, *of_codes) in zip(PROMPTS, answers(made.stdout), strict=True):
         assert of_packed == of_pruned
+        assert of_codes[0] == of_codes[1]
         for path, text in ((dense, of_dense), (pruned, of_pruned)):
             ids = tokenizer(prompt, return_tensors="pt").input_ids
             model = AutoModelForCausalLM.from_pretrained(path)
@@ -33,7 +38,7 @@ def test_models_side_by_side(lors: Lors, dense: Path, pruned: Path, tmp_path: Pa
             assert text == tokenizer.decode(exact, skip_special_tokens=True)
     entry = json.loads(made.stdout)[0]["answers"]
     assert [one["model"] for one in entry] == [str(path) for path in models]
-    assert entry[2]["weight_bytes"] < entry[1]["weight_bytes"]
+    assert entry[4]["weight_bytes"] < entry[2]["weight_bytes"] < entry[1]["weight_bytes"]
     assert entry[0]["prompt_tokens"] == len(tokenizer(PROMPTS[0]).input_ids)
     both = lors("generate", pruned, "--packed", "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], *few).stdout
     for (text,) in answers(
