@@ -6,6 +6,7 @@ would be large or deep is refused while its nodes are counted, before anything i
 """
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -162,14 +163,15 @@ def parse(text: str) -> Any:
         YAMLError: it is not well-formed, has a key twice or a tag, or would grow beyond the limits of this module.
 
     """
-    return _parse(text)[0]
+    return _unshared(_parse(text)[0])
 
 
 def lines(text: str) -> dict[KeyPath, int]:
     """The line, counted from 1, of each key of a document that can be parsed; entries of a list by their numbers."""
-    return _parse(text)[1]
+    return dict(_parse(text)[1])
 
 
+@lru_cache(maxsize=16)  # a sweep has the same text for each of its runs
 def _parse(text: str) -> tuple[Any, dict[KeyPath, int]]:
     loader, places = _Loader(text), dict[KeyPath, int]()
     try:
@@ -181,7 +183,7 @@ def _parse(text: str) -> tuple[Any, dict[KeyPath, int]]:
     if node is None:
         return None, places
     _walk(node, (), places)
-    return _unshared(loader.construct_document(node)), places
+    return loader.construct_document(node), places
 
 
 def _unshared(content: Any) -> Any:

@@ -4,4 +4,5 @@ source "$(dirname "$0")/environment.sh" dev
 ruff format --check .
 ruff check .
 mypy
-exec python -m pytest --numprocesses 2 "$@"
+export OMP_NUM_THREADS=1 # two processes share the cores
+exec python -m pytest --numprocesses 2 --dist worksteal "$@"

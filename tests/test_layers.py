@@ -17,7 +17,7 @@ LAYERS = [
     {"training", "sequential"},
     {"config"},
     {"evaluation"},
-    {"api"},
+    {"api", "peft"},
     {"models"},
     {"data"},
     {"artifacts", "stopping"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"quantization"},
     {"numerics"},
     {"sparsity", "console", "processes", "offline", "options", "yaml12"},
-    {"errors", "interrupts", "native"},
+    {"errors", "interrupts", "native", "progress_bar"},
 ]
 NUMERICS = {"pruning", "adapters", "kernels", "quantization", "sparsity"}
 

@@ -26,6 +26,19 @@ def read_header(path: Path) -> bytes:
         return length + file.read(struct.unpack("<Q", length)[0])
 
 
+def layout_of(header: bytes) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """The shape and the dtype of each tensor by a header from `read_header`, in the order in which they stand.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: it is not one.
+
+    """
+    places = json.loads(header[8:])
+    places.pop("__metadata__", None)
+    ordered = sorted(places.items(), key=lambda item: item[1]["data_offsets"])
+    return {name: (tuple(place["shape"]), tensors.DTYPES[place["dtype"]]) for name, place in ordered}
+
+
 class FileWriter:
     """Writes the tensors of a `layout` (meta tensors by name) into the file `path`.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lors_cli.artifacts import digest, tensors
-from lors_cli.artifacts.file_writer import FileWriter, read_header
+from lors_cli.artifacts.file_writer import FileWriter, layout_of, read_header
 from lors_cli.errors import LorsError, request_error
 from lors_cli.kernels import packed as kernel
 from lors_cli.quantization import without_zeros
@@ -208,10 +208,7 @@ class PackedFile:
     def original(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """The shape and the dtype of each tensor of the original, in the order in which they stand in it."""
         with self._noticing_damage():
-            places = json.loads(self.header[8:])
-            places.pop("__metadata__", None)
-            ordered = sorted(places.items(), key=lambda item: item[1]["data_offsets"])
-            return {name: (tuple(place["shape"]), tensors.DTYPES[place["dtype"]]) for name, place in ordered}
+            return layout_of(self.header)
 
     def names(self) -> list[str]:
         """The tensors of the original, in the order in which they stand in it.

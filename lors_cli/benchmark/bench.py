@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 MOST = 10**9  # of any count that is given
 
 RESULTS = "bench.json"
+PREDICTED = "predicted.json"  # never among what was measured
 # The shape, scopes, dtype and lengths that are measured where nothing else is asked: on a GPU, on a CPU; and predicted.
 DEFAULTS = {
     "cuda": ("llama-3-8b", ("linear", "block"), "bfloat16", (2048,)),
@@ -138,7 +139,14 @@ class Bench:
         _one_of("--hardware", [chosen], tuple(roofline.KNOWN))
         hardware = roofline.KNOWN[chosen]
         cells = [_cell(one, self._predicted(one, hardware, self.methods, optimizer=True)) for one in self.settings]
-        return {**self._facts(hardware), "cells": cells}
+        results = {**self._facts(hardware), "cells": cells}
+        if self.options.output_dir:
+            directory = Path(self.options.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            files.write_json(directory / PREDICTED, results)
+            files.write_text((directory / PREDICTED).with_suffix(".md"), tables(cells) + "\n")
+            log.info("bench: wrote %s", directory / PREDICTED)
+        return results
 
     def measure(self) -> dict[str, Any]:
         """Measure what an earlier run of the same settings has not; write results, tables and plots.

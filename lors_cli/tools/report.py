@@ -167,14 +167,14 @@ def _prepare(paths: list[Path]) -> None:
 
 
 def _render(table: Table, kind: str, width: int | None) -> str:
-    from lors_cli.reporting import export, text
+    from lors_cli.reporting import export, terminal, text
 
     if kind == "html":
         from lors_cli.reporting import page  # matplotlib takes a second to import
 
         return page.render(table)
     if kind == "terminal":
-        return text.plain(table) if width is None else text.terminal(table, width)
+        return text.plain(table) if width is None else terminal.render(table, width)
     renderers: dict[str, Callable[[Any], str]] = {
         "markdown": text.markdown,
         "csv": export.as_csv,

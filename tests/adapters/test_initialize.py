@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.checkpoint import checkpoint
 
 from lors_cli.adapters import METHODS
@@ -186,4 +186,4 @@ def _half(rank: int, directory: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available(), reason="this build of PyTorch has no torch.distributed")
 def test_two_processes_with_half_of_the_batch_each_start_like_one(tmp_path: Path) -> None:
-    spawn(_half, (str(tmp_path),), nprocs=2)
+    start_processes(_half, (str(tmp_path),), nprocs=2, start_method="fork")  # torch is imported already

@@ -13,7 +13,7 @@ from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.checkpoint import checkpoint
 
 from lors_cli.adapters import METHODS
@@ -234,4 +234,4 @@ def _sharded(rank: int, directory: str, layout: str) -> None:
 @pytest.mark.skipif(not dist.is_available(), reason="this build of PyTorch has no torch.distributed")
 @pytest.mark.parametrize("layout", ["dense", "2:4"])
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path, layout: str) -> None:
-    spawn(_sharded, (str(tmp_path), layout), nprocs=2)
+    start_processes(_sharded, (str(tmp_path), layout), nprocs=2, start_method="fork")  # torch is imported already

@@ -178,5 +178,8 @@ def test_prediction_needs_nothing(lors: Lors, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     results = json.loads(lors("bench", "--predict", "--shape", "llama-3-8b", "--json").stdout)
     assert [cell["sequence_length"] for cell in results["cells"]] == [512, 1024, 2048]
-    assert "x frozen" in lors("bench", "--predict", "--shape", "llama-3-8b").stdout
-    assert not list(tmp_path.iterdir())
+    shown = lors("bench", "--predict", "--shape", "llama-3-8b", "--output-dir", tmp_path / "out").stdout
+    assert "x frozen" in shown
+    assert json.loads((tmp_path / "out/predicted.json").read_text())["cells"] == results["cells"]
+    assert (tmp_path / "out/predicted.md").read_text().strip() in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "nothing else is written"
