@@ -6,10 +6,12 @@ is made smaller as `structure` does it, and built from a config with the kept si
 
 import copy
 import logging
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from lors_cli.artifacts.files import read_object
 from lors_cli.models import structure, tiny
 from lors_cli.models.linears import find_blocks
 from lors_cli.models.structure import Kept, Sizes, Structure
@@ -31,6 +33,12 @@ def of(model: PreTrainedModel, smaller: Structure) -> dict[str, int] | None:
     if not sizes.keys() <= model.config.to_dict().keys():  # such as head_dim, which some derive from the others
         return None
     return sizes if _decide(model) else None
+
+
+def said(directory: Path, smaller: Structure) -> bool:
+    """Whether the config.json of the `smaller` model in `directory` says its sizes."""
+    config = read_object(directory / "config.json")
+    return smaller.alike is not None and _keys(smaller.alike).items() <= config.items()
 
 
 def _keys(sizes: Sizes) -> dict[str, int]:

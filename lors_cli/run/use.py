@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from lors_cli.artifacts import quantized_files
-from lors_cli.models import structure
+from lors_cli.models import structure, true_sizes
 from lors_cli.run.card import STORED
 from lors_cli.run.manifest import Manifest
 
@@ -38,7 +38,7 @@ def of_model(directory: Path, made: Manifest) -> list[str]:
     """The commands for a model that was merged just now."""
     place = shlex.quote(str(directory))
     lines = [f'`lors generate {place} --prompt "Name three rivers."` lets it write']
-    if structure.read(directory):
+    if (smaller := structure.read(directory)) and not true_sizes.said(directory, smaller):
         return [*lines, f'`lors_cli.load("{directory}")` loads it in Python; other programs do not know its sizes']
     needs = ", which needs compressed-tensors" if quantized_files.grid_of(directory) else ""
     lines.append(f'`AutoModelForCausalLM.from_pretrained("{directory}")` loads it in transformers{needs}')

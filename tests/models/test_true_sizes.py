@@ -80,13 +80,14 @@ def test_a_run_with_blocks_that_are_alike(
     lors("recover", config)
     lors("merge", config)
     assert AutoModelForCausalLM.from_pretrained(run / "merged").config.intermediate_size == 64
-    lors(
+    said = lors(
         "merge",
         config,
         f"merge.adapter={run / 'adapter'}",
         f"merge.input={run / 'pruned'}",
         "output_dir=" + str(tmp_path / "own"),
-    )
+    ).stderr
+    assert "loads it in transformers" in said
     merged = tmp_path / "own/merged"
     assert torch.equal(
         logits(AutoModelForCausalLM.from_pretrained(merged)),
