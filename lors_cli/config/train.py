@@ -26,6 +26,11 @@ from lors_cli.options import OneOf, Options
 RATES = ", ".join(f"{name} {method.learning_rate:g}" for name, method in adapters.METHODS.items())
 
 
+def samples_per_step(batch_size: int | None, batch_tokens: int | None, sequence_length: int) -> int:
+    """Samples per optimiser step by the values of these keys."""
+    return batch_tokens // sequence_length if batch_tokens else batch_size or 32
+
+
 class Train(MethodSection, Mixing, Starting):
     """pruned model -> <output_dir>/adapter"""
 
@@ -201,7 +206,7 @@ class Train(MethodSection, Mixing, Starting):
     @property
     def samples_per_step(self) -> int:
         """Samples per optimiser step."""
-        return self.batch_tokens // self.sequence_length if self.batch_tokens else self.batch_size or 32
+        return samples_per_step(self.batch_size, self.batch_tokens, self.sequence_length)
 
     @property
     def samples_per_forward(self) -> int:

@@ -6,9 +6,7 @@ They can be told apart on a light and on a dark page. Lines of the same method a
 from lors_cli import adapters
 
 INK = "#1a1a1a"  # of words and axes; on the page it is the colour of its text
-COLOURS = (
-    *("#3b7dd8", "#e0812c", "#3a9a4c", "#d1495b", "#8e6bc4", "#9a6a4f", "#d66bb0", "#6f7f8f", "#a3a12e", "#2fa3b3"),
-)
+COLOURS = ("#3b7dd8", "#e0812c", "#3a9a4c", "#d1495b", "#8e6bc4", "#9a6a4f", "#d66bb0", "#6f7f8f", "#a3a12e", "#2fa3b3")
 PLACES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LIGHTER = (0.0, 0.35, 0.6)
 

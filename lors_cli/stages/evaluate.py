@@ -207,9 +207,10 @@ def _recorded(section: Eval, evaluation: Request) -> dict[str, Any]:
     several = isinstance(section.perplexity, list)
     windows = {"perplexity": perplexities if several else perplexities[0]} if perplexities else {}
     asked = section.model_dump(include={"preset", "tasks", "shots", "task_dir", "backend"})
+    spoken = section.model_dump(include={"samples", "chat_template", "system"})
     enclosures = evaluation.benchmarks.enclosures if evaluation.benchmarks else {}
     enclosed = {"sandbox": enclosures} if enclosures else {}
-    given = {key: value for key in ("samples", "chat_template", "system") if (value := section.model_dump()[key])}
+    given = {key: value for key, value in spoken.items() if value}
     return {"dtype": dtype, "seed": evaluation.seed, "limit": evaluation.limit, **windows, **asked, **enclosed, **given}
 
 

@@ -13,7 +13,7 @@ from lors_cli.adapters import fit
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config
-from lors_cli.config.train import Train
+from lors_cli.config.train import Train, samples_per_step
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.models import linears
 from lors_cli.run import belongs, manifest, request
@@ -71,7 +71,9 @@ def beginning(
         _check_data(made, section, settings)
     facts = made.facts.given
     before = facts.get("further") or {"steps": 0, "tokens": 0, "samples": 0}
-    samples = before["samples"] + facts["steps"] * _samples_per_step(made)
+    had = made.settings
+    per_step = samples_per_step(had.get("batch_size"), had.get("batch_tokens"), had["sequence_length"])
+    samples = before["samples"] + facts["steps"] * per_step
     saved = facts.get("optimizer_step") if (path / checkpoint.OPTIMIZER).is_file() else None
     return Beginning(
         key,
@@ -147,10 +149,3 @@ def _check_data(made: Manifest, section: Train, settings: dict[str, Any]) -> Non
                 for name in others
             )
         )
-
-
-def _samples_per_step(made: Manifest) -> int:
-    """Samples of an optimiser step of a recorded training."""
-    settings = made.settings
-    tokens: int | None = settings.get("batch_tokens")
-    return tokens // settings["sequence_length"] if tokens else settings.get("batch_size") or 32

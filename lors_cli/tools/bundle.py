@@ -73,12 +73,13 @@ def make(path: Path, overrides: Sequence[str], directory: Path, *, with_wheels: 
             wheels.download(partial / "wheels")
         write_text(partial / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
         command = shlex.join(["lors", "bundle", str(path), str(directory), *overrides])
+        listed = _listed(partial)
         write_json(
             partial / NAME,
-            {"version": VERSION, "lors": __version__, "command": command, "paths": paths, "files": _listed(partial)},
+            {"version": VERSION, "lors": __version__, "command": command, "paths": paths, "files": listed},
         )
         publish.publish(partial, directory)
-    total = sum(one["bytes"] for one in json.loads((directory / NAME).read_text())["files"].values())
+    total = sum(one["bytes"] for one in listed.values())
     log.info("bundle: %.3f GB; on the other machine: lors run --bundle %s", total / 1e9, directory)
     console.result(str(directory))
 
