@@ -1,5 +1,7 @@
 """A frozen linear whose weight is kept without its zeros; see `lors_cli.sparsity.packed` for the layouts."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,8 @@ class PackedLinear(nn.Module):
     @property
     def stored(self) -> Stored:
         """The packed weight."""
-        return Stored(*(getattr(self, name) for name in TENSORS))
+        held: Any = self._parameters
+        return Stored(*map(held.get, TENSORS))
 
     def dense_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight (R, C) as it was before packing; what codes stand for in `dtype`, or in that of the inputs."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from lors_cli.adapters.dense_linear import DenseLinear
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.artifacts import model_files, quantized_files, tensors
 from lors_cli.artifacts.packed_model import is_packed
@@ -17,7 +18,7 @@ from lors_cli.benchmark.subject import SHAPES, build, read_shape
 from lors_cli.errors import request_error
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import linears, load, memory, source
-from lors_cli.models.packed import load_packed
+from lors_cli.models.packed import load_packed, speed_up_head
 from lors_cli.quantization import packed as codes
 from lors_cli.quantization import rtn
 from lors_cli.quantization.grid import Grid
@@ -71,9 +72,9 @@ def subject(name: str, pattern: Pattern | None, dtype: torch.dtype, bits: int | 
     )
     coded: dict[str, Stored] = {}
     for place, module in list(model.named_modules()):
-        if isinstance(module, PackedLinear):
-            if module.scale is not None:
-                coded[place] = module.stored
+        if isinstance(module, PackedLinear) and module.scale is not None:
+            coded[place] = module.stored
+        if isinstance(module, PackedLinear | DenseLinear):
             model.set_submodule(place, _dense(module))
     every: dict[str, nn.Linear] = linears.all_linears(model.requires_grad_(False))
     worth = {n: one.weight for n, one in every.items() if n in coded or _is_smaller(one.weight)}
@@ -130,16 +131,21 @@ def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | Non
     return Subject(whole, make, lambda _, linear: coded(linear.weight) if bits else None)
 
 
-def _dense(module: PackedLinear) -> nn.Linear:
+def _dense(module: PackedLinear | DenseLinear) -> nn.Linear:
     linear = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-    linear.weight, linear.bias = nn.Parameter(module.dense_weight(), requires_grad=False), cast(Any, module.bias)
+    if isinstance(module, PackedLinear):
+        linear.weight = nn.Parameter(module.dense_weight(), requires_grad=False)
+    else:
+        linear.weight = module.weight
+    linear.bias = cast(Any, module.bias)
     return linear
 
 
 def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dict[str, Any]:
     """The dense model as it is, with dense products of our own, packed, and without its linears; they share weights.
 
-    `coded` is that of the subject; what has no codes is packed as numbers.
+    All but the first have the head of packed models. `coded` is that of the subject; what has no codes is packed as
+    numbers.
     """
 
     def pack(name: str, linear: nn.Linear) -> nn.Module:
@@ -149,13 +155,14 @@ def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dic
 
     shared, models = {id(parameter): parameter for parameter in base.parameters()}, {"torch": base}
     kinds: dict[str, Callable[[str, nn.Linear], nn.Module]] = {
-        "own dense": lambda _, linear: _OwnDense(linear),
+        "own dense": lambda _, linear: DenseLinear(linear),
         "packed": pack,
         "no linears": lambda _, linear: _Nothing(linear),
     }
     for way, kind in kinds.items():
         if way != "own dense" or kernel.library():
             models[way] = copy.deepcopy(base, dict(shared))
+            speed_up_head(models[way])
             for name, linear in linears.all_linears(models[way]).items():
                 models[way].set_submodule(name, kind(name, linear))
     return models
@@ -167,18 +174,6 @@ def read_bytes(model: Any) -> int:
     tied = output is not None and output.weight is embedding.weight
     total: int = sum(p.nbytes for p in model.parameters())
     return total - (0 if tied else embedding.weight.nbytes)
-
-
-class _OwnDense(nn.Module):
-    """A linear of the dense product of our own."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``F.linear``."""
-        return kernel.multiply(Stored(self.weight), (self.weight.shape[0], self.weight.shape[1]), x, self.bias)
 
 
 class _Nothing(nn.Module):

@@ -21,6 +21,7 @@ struct Codes {
   int64_t bytes;              // of values
   int64_t rows, columns, group;
   int64_t groups, span, a_span;  // of a row; columns for which scales are looked up at once, and so many groups
+  int64_t values_ahead, positions_ahead;  // of a block of rows, as `ahead_of` gives them
 
   int64_t width() const { return (columns + 7) / 8; }
 
@@ -37,22 +38,42 @@ struct Half {
   template <int BITS, int BATCH>
   static void add_products(__m512* sums, __m512i bytes, const char* x, int64_t stride, int part) {
     const __m512i code = part ? _mm512_srli_epi16(bytes, 8) : bytes;
-    __m512i first, second = _mm512_setzero_si512();
-    if (BITS == 4) {  // -15 to 15, of which 5 bits tell
-      const __m512i table = _mm512_set_epi16(-0x4080, -0x4000, -0x3fc0, -0x3f80, -0x3f60, -0x3f40, -0x3f20, -0x3f00,
-                                             -0x3ef0, -0x3ee0, -0x3ed0, -0x3ec0, -0x3eb0, -0x3ea0, -0x3e90, 0, 0x4170,
-                                             0x4160, 0x4150, 0x4140, 0x4130, 0x4120, 0x4110, 0x4100, 0x40e0, 0x40c0,
-                                             0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0);
-      first = _mm512_permutexvar_epi16(code, table);
-    } else {
-      first = _mm512_ternarylogic_epi64(code, _mm512_set1_epi16(0x7f), _mm512_set1_epi16(0x4300), 0xEA);
-      second = _mm512_ternarylogic_epi64(code, _mm512_set1_epi16(0x80), _mm512_set1_epi16(-0x3d00), 0xEA);
-    }
+    // -15 to 15, of which 5 bits tell
+    const __m512i table = _mm512_set_epi16(-0x4080, -0x4000, -0x3fc0, -0x3f80, -0x3f60, -0x3f40, -0x3f20, -0x3f00,
+                                           -0x3ef0, -0x3ee0, -0x3ed0, -0x3ec0, -0x3eb0, -0x3ea0, -0x3e90, 0, 0x4170,
+                                           0x4160, 0x4150, 0x4140, 0x4130, 0x4120, 0x4110, 0x4100, 0x40e0, 0x40c0,
+                                           0x40a0, 0x4080, 0x4040, 0x4000, 0x3f80, 0);
 #pragma GCC unroll 8
     for (int b = 0; b < BATCH; ++b) {
-      const __m512i inputs = Bf16::load(x + b * stride + 64 * part);
-      sums[b] = Bf16::add_product(sums[b], first, inputs);
-      if (BITS == 8) sums[b] = Bf16::add_product(sums[b], second, inputs);
+      sums[b] = add_product<BITS>(sums[b], code, table, Bf16::load(x + b * stride + 64 * part));
+    }
+  }
+  template <int BITS>
+  static __m512 add_product(__m512 sum, __m512i code, __m512i table, __m512i inputs) {
+    if (BITS == 4) return Bf16::add_product(sum, _mm512_permutexvar_epi16(code, table), inputs);
+    const __m512i low = _mm512_ternarylogic_epi64(code, _mm512_set1_epi16(0x7f), _mm512_set1_epi16(0x4300), 0xEA);
+    const __m512i high = _mm512_ternarylogic_epi64(code, _mm512_set1_epi16(0x80), _mm512_set1_epi16(-0x3d00), 0xEA);
+    return Bf16::add_product(Bf16::add_product(sum, low, inputs), high, inputs);
+  }
+  static __m512i table_of(__m512 numbers) {  // twice: the fifth bit does not matter
+    const auto narrow = _mm512_cvtneps_pbh(numbers);
+    return _mm512_broadcast_i64x4(reinterpret_cast<const __m256i&>(narrow));
+  }
+  template <int BITS, int BATCH>
+  static void add_picked(__m512* sums, const uint8_t* codes, const uint8_t* positions, __m512i table,
+                         const __m512i (*x)[PARTS]) {
+    __m512i code;
+    if (BITS == 4) {  // each byte twice, of which vpermw looks at the four lowest bits
+      const __m512i byte = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7, 6, 6, 5, 5,
+                                            4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+      code = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+      code = _mm512_srlv_epi16(_mm512_shuffle_epi8(code, byte), _mm512_set1_epi32(4 << 16));
+    } else {
+      code = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+    }
+#pragma GCC unroll 4
+    for (int b = 0; b < BATCH; ++b) {
+      sums[b] = add_product<BITS>(sums[b], code, table, Bf16::pick(positions, x[b]));
     }
   }
   static void order(const char* x, int64_t count, char* to) {  // up to 64 inputs; those that lack are zeros
@@ -85,6 +106,28 @@ struct Full {
     const __m512 code = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(bytes, 24 - 8 * part), 24));
 #pragma GCC unroll 8
     for (int b = 0; b < BATCH; ++b) sums[b] = _mm512_fmadd_ps(code, _mm512_loadu_ps(x + b * stride + 64 * part), sums[b]);
+  }
+  static __m512i table_of(__m512 numbers) { return _mm512_castps_si512(numbers); }
+  template <int BITS, int BATCH>
+  static void add_picked(__m512* sums, const uint8_t* codes, const uint8_t* positions, __m512i table,
+                         const __m512i (*x)[PARTS]) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const auto* const at = reinterpret_cast<const __m128i*>(codes + 2 * BITS * half);
+      __m512 number;
+      if (BITS == 4) {  // two codes to the low halves of the bytes that vpermps looks at
+        const __m512i pairs = _mm512_cvtepu8_epi64(_mm_loadl_epi64(at));
+        const __m512i code = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x0000000400000000), pairs);
+        number = _mm512_permutexvar_ps(code, _mm512_castsi512_ps(table));
+      } else {
+        number = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at)));
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < BATCH; ++b) {
+        const __m512 inputs = _mm512_castsi512_ps(Float::pick(positions + 4 * half, x[b] + 2 * half));
+        sums[b] = _mm512_fmadd_ps(number, inputs, sums[b]);
+      }
+    }
   }
   static void order(const char* x, int64_t count, char* to) {
     for (int64_t i = 0; i < count; ++i) std::memcpy(to + 4 * (i % 4 * 16 + i / 4), x + 4 * i, 4);
@@ -133,6 +176,12 @@ inline __m512i without(__m512i bytes, __m512i fill) {
   return BITS == 4 ? _mm512_sub_epi8(_mm512_and_si512(bytes, _mm512_set1_epi8(15)), fill) : bytes;
 }
 
+template <Layout L>
+inline void fetch_ahead(const Codes& w, const uint8_t* codes, const uint8_t* positions) {
+  _mm_prefetch(codes + w.values_ahead, _MM_HINT_T0);
+  if (L != DENSE) _mm_prefetch(positions + w.positions_ahead, _MM_HINT_T0);
+}
+
 // Of the 64 columns from `column` on, where a row has fewer codes and positions, a byte each; `codes` is how many codes
 // are before them in all rows, or, of layouts with as many in each row, before the row. Codes that were half bytes are
 // without their zero points, which `fill` has. Columns that the row does not have are any codes.
@@ -140,6 +189,8 @@ template <int BITS, Layout L>
 inline __m512i next_codes(const Codes& w, const uint8_t* positions, int64_t& codes, int64_t column, __m512i fill) {
   const int64_t place = codes + (L == DENSE ? column : L == TWO_OF_FOUR ? column / 2 : 0);
   const int64_t at = BITS == 4 ? place >> 1 : place;
+  positions += column / 8;
+  fetch_ahead<L>(w, w.values + at, positions);
   __m512i bytes = __builtin_expect(at + 64 <= w.bytes, 1)
                       ? _mm512_loadu_si512(w.values + at)
                       : _mm512_maskz_loadu_epi8((uint64_t(1) << (w.bytes - at)) - 1, w.values + at);
@@ -152,15 +203,24 @@ inline __m512i next_codes(const Codes& w, const uint8_t* positions, int64_t& cod
     bytes = _mm512_multishift_epi64_epi8(bits, _mm512_permutexvar_epi8(from, bytes));
   }
   if (L == DENSE) return without<BITS>(bytes, fill);
-  uint8_t masks[16];
   const bool whole = __builtin_expect(column + STEP - 8 < w.columns, 1);
-  positions += column / 8;
-  masks_of<L>(whole ? _mm_loadl_epi64(reinterpret_cast<const __m128i*>(positions))
-                    : load_bytes(positions, (w.columns - column + 7) / 8), masks);
-  uint64_t mask;
-  std::memcpy(&mask, masks, 8);
+  const uint64_t mask = _mm_cvtsi128_si64(masks_of<L>(whole ? _mm_loadl_epi64(reinterpret_cast<const __m128i*>(positions))
+                                                            : load_bytes(positions, (w.columns - column + 7) / 8)));
   if (L == BITMASK) codes += __builtin_popcountll(mask);
   return without<BITS>(_mm512_mask_expand_epi8(fill, mask, bytes), fill);
+}
+
+template <class T, int BATCH, int ROWS>
+void write_sums(const Codes& w, const int64_t* row, const __m512 (*sums)[BATCH], const char* bias, char* y, int batch) {
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int b = 0; b < BATCH; ++b) {
+      if (b >= batch) break;
+      const float added = bias ? T::Number::read(bias + row[r] * T::BYTES) : 0.0f;
+      T::Number::write(y + (b * w.rows + row[r]) * T::BYTES, _mm512_reduce_add_ps(sums[r][b]) + added);
+    }
+  }
 }
 
 // y[b, row] = sum over groups of scale * ((codes - zero point) . x[b]), for ROWS rows from `first` on, and BATCH inputs,
@@ -211,15 +271,71 @@ void multiply_codes_rows(const Codes& w, int64_t first, const char* x, int64_t s
       for (int b = 0; b < BATCH; ++b) sums[r][b] = _mm512_fmadd_ps(of_span[r][b], scale, sums[r][b]);
     }
   }
+  write_sums<T, BATCH, ROWS>(w, row, sums, bias, y, batch);
+}
+
+// The same for 2:4 in groups of whole steps, where it is cheaper to pick the inputs of the codes. x is as it is; there may
+// be zero points with BITS = 4.
+template <class T, int BITS, int BATCH, int ROWS>
+void multiply_picked_rows(const Codes& w, int64_t first, const char* const* x, const char* bias, char* y, int batch) {
+  constexpr int64_t A_STEP = STEP / 2 * BITS / 8;  // bytes of codes
+  __m512 sums[ROWS][BATCH];
+  int64_t row[ROWS];
+  const uint8_t *codes[ROWS], *positions[ROWS];
+  __m512i table[ROWS];
+  const __m512 numbers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  const int64_t steps = w.columns / STEP;
 #pragma GCC unroll 4
   for (int r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 8
-    for (int b = 0; b < BATCH; ++b) {
-      if (b >= batch) break;
-      const float added = bias ? T::Number::read(bias + row[r] * T::BYTES) : 0.0f;
-      T::Number::write(y + (b * w.rows + row[r]) * T::BYTES, _mm512_reduce_add_ps(sums[r][b]) + added);
+    row[r] = std::min(first + r, w.rows - 1);
+    codes[r] = w.values + row[r] * steps * A_STEP;
+    positions[r] = w.positions + row[r] * w.width();
+    table[r] = T::table_of(numbers);
+#pragma GCC unroll 4
+    for (int b = 0; b < BATCH; ++b) sums[r][b] = _mm512_setzero_ps();
+  }
+  for (int64_t group = 0, column = 0; group < w.groups; ++group) {
+    __m512 of_group[ROWS][BATCH];
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r) {
+      if (w.zero_points) {
+        table[r] = T::table_of(_mm512_sub_ps(numbers, _mm512_set1_ps(w.zero_points[row[r] * w.groups + group])));
+      }
+#pragma GCC unroll 4
+      for (int b = 0; b < BATCH; ++b) of_group[r][b] = _mm512_setzero_ps();
+    }
+    for (const int64_t end = column + w.group; column < end; column += STEP) {
+      __m512i parts[BATCH][T::PARTS];
+#pragma GCC unroll 4
+      for (int b = 0; b < BATCH; ++b) {
+#pragma GCC unroll 4
+        for (int part = 0; part < T::PARTS; ++part) parts[b][part] = T::Number::load(x[b] + column * T::BYTES + 64 * part);
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < ROWS; ++r) {
+        fetch_ahead<TWO_OF_FOUR>(w, codes[r], positions[r]);
+        T::template add_picked<BITS, BATCH>(of_group[r], codes[r], positions[r], table[r], parts);
+        codes[r] += A_STEP;
+        positions[r] += STEP / 8;
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r) {
+      const __m512 scale = _mm512_set1_ps(T::Number::read(w.scales + (row[r] * w.groups + group) * T::BYTES));
+#pragma GCC unroll 4
+      for (int b = 0; b < BATCH; ++b) sums[r][b] = _mm512_fmadd_ps(of_group[r][b], scale, sums[r][b]);
     }
   }
+  write_sums<T, BATCH, ROWS>(w, row, sums, bias, y, batch);
+}
+
+template <class T, int BITS, int BATCH, int ROWS>
+void multiply_picked(const Codes& w, const char* x, const char* bias, char* y, int batch, int threads) {
+  const char* inputs[BATCH];  // there may be fewer: the first is multiplied again, and not written
+  for (int b = 0; b < BATCH; ++b) inputs[b] = x + (b < batch ? b : 0) * w.columns * T::BYTES;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t row = 0; row < w.rows; row += ROWS)
+    multiply_picked_rows<T, BITS, BATCH, ROWS>(w, row, inputs, bias, y, batch);
 }
 
 template <class T, int BITS, Layout L, int BATCH, int ROWS>
@@ -231,6 +347,10 @@ void multiply_codes(const Codes& w, const char* x, int64_t stride, const char* b
 
 template <class T, int BITS, Layout L>
 void multiply_codes_batch(const Codes& w, const char* x, const char* bias, char* y, int batch, int threads) {
+  if (L == TWO_OF_FOUR && batch <= 4 && w.group % STEP == 0) {
+    if (batch == 1) return multiply_picked<T, BITS, 1, 4>(w, x, bias, y, batch, threads);
+    return multiply_picked<T, BITS, 4, 2>(w, x, bias, y, batch, threads);
+  }
   const int64_t padded = (w.columns + STEP - 1) / STEP * STEP, stride = padded * T::BYTES;
   const int rounded = batch == 1 ? 1 : batch <= 4 ? 4 : 8;  // those that lack are zeros
   static thread_local std::vector<char> room;
@@ -292,7 +412,8 @@ Codes codes_of(const void* values, const void* positions, const void* starts, co
   return {static_cast<const uint8_t*>(values), static_cast<const uint8_t*>(positions),
           static_cast<const int32_t*>(starts), static_cast<const char*>(scales),
           static_cast<const int8_t*>(zero_points), bytes, rows, columns, group,
-          columns / group, std::max<int64_t>(group, STEP), std::max<int64_t>(STEP / group, 1)};
+          columns / group, std::max<int64_t>(group, STEP), std::max<int64_t>(STEP / group, 1),
+          ahead_of(4 * (bytes / std::max<int64_t>(rows, 1))), ahead_of(4 * ((columns + 7) / 8))};
 }
 
 }  // namespace

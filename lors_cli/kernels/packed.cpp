@@ -118,7 +118,7 @@ struct Double {  // is unpacked only
 
 // The bitmasks of 128 columns from 16 bytes of positions.
 template <Layout L>
-inline void masks_of(__m128i bytes, uint8_t* masks) {
+inline __m128i masks_of(__m128i bytes) {
   if (L == TWO_OF_FOUR) {
     // of a group's code (the lower place + 4 times the higher one) the bits of both places
     const __m128i low = _mm_setr_epi8(1, 3, 5, 9, 3, 2, 6, 10, 5, 6, 4, 12, 9, 10, 12, 8);
@@ -127,7 +127,12 @@ inline void masks_of(__m128i bytes, uint8_t* masks) {
     bytes = _mm_or_si128(_mm_shuffle_epi8(low, _mm_and_si128(bytes, nibble)),
                          _mm_shuffle_epi8(high, _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble)));
   }
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(masks), bytes);
+  return bytes;
+}
+
+template <Layout L>
+inline void masks_of(__m128i bytes, uint8_t* masks) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(masks), masks_of<L>(bytes));
 }
 
 template <class T>
@@ -183,6 +188,14 @@ inline __m128i load_bytes(const uint8_t* at, int64_t count) {
   return _mm_maskz_loadu_epi8(static_cast<__mmask16>(below(count)), at);
 }
 
+// The processor's own prefetching stops short where rows are: while a block of rows is multiplied, the positions and the
+// values of the next one, so many bytes ahead, are asked for. That these may lie beyond the tensors does no harm.
+inline void fetch(const uint8_t* at, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) _mm_prefetch(at + byte, _MM_HINT_T0);
+}
+
+inline int64_t ahead_of(int64_t block) { return std::max<int64_t>(block, 8192); }
+
 // y[b, row] = w[row] . x[b] + bias[row] for ROWS rows and up to BATCH inputs, summed in float32.
 template <class T, Layout L, int BATCH, int ROWS>
 void multiply_rows(const Weight& w, int64_t row, const char* const* x, const char* bias, char* y, int batch) {
@@ -195,6 +208,8 @@ void multiply_rows(const Weight& w, int64_t row, const char* const* x, const cha
   const char* const end = w.values + w.total * T::BYTES;
   const char* const last = end - 64;
   alignas(16) uint8_t masks[ROWS][CHUNK / 8];
+  if (L != DENSE) fetch(at[0].positions + ROWS * w.width(), ROWS * w.width());
+  const int64_t ahead = ahead_of(ROWS * (w.total / w.rows) * T::BYTES);
   int64_t column = 0;
   constexpr bool PICK = L == TWO_OF_FOUR && BATCH <= 4;
   for (; PICK && column + 2 * T::LANES <= w.columns; column += 2 * T::LANES) {
@@ -205,6 +220,7 @@ void multiply_rows(const Weight& w, int64_t row, const char* const* x, const cha
     }
     for (int r = 0; r < ROWS; ++r) {
       const __m512i values = T::load(at[r].values);
+      _mm_prefetch(at[r].values + ahead, _MM_HINT_T1);
       at[r].values += 64;
       for (int b = 0; b < BATCH; ++b)
         sums[r][b] = T::add_product(sums[r][b], values, T::pick(at[r].positions + column / 8, parts[b]));
@@ -220,6 +236,7 @@ void multiply_rows(const Weight& w, int64_t row, const char* const* x, const cha
       __m512i parts[BATCH];
       for (int b = 0; b < BATCH; ++b) parts[b] = T::load(x[b] + (column + step * T::LANES) * T::BYTES);
       for (int r = 0; r < ROWS; ++r) {
+        if (L == DENSE || step % 2 == 0) _mm_prefetch(at[r].values + ahead, _MM_HINT_T1);
         const __m512i part = next<T, L>(at[r], L == DENSE ? 0 : mask_at<T>(masks[r], step), last, end);
         for (int b = 0; b < BATCH; ++b) sums[r][b] = T::add_product(sums[r][b], part, parts[b]);
       }

@@ -1,9 +1,9 @@
-"""Products with packed weights, and unpacking, in C++ (`SOURCES`) where that runs, else in plain PyTorch.
+"""Products with packed weights, and unpacking, in C++ (`SOURCES`) where that runs, else in plain PyTorch or Triton.
 
 The layouts are those of `lors_cli.sparsity.packed`, and of quantised weights of `lors_cli.quantization.packed`; the
 functions there that unpack rows are the oracles. A batch of up to `BATCH` inputs is multiplied while the weight is
 decoded, so that a weight's bytes are all that is read: decoding a token is bound by them. Larger batches multiply with
-a tile of rows, which is unpacked into the core's cache and there for one product.
+a tile of rows, which is unpacked for one product.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lors_cli import native
+from lors_cli.kernels import gemv
 from lors_cli.quantization import packed as codes
 from lors_cli.sparsity import packed
 from lors_cli.sparsity.packed import Stored
@@ -32,7 +33,7 @@ SOURCES = ("packed.cpp", "codes.cpp")  # one text, in this order
 MULTIPLIED = (torch.bfloat16, torch.float32)
 STEP = 64  # columns of codes that are decoded at once
 BATCH = 8
-TILE_BYTES = 1 << 23
+TILE_BYTES = 3 << 23  # products with fewer rows of a wide weight are slow
 SMALL = 1 << 16  # weights; fewer are not worth a second thread
 HUGE = 1 << 22  # bytes from which on huge pages are asked for
 
@@ -77,24 +78,23 @@ def multiply(stored: Stored, shape: tuple[int, int], x: Tensor, bias: Tensor | N
 
     """
     rows, columns = shape
-    like = stored.values if stored.scale is None else stored.scale
-    if x.shape[-1] != columns or x.dtype != like.dtype or x.device != like.device:
-        got = f"{tuple(x.shape)} {x.dtype} on {x.device}"
+    scale, size = stored.scale, x.shape
+    like = stored.values if scale is None else scale
+    if size[-1] != columns or x.dtype != like.dtype or x.device != like.device:
+        got = f"{tuple(size)} {x.dtype} on {x.device}"
         raise RuntimeError(f"x: (..., {columns}) {like.dtype} on {like.device}, got {got}")
-    flat = x.reshape(-1, columns).contiguous()
-    batch = len(flat)
-    if 0 < batch <= BATCH and not _wide(stored) and (code := _code(stored, shape, x.dtype)):
-        y = x.new_empty(batch, rows)
-        threads = torch.get_num_threads() if rows * columns > SMALL else 1
-        added = None if bias is None else bias.data_ptr()
-        product = (flat.data_ptr(), added, y.data_ptr(), batch, threads)
-        if stored.scale is None:
-            code.lors_multiply(*_weight(stored, shape), *product)
-        else:
-            code.lors_multiply_codes(*_codes(stored, shape, stored.scale), *product)
+    batch = x.numel() // columns
+    if not 0 < batch <= BATCH or _wide(stored) or not (code := _code(stored, shape, x.dtype)):
+        few = gemv.available(stored, batch)
+        return (gemv.multiply if few else _by_tiles)(stored, shape, x.reshape(-1, columns), bias).view(*size[:-1], rows)
+    x, y = x.contiguous(), x.new_empty(*size[:-1], rows)
+    threads = torch.get_num_threads() if rows * columns > SMALL else 1
+    product = (x.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr(), batch, threads)
+    if scale is None:
+        code.lors_multiply(*_weight(stored, shape), *product)
     else:
-        y = _by_tiles(stored, shape, flat, bias)
-    return y.view(*x.shape[:-1], rows)
+        code.lors_multiply_codes(*_codes(stored, shape, scale), *product)
+    return y
 
 
 def _wide(stored: Stored) -> bool:
@@ -116,13 +116,16 @@ def _code(stored: Stored, shape: tuple[int, int], dtype: torch.dtype) -> ctypes.
 def _by_tiles(stored: Stored, shape: tuple[int, int], x: Tensor, bias: Tensor | None) -> Tensor:
     rows, columns = shape
     size = max(TILE_BYTES // (columns * x.itemsize), 1)
-    if size >= rows:
+    if size >= rows or (stored.positions is None and stored.scale is None):
         return F.linear(x, weight_rows(stored, shape, 0, rows, x.dtype), bias)
     tile, y = x.new_empty(size, columns), x.new_empty(len(x), rows)
     for first in range(0, rows, size):
         end = min(first + size, rows)
         weight = weight_rows(stored, shape, first, end, x.dtype, into=tile[: end - first])
-        y[:, first:end] = F.linear(x, weight, None if bias is None else bias[first:end])
+        if bias is None:
+            torch.mm(x, weight.t(), out=y[:, first:end])
+        else:
+            torch.addmm(bias[first:end], x, weight.t(), out=y[:, first:end])
     return y
 
 

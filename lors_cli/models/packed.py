@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from lors_cli.adapters.dense_linear import DenseLinear
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.artifacts import inputs
 from lors_cli.errors import LorsError
+from lors_cli.kernels import packed as kernel
 from lors_cli.models import codes, linears, load
 from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization import packed as packed_codes
@@ -55,6 +57,7 @@ def load_packed(
         before, after = before + linear.weight.nbytes, after + stored.bytes
         if stored.layout == "dense" and stored.scale is None:
             denser = denser or name
+            _speed_up(model, name)
         else:
             model.set_submodule(name, PackedLinear(linear, stored=stored))
     if denser:
@@ -65,6 +68,7 @@ def load_packed(
         log.warning(
             "%s: %d of %d linears stay dense, such as %s: %s", directory, kinds["dense"], len(every), denser, reason
         )
+    speed_up_head(model)
     _fill(model, weights)
     if (directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
@@ -72,6 +76,19 @@ def load_packed(
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     log.info("%s: linears of %.3f GB take %.3f GB (%s)", directory, before / 1e9, after / 1e9, shown)
     return model.requires_grad_(False).to(device)
+
+
+def speed_up_head(model: PreTrainedModel) -> None:
+    """Let the head of a model multiply as `DenseLinear` does, in place: of a small model it is a large part."""
+    head = model.get_output_embeddings()
+    for name in [name for name, module in model.named_modules() if module is head]:
+        _speed_up(model, name)
+
+
+def _speed_up(model: nn.Module, name: str) -> None:
+    linear = model.get_submodule(name)
+    if type(linear) is nn.Linear:  # another may do more than multiply
+        model.set_submodule(name, DenseLinear(linear))
 
 
 def _stored(weights: Weights, name: str, linear: nn.Linear) -> Stored:
@@ -92,7 +109,7 @@ def _fill(model: PreTrainedModel, weights: Weights) -> None:
     """Give the model what is not packed."""
     inside = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
     content = {
-        name: weights.tensor(name).to(like.dtype)
+        name: kernel.in_huge_pages(weights.tensor(name).to(like.dtype))
         for name, like in load.layout(model).items()
         if name.rpartition(".")[0] not in inside or name.endswith(".bias")
     }

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig
 from typer.testing import Result
 
+from lors_cli.adapters.dense_linear import DenseLinear
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.benchmark import decode, decode_subject
 from lors_cli.kernels import packed as kernel
@@ -73,6 +74,9 @@ def test_the_ways_are_one_model(pruned: Path, tmp_path: Path) -> None:
         subject = decode_subject.subject(str(path), None, torch.float32)
         assert [list(ways) for _, ways in subject.linears.values()] == 4 * [layouts]
         models = decode_subject.variants(subject.make(), subject.coded)
+        heads = {way: type(model.get_output_embeddings()) for way, model in models.items()}
+        assert heads.pop("torch") is nn.Linear
+        assert set(heads.values()) == {DenseLinear}
         ids = torch.arange(12).view(2, 6)
         for way in (*DENSE, "packed"):
             torch.testing.assert_close(models[way](ids).logits, models["torch"](ids).logits, rtol=1e-4, atol=1e-5)

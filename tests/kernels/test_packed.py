@@ -92,8 +92,10 @@ def test_threads_and_tiles_do_not_change_the_numbers(monkeypatch: pytest.MonkeyP
         assert torch.equal(alone[0], both[0])
         assert torch.equal(alone[1], both[1])
         monkeypatch.setattr(kernel, "TILE_BYTES", 10 * 512 * 4)
-        many = torch.randn(12, 512)
-        torch.testing.assert_close(kernel.multiply(stored, (101, 512), many), F.linear(many, weight))
+        many, bias = torch.randn(12, 512), torch.randn(101)
+        for added in (None, bias):
+            got = kernel.multiply(stored, (101, 512), many, added)
+            torch.testing.assert_close(got, F.linear(many, weight, added))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 import lors_cli
+from lors_cli.adapters.dense_linear import DenseLinear
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.api import attach
 from lors_cli.artifacts.tensors import PACKED_SUFFIX
@@ -103,7 +104,9 @@ def test_what_packing_makes_larger_stays_dense(sparse: Callable[..., Path], capl
     with caplog.at_level(logging.WARNING):
         model = lors_cli.load(path, packed=True)
     assert f"1 of 14 linears stay dense, such as {full}" in caplog.text
-    assert isinstance(model.get_submodule(full), torch.nn.Linear)
+    for dense in (full, "lm_head"):
+        assert type(model.get_submodule(dense)) is DenseLinear
+    assert model.lm_head.weight is model.get_input_embeddings().weight
     torch.testing.assert_close(model(IDS).logits, lors_cli.load(path)(IDS).logits.detach(), rtol=1e-4, atol=1e-5)
 
 
