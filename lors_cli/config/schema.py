@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 from lors_cli import adapters
 from lors_cli.config import recipes
 from lors_cli.config.align import Align
+from lors_cli.config.elastic import RankSearch
 from lors_cli.config.evaluation import Eval
 from lors_cli.config.fields import Count, Device, Dtype, Fault, PathText, Section, Seed, without_effect
-from lors_cli.config.prune import Prune
+from lors_cli.config.prune import Calibration, Prune
 from lors_cli.config.quantize import Quantize
 from lors_cli.config.train import Train
 from lors_cli.errors import RequestError, request_error
@@ -57,21 +58,32 @@ class Merge(Section):
         False, description='whether the update of a lora adapter is masked at the merge (the baseline "LoRA*")'
     )
 
-    requantize: Literal["rounding", "none"] | None = Field(
+    requantize: Literal["rounding", "gptq", "none"] | None = Field(
         None,
         description="what becomes of a quantised model's effective weights: rounding (if left out) to its own scales;"
-        " none leaves them numbers, for another `lors quantize`, such as gptq with new scales",
+        " gptq on the same scales, with calibration; none leaves them numbers, for another `lors quantize`, which fits"
+        " new scales",
     )
+    calibration: Calibration | None = Field(None, description="the text for requantize: gptq")
     ranks: Count | list[CutRank] | None = Field(
         None,
         description="the rank to which an adapter of train.elastic_ranks is cut first: one for all linears, or entries"
         " for some, of which the last one that matches a linear counts; not cut if left out",
     )
+    rank_search: RankSearch | None = Field(
+        None, description="how ranks are searched for each linear by a held-out loss, instead of `ranks`"
+    )
 
     def faults(self) -> Iterator[Fault]:
-        """Two ways to merge at once."""
-        if self.dense and self.apply_mask:
-            yield Fault("dense", "dense or apply_mask, not both", drop=("dense", "apply_mask"))
+        """Two ways to merge, or to choose ranks, at once."""
+        for one, other in (("dense", "apply_mask"), ("ranks", "rank_search")):
+            if getattr(self, one) and getattr(self, other):
+                yield Fault(one, f"{one} or {other}, not both", drop=(one, other))
+        if self.calibration and self.requantize != "gptq":
+            yield without_effect("calibration", "only requantize: gptq looks at activations", "write requantize: gptq")
+        if self.requantize == "gptq" and not self.calibration:
+            expected = "calibration: {dataset: ...}, because gptq looks at activations"
+            yield Fault("calibration", expected, "add calibration: {dataset: ...}, with text like the model's use")
 
 
 def missing(stage: str) -> RequestError:

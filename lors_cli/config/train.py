@@ -78,7 +78,7 @@ class Train(MethodSection, Mixing, Starting):
     elastic_ranks: Annotated[list[Count], Field(min_length=2)] | None = Field(
         None,
         description="ranks of which each step draws one for each linear, to train so many rows of lora_A and columns of"
-        " lora_B (NLS of the SQFT paper); the largest is rank, and merge.ranks cuts the adapter to others",
+        " lora_B (NLS of the SQFT paper); the largest is rank, and merge.ranks or merge.rank_search cut the adapter",
     )
     elastic_sampling: Literal["random", "sandwich"] = Field(
         "random",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lors_cli.quantization.grid import Grid
+    from lors_cli.quantization.grid import Grid, Scales
     from lors_cli.quantization.stored import Quantized
 
 
@@ -38,9 +38,15 @@ class Method:
             return None
         return import_module(self.module).prepare(statistic, **options.arguments())
 
-    def quantize(self, weight: "Tensor", statistic: Any, grid: "Grid", dtype: "torch.dtype") -> "Quantized":
-        """The quantised weight, with its scales in `dtype`; what is zero in `weight` (R, C) stays zero."""
-        quantized: Quantized = import_module(self.module).quantize(weight, statistic, grid, dtype)
+    def quantize(
+        self, weight: "Tensor", statistic: Any, grid: "Grid", dtype: "torch.dtype", scales: "Scales | None" = None
+    ) -> "Quantized":
+        """The quantised weight, with its scales in `dtype`; what is zero in `weight` (R, C) stays zero.
+
+        A method that has a statistic also takes `scales` that are given.
+        """
+        given = (scales,) if scales else ()
+        quantized: Quantized = import_module(self.module).quantize(weight, statistic, grid, dtype, *given)
         return quantized
 
 

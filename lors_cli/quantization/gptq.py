@@ -58,7 +58,9 @@ def prepare(statistic: Tensor, *, act_order: bool = False, damping: float = 0.01
     return Prepared(hessian.prepare(statistic[order][:, order], damping=damping), order)
 
 
-def quantize(weight: Tensor, statistic: Prepared, grid: Grid, dtype: torch.dtype) -> Quantized:
+def quantize(
+    weight: Tensor, statistic: Prepared, grid: Grid, dtype: torch.dtype, scales: Scales | None = None
+) -> Quantized:
     """Quantise `weight` (R, C); what is zero in it stays zero.
 
     Args:
@@ -66,6 +68,7 @@ def quantize(weight: Tensor, statistic: Prepared, grid: Grid, dtype: torch.dtype
         statistic: what `prepare` made of the Hessian.
         grid: its kind.
         dtype: that the scales are stored in.
+        scales: where the grid lies, which stay as they are; fitted to the weight if left out.
 
     Raises:
         ValueError: the group size does not divide the columns.
@@ -76,13 +79,21 @@ def quantize(weight: Tensor, statistic: Prepared, grid: Grid, dtype: torch.dtype
     made, places = stored.room(work, grid, dtype), torch.arange(work.shape[1], device=work.device)
     if order is not None:
         work[:, order[dead]] = 0
-        made, work, places = Quantized(made.codes, *fit(work, grid, dtype), grid), work[:, order], order
+    if order is not None or scales:
+        made = Quantized(made.codes, *(scales or fit(work, grid, dtype)), grid)
+    if order is not None:
+        work, places = work[:, order], order
     work[:, dead] = 0  # the weights of features that are always zero do nothing
     kept, groups = work != 0, (places // grid.group_size).tolist()
     for start in range(0, work.shape[1], width := block_width(grid)):
         block, rest = slice(start, start + width), slice(start + width, None)
         made.codes[:, places[block]], errors = round_block(
-            work[:, block], upper[block, block], made, groups[block], fits=order is None, kept=kept[:, block]
+            work[:, block],
+            upper[block, block],
+            made,
+            groups[block],
+            fits=not (scales or order is not None),
+            kept=kept[:, block],
         )
         work[:, rest] -= (errors @ upper[block, rest]).mul_(kept[:, rest])
     return made

@@ -111,7 +111,9 @@ class Merged(Facts):
     codes_moved: int | None = None  # of a quantised model
     requantized: str | None = None  # how its codes came about
     rounding_error: Number | None = None  # of the effective weights, as a multiple of the update's norm
+    output_error: Number | None = None  # of gptq: the mean relative change of the linears' outputs
     also: list[str] | None = None  # the parameters that were replaced by trained values, besides the linears
+    rank_search: dict[str, Any] | None = None  # evaluations, first_loss and loss in nats a token, ranks by linears
     modules: dict[str, dict[str, Any]] | None = None
 
 

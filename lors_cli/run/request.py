@@ -28,6 +28,7 @@ BY_CONTENT: dict[tuple[str, ...], tuple[str, ...]] = {
     ("eval_dataset", "path"): ("data", "train.eval_dataset"),
     ("calibration", "dataset", "path"): ("calibration_source",),
     ("perplexity", "dataset", "path"): ("perplexity_source",),
+    ("rank_search", "dataset", "path"): ("rank_search_source",),
     ("task_dir",): ("task_files",),
     ("data_dir",): ("task_files",),
     ("distill", "teacher"): (),

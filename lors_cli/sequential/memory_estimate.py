@@ -33,6 +33,8 @@ class Work:
         fits: whether kept weights are updated.
         tuning: gradient steps on each block.
         codes: whether the weights' codes are kept beside them.
+        method: the key of the section that decides about the solver.
+        places: whether the section has a key `states`.
 
     """
 
@@ -43,6 +45,8 @@ class Work:
     fits: bool = False
     tuning: TuneBlocks | None = None
     codes: bool = False
+    method: str = "method"
+    places: bool = True
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Work":
@@ -73,16 +77,19 @@ class Estimate:
     device: int
     disk: int
     stage: str = "prune"
+    method: str = "method"
+    places: bool = True
 
     def lines(self) -> list[str]:
         """The figures, for people, with the setting that decides each."""
         gpu = f", device {self.device / 1e9:.2f} GB" if self.device else ""
         tuning = f" or tuning {self.tuning / 1e9:.2f} ({self.stage}.tune_blocks)" if self.tuning else ""
+        places = f", {self.stage}.states" if self.places else ""
         return [
             f"memory: host {self.host / 1e9:.2f} GB{gpu}: process {self.process / 1e9:.2f}, blocks"
             f" {self.blocks / 1e9:.2f}, statistics {self.statistics / 1e9:.2f} and solver {self.solver / 1e9:.2f}"
-            f" ({self.stage}.method){tuning}, activations {self.activations / 1e9:.2f} (sequence_length), states"
-            f" {self.states / 1e9:.2f} on the {self.placement} (samples x sequence_length, {self.stage}.states)",
+            f" ({self.stage}.{self.method}){tuning}, activations {self.activations / 1e9:.2f} (sequence_length), states"
+            f" {self.states / 1e9:.2f} on the {self.placement} (samples x sequence_length{places})",
             f"disk: {self.disk / 1e9:.2f} GB while it works",
         ]
 
@@ -144,6 +151,8 @@ def estimate(model: PreTrainedModel, work: Work, windows: tuple[int, int] | None
         device=on_device + (states if at == "device" else 0),
         disk=weights + files * 2 * count * length * hidden * size,
         stage=work.stage,
+        method=work.method,
+        places=work.places,
     )
 
 
@@ -163,7 +172,9 @@ def check(need: Estimate, device: torch.device, output: Path) -> None:
 
     """
     stage = need.stage
-    less = f"lower {stage}.calibration.samples or sequence_length, or set {stage}.states: disk"
+    less = f"lower {stage}.calibration.samples or sequence_length"
+    if need.places:
+        less += f", or set {stage}.states: disk"
     problems = []
     host, free = need.host - need.process, memory.free_host()
     if host > free:

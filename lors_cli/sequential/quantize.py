@@ -6,6 +6,7 @@ these, its linears are rounded, and it is run again for the states of the next.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from lors_cli.errors import LorsError
 from lors_cli.models.weights import Weights
 from lors_cli.options import Options
 from lors_cli.quantization import Method
-from lors_cli.quantization.grid import Grid
+from lors_cli.quantization.grid import Grid, Scales
 from lors_cli.quantization.stored import Quantized
 from lors_cli.sequential.gather import Input
 from lors_cli.sequential.prune_linears import Facts, relative_error, sent
@@ -31,11 +32,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rounding:
-    """How weights are rounded."""
+    """How weights are rounded; `frozen` gives the scales of a linear, by its full name, if these are not fitted."""
 
     method: Method
     options: Options
     grid: Grid
+    frozen: Callable[[str], Scales] | None = None
+
+    def scales(self, names: list[str]) -> Scales | None:
+        """The frozen scales of these linears, one below the other."""
+        if self.frozen is None:
+            return None
+        scale, zero_point = zip(*map(self.frozen, names), strict=True)
+        return Scales(torch.cat(scale), None if zero_point[0] is None else torch.cat(zero_point))
 
 
 @dataclass
@@ -100,7 +109,7 @@ def quantize(
         told: dict[str, Any] = {"tokens": shared.tokens}
         if owner == processes.rank():
             started = time.monotonic()
-            found, told["damping"] = _solve(weights, f"{prefix}.{shared.linears[0]}", shared, rounding)
+            found, told["damping"] = _solve(weights, prefix, shared, rounding)
             told["seconds"] = round((time.monotonic() - started) / len(weights), 3)
         del shared.statistics
         for name, weight in weights.items():
@@ -115,10 +124,10 @@ def quantize(
 
 
 def _solve(
-    weights: dict[str, Tensor], first: str, shared: Input, rounding: Rounding
+    weights: dict[str, Tensor], prefix: str, shared: Input, rounding: Rounding
 ) -> tuple[dict[str, Quantized], float | None]:
     """Quantise the weights of one input, which are rows of one matrix, by their names; with the damping."""
-    statistic = None
+    statistic, first = None, f"{prefix}.{shared.linears[0]}"
     for gathered in shared.statistics.values():
         if not gathered.finite():
             raise LorsError(f"{first}: NaN or infinity in its calibration inputs; check the model, or its dtype")
@@ -126,7 +135,8 @@ def _solve(
     whole = torch.cat(list(weights.values())) if len(weights) > 1 else next(iter(weights.values()))
     try:
         prepared = rounding.method.prepare(statistic, rounding.options)
-        solved = rounding.method.quantize(whole, prepared, rounding.grid, whole.dtype)
+        scales = rounding.scales([f"{prefix}.{name}" for name in weights])
+        solved = rounding.method.quantize(whole, prepared, rounding.grid, whole.dtype, scales)
     except LorsError as error:
         raise LorsError(f"{first}: {error}") from None
     made = dict(zip(weights, solved.split([len(weight) for weight in weights.values()]), strict=True))

@@ -12,12 +12,14 @@ from transformers import PreTrainedModel
 
 from lors_cli import console, processes
 from lors_cli.artifacts import companions, digest, quantized_files
+from lors_cli.config.evaluation import Perplexity
 from lors_cli.config.fields import Section
 from lors_cli.config.prune import Calibration
 from lors_cli.config.schema import Config, missing
 from lors_cli.data import once
 from lors_cli.data.calibration import calibration_windows
 from lors_cli.errors import removal, request_error
+from lors_cli.evaluation.judged import Rows, Text
 from lors_cli.models import load
 from lors_cli.quantization.grid import Grid
 from lors_cli.run import manifest, request
@@ -50,6 +52,15 @@ def check_row(key: str, name: str, mistake: str | None) -> None:
     if mistake:
         remedy = "correct the row that registers it; docs/add-a-method.md shows one"
         raise request_error(key, f"a correct row for {name}", mistake, remedy)
+
+
+def judged(asked: Perplexity, key: str) -> Text | Rows:
+    """What a loss is measured on, as the section `key` asks for it."""
+    source, length, most = asked.dataset.source(f"{key}.dataset"), asked.sequence_length, asked.samples
+    if asked.dataset.format == "text":
+        return Text(source, length, most)
+    seed = asked.sampling_seed if asked.sampling == "random" else None
+    return Rows(source, asked.dataset.format, length, most, seed, asked.prompt_tokens, tuple(asked.ignore_fields))
 
 
 def calibration_tokens(

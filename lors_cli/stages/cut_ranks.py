@@ -1,7 +1,9 @@
 """Cutting an adapter of elastic ranks to some of them, linear by linear, before it is merged."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.config.schema import Config, Merge
@@ -13,23 +15,21 @@ from lors_cli.run.graph import Input
 KEY = "merge.ranks"
 
 
-def check(config: Config, section: Merge, adapter: Input, names: Collection[str]) -> None:
-    """Check that `merge.ranks` asks for ranks that were trained, of linears that are among `names`.
+def check(config: Config, section: Merge, adapter: Input, skeleton: PreTrainedModel) -> None:
+    """Check that `merge.ranks` asks for ranks that were trained, of linears of the skeleton with an adapter.
 
     Raises:
         RequestError: it does not.
 
     """
-    trained = _elastic_ranks(config, adapter)
-    if not trained:
-        expected, got = "none, as no part of this adapter was trained by itself", f"{adapter.path}"
-        remedy = f"train it with train.elastic_ranks, or {removal(KEY)}"
-        raise request_error(KEY, expected, got, remedy)
+    trained = elastic_ranks(config, adapter, KEY)
     for key, rank in _asked(section).values():
         if rank not in trained:
             remedy = f"take one of them, or train with train.elastic_ranks that has {rank}"
             raise request_error(key, f"a rank that was trained: {', '.join(map(str, trained))}", rank, remedy)
-    of_each(section, list(names))
+    adapted = config.train.target_modules if adapter.maker == "train" and config.train else None
+    names = [*linears.shapes(skeleton, asked=adapted or ())]
+    of_each(section, linears.select(names, adapted, "train.target_modules"))
 
 
 def of_each(section: Merge, names: list[str]) -> dict[str, int]:
@@ -45,9 +45,12 @@ def of_each(section: Merge, names: list[str]) -> dict[str, int]:
     return ranks
 
 
-def cut(content: AdapterFile, section: Merge) -> None:
-    """Leave of each adapter in `content` the first rows of lora_A and columns of lora_B; the scale stays."""
-    for name, rank in of_each(section, list(content.modules)).items():
+def cut(content: AdapterFile, ranks: Mapping[str, int]) -> None:
+    """Leave in `content` of linears' adapters `ranks` rows of lora_A and columns of lora_B, the first ones.
+
+    The scale stays.
+    """
+    for name, rank in ranks.items():
         full, alpha = content.of(name)
         named = content.modules[name]
         content.modules[name] = {"lora_A": named["lora_A"][:rank], "lora_B": named["lora_B"][:, :rank]}
@@ -67,10 +70,19 @@ def _asked(section: Merge) -> dict[str, tuple[str, int]]:
     return asked
 
 
-def _elastic_ranks(config: Config, adapter: Input) -> list[int]:
-    """The elastic ranks with which the adapter was, or will be, trained; none if it was not, or nothing says so."""
+def elastic_ranks(config: Config, adapter: Input, key: str) -> list[int]:
+    """The elastic ranks with which the adapter was, or will be, trained.
+
+    Raises:
+        RequestError: it was not, or nothing says so, and `key` asks for a part of it.
+
+    """
     if adapter.maker == "train" and config.train:
-        return config.train.elastic_ranks or []
-    made: Any = manifest.read(adapter.path)
-    recorded = (made.config.get(made.stage) or {}) if made else {}
-    return list(recorded.get("elastic_ranks") or [])
+        ranks = config.train.elastic_ranks
+    else:
+        made: Any = manifest.read(adapter.path)
+        ranks = ((made.config.get(made.stage) or {}) if made else {}).get("elastic_ranks")
+    if not ranks:
+        expected, got = "none, as no part of this adapter was trained by itself", f"{adapter.path}"
+        raise request_error(key, expected, got, f"train it with train.elastic_ranks, or {removal(key)}")
+    return list(ranks)

@@ -13,16 +13,17 @@ from transformers import PreTrainedModel
 from lors_cli import console, numerics, processes
 from lors_cli.artifacts import adapter_file
 from lors_cli.artifacts.packed_model import is_packed
-from lors_cli.config.evaluation import Eval, Perplexity
+from lors_cli.config.evaluation import Eval
 from lors_cli.config.schema import Config
 from lors_cli.data import once
 from lors_cli.errors import Problem, RequestError, request_error
 from lors_cli.evaluation.evaluate import Evaluation, Request
 from lors_cli.evaluation.judged import Rows, Text
-from lors_cli.evaluation.samples import Samples, without_template
+from lors_cli.evaluation.samples import Samples, without_system, without_template
 from lors_cli.models import effort, load
 from lors_cli.models.device import pick_device
 from lors_cli.models.effort import Effort
+from lors_cli.reporting.text import plural
 from lors_cli.run import belongs, environment, request
 from lors_cli.run.facts import Evaluated
 from lors_cli.run.graph import Graph, Input
@@ -85,6 +86,7 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         problems += samples.problems(name, skeletons[name], tokenizer) if samples else []
         if section.chat_template and tokenizer.chat_template is None:
             problems.append(without_template("eval.chat_template", name))
+        problems += without_system(section.system, name, tokenizer)
     if problems:
         raise RequestError(*problems)
     if "tuned" in read and not read["tuned"].maker and not wholes["tuned"].maker:
@@ -120,7 +122,10 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
             f"{', '.join(models)}, one at a time",
             *([f"tasks: {', '.join(one.name for one in asked.asked)}"] if asked else []),
             *(
-                [f"samples: {len(samples.prompts)} prompts, answers of at most {samples.max_new_tokens} tokens"]
+                [
+                    f"samples: {plural(len(samples.prompts), 'prompt')}, answers of at most"
+                    f" {samples.max_new_tokens} tokens"
+                ]
                 if samples
                 else []
             ),
@@ -160,17 +165,9 @@ def _of_model(name: str, skeleton: Any, tokenizer: Any, asked: Any) -> list[Prob
 def _texts(section: Eval) -> dict[str, Text | Rows]:
     """What perplexity is measured on, by the names of the perplexities."""
     return {
-        key: _judged(one, number if key else None) for number, (key, one) in enumerate(section.perplexities.items())
+        key: common.judged(one, f"eval.perplexity[{number}]" if key else "eval.perplexity")
+        for number, (key, one) in enumerate(section.perplexities.items())
     }
-
-
-def _judged(asked: Perplexity, number: int | None) -> Text | Rows:
-    entry = "" if number is None else f"[{number}]"
-    source, length, most = asked.dataset.source(f"eval.perplexity{entry}.dataset"), asked.sequence_length, asked.samples
-    if asked.dataset.format == "text":
-        return Text(source, length, most)
-    seed = asked.sampling_seed if asked.sampling == "random" else None
-    return Rows(source, asked.dataset.format, length, most, seed, asked.prompt_tokens, tuple(asked.ignore_fields))
 
 
 def _measure(job: Job, section: Eval, evaluation: Request, partial: Path) -> Evaluated:

@@ -20,9 +20,11 @@ from lors_cli import console
 from lors_cli.adapters import MASKED, ON_DISK
 from lors_cli.artifacts import adapter_file, companions, model_files, quantized_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
+from lors_cli.artifacts.quantized_files import QuantizedFiles
 from lors_cli.config.schema import Config, Merge
 from lors_cli.errors import LorsError, removal, request_error
 from lors_cli.models import effort, linears, load, measure, untie
+from lors_cli.models.effort import Effort
 from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization.stored import PACKED
 from lors_cli.run import belongs
@@ -31,7 +33,9 @@ from lors_cli.run.graph import Graph
 from lors_cli.run.job import Job
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
-from lors_cli.stages import common, cut_ranks, merge_quantized
+from lors_cli.stages import common, cut_ranks, merge_gptq, merge_quantized, merged_weight, search_ranks
+from lors_cli.stages.merge_gptq import Solving
+from lors_cli.stages.search_ranks import Searching
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +67,26 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
     _check_zeros_kept(section, method)
     if section.requantize:
         merge_quantized.check(section, model, aware=graph.is_on_grid("merge"))
+    skeleton = model.skeleton(config, quantized=True)
     if section.ranks:
-        cut_ranks.check(config, section, adapter, linears.shapes(model.skeleton(config, quantized=True)))
+        cut_ranks.check(config, section, adapter, skeleton)
+    searching = search_ranks.prepare(config, section, adapter, model, skeleton) if section.rank_search else None
+    solving = merge_gptq.prepare(config, section, model, skeleton) if section.requantize == "gptq" else None
+    kept = section.model_dump(mode="json", include={"dense", "apply_mask", "requantize", "ranks", "rank_search"})
     return Job(
         stage="merge",
         inputs={"pruned": pruned, "adapter": adapter.path},
-        settings=section.model_dump(mode="json", include={"dense", "apply_mask", "requantize", "ranks"}),
+        settings={**kept, **(searching.settings if searching else {}), **(solving.settings if solving else {})},
         config=config,
-        work=lambda partial: write(config, pruned, adapter.path, partial, section),
-        plan=[f"{method} adapter {adapter.path} into {pruned}, one shard in memory at a time"],
-        effort=effort.merged(load.weight_bytes(model.skeleton(config, quantized=True), config.dtype)),
+        work=lambda partial: write(config, pruned, adapter.path, partial, section, searching, solving),
+        plan=[
+            f"{method} adapter {adapter.path} into {pruned}, one shard in memory at a time",
+            *(searching.plan(skeleton) if searching else []),
+            *(solving.plan() if solving else []),
+        ],
+        effort=effort.merged(load.weight_bytes(skeleton, config.dtype))
+        + (searching.effort(skeleton) if searching else Effort())
+        + (solving.effort(skeleton) if solving else Effort()),
     )
 
 
@@ -92,8 +106,18 @@ def _check_zeros_kept(section: Merge, method: str) -> None:
         )
 
 
-def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: Merge) -> Merged:
+def write(
+    config: Config,
+    pruned: Path,
+    adapter: Path,
+    partial: Path,
+    section: Merge,
+    searching: Searching | None = None,
+    solving: Solving | None = None,
+) -> Merged:
     """Merge the adapter into the model, shard by shard, into `partial`, and prove it there; facts for the manifest.
+
+    Ranks are looked for before, and then codes, if the section asks for `searching` and `solving`.
 
     Raises:
         RequestError: they do not belong together.
@@ -104,7 +128,12 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     key = "merge.adapter"
     content = adapter_file.load(adapter, key, uniform=False)
     belongs.check(adapter, content, pruned, skeleton, key)  # again, because an earlier stage may have made them
-    cut_ranks.cut(content, section)
+    ranks, found = searching.run(pruned, content) if searching else (cut_ranks.of_each(section, [*content.modules]), {})
+    cut_ranks.cut(content, ranks)
+    solved = None
+    if solving:
+        solved, facts_of_solve = solving.run(pruned, content, partial)
+        found |= facts_of_solve
     names = set(linears.shapes(skeleton))
     todo = {*content.modules, *content.vectors}
     weights = open_weights(pruned, skeleton, "merge.input", converts=True)
@@ -112,7 +141,7 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     shards = tensors.shards(pruned)
     with console.progress("merge: shard", len(shards)) as advance:
         for shard in shards:
-            merged = _merged_tensors(shard, content, section, names, todo, weights, untied)
+            merged = _merged_tensors(shard, content, section, names, todo, weights, untied, solved)
             tensors.write(dict(merged), partial / shard.name)
             advance(shard.name)
     if todo:
@@ -127,7 +156,7 @@ def write(config: Config, pruned: Path, adapter: Path, partial: Path, section: M
     if untied is not None:
         untie.record(partial, untied)
     _prove_others(pruned, partial, names, content, weights)
-    facts = _prove(pruned, partial, names, weights, content, expect_kept=not section.dense)
+    facts = found | _prove(pruned, partial, names, weights, content, expect_kept=not section.dense)
     if merge_quantized.is_quantized(weights) and section.requantize != "none":
         facts |= merge_quantized.prove(weights, partial, content, section)
     if content.vectors:
@@ -144,6 +173,7 @@ def _merged_tensors(
     todo: set[str],
     weights: Weights,
     untied: dict[str, str] | None,
+    solved: QuantizedFiles | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one shard after merging; modules that were merged are taken off `todo`."""
     file = tensors.TensorFiles(shard)
@@ -151,7 +181,7 @@ def _merged_tensors(
     for key, stored in [*zip(file.layout, file.layout, strict=True), *copies]:
         if linear := merge_quantized.linear_of(key, weights):
             if section.requantize != "none":
-                codes = merge_quantized.merged_codes(key, linear, content, section, weights)
+                codes = merge_quantized.merged_codes(key, linear, content, section, weights, solved)
                 yield key, file.tensor(key) if codes is None else codes
                 todo.discard(weights.by_file[f"{linear}.weight"].removesuffix(".weight"))
                 continue
@@ -164,19 +194,12 @@ def _merged_tensors(
         name = weights.by_file.get(key, key)
         module = name.removesuffix(".weight")
         if name in content.vectors:
-            tensor = _finite(name, content.vectors[name].to(tensor.dtype))
+            tensor = merged_weight.finite(name, content.vectors[name].to(tensor.dtype))
             todo.discard(name)
         elif module in content.modules:
-            merged = _finite(module, merge_quantized.bind(content, module, tensor.shape).effective_weight(tensor))
-            tensor = merged.where(tensor != 0, 0) if section.apply_mask else merged
+            tensor = merged_weight.effective(content, module, tensor, section)
             todo.discard(module)
         yield key, mask.positive_zeros(tensor) if module in names else tensor
-
-
-def _finite(name: str, merged: Tensor) -> Tensor:
-    if not mask.finite(merged):
-        raise LorsError(f"{name}: the merged weight is not finite; the adapter is broken")
-    return merged
 
 
 def _prove(

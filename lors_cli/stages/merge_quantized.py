@@ -10,10 +10,8 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lors_cli.adapters import ON_DISK
-from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.artifacts import files, model_files, quantized_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
@@ -22,24 +20,11 @@ from lors_cli.config.schema import Merge
 from lors_cli.errors import LorsError, removal, request_error
 from lors_cli.models.weights import Weights
 from lors_cli.quantization import packed, stored
-from lors_cli.quantization.grid import codes_of
 from lors_cli.quantization.stored import Quantized
 from lors_cli.run.graph import Input
+from lors_cli.stages import merged_weight
 
 log = logging.getLogger(__name__)
-
-
-def bind(content: AdapterFile, module: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Adapter:
-    """The adapter module of `module` with its tensors from the file, in `dtype`; its linear, of `shape`, has none."""
-    rows, columns = shape
-    rank, alpha = content.of(module)
-    with torch.device("meta"):
-        linear = nn.Linear(columns, rows, bias=False)
-        adapter = ON_DISK[content.method].adapter(linear, rank=rank, alpha=alpha)
-    for name, tensor in content.modules[module].items():
-        floats = tensor.is_floating_point()
-        setattr(adapter, name, nn.Parameter(tensor.to(dtype) if floats and dtype else tensor, requires_grad=floats))
-    return adapter
 
 
 def check(section: Merge, model: Input, *, aware: bool) -> None:
@@ -58,9 +43,9 @@ def check(section: Merge, model: Input, *, aware: bool) -> None:
     if model.grid is None:
         got = f"{section.requantize} for {model.path}, whose weights are floats"
         raise request_error(key, "a quantised model to merge into", got, removal(key))
-    if aware and section.requantize == "none":
+    if aware and section.requantize != "rounding":
         expected = "rounding, because quantization_aware training has computed with the model's codes"
-        raise request_error(key, expected, "none", removal(key))
+        raise request_error(key, expected, section.requantize, removal(key))
 
 
 def linear_of(key: str, weights: Weights) -> str | None:
@@ -70,8 +55,12 @@ def linear_of(key: str, weights: Weights) -> str | None:
     return linear if part in parts and is_quantized(weights) and linear in _quantized(weights).linears else None
 
 
-def merged_codes(key: str, linear: str, content: AdapterFile, section: Merge, weights: Weights) -> Tensor | None:
+def merged_codes(
+    key: str, linear: str, content: AdapterFile, section: Merge, weights: Weights, solved: QuantizedFiles | None
+) -> Tensor | None:
     """The tensor `key`, if it is the codes of a linear with an adapter, after merging; None if it stays as it is.
+
+    The codes are those that were `solved` for, if they were.
 
     Raises:
         LorsError: the effective weight is not finite.
@@ -80,19 +69,11 @@ def merged_codes(key: str, linear: str, content: AdapterFile, section: Merge, we
     module = weights.by_file[f"{linear}.weight"].removesuffix(".weight")
     if key != f"{linear}.{stored.PACKED}" or module not in content.modules:
         return None
+    if solved:
+        written = weights.written[f"{module}.weight"].removesuffix("weight")
+        return solved.inner.tensor(f"{written}{stored.PACKED}")
     weight = _quantized(weights).quantized(linear)
-    effective = _effective(content, module, weight, section)
-    return stored.pack(codes_of(effective, weight.scales, weight.grid), weight.grid.bits)
-
-
-@torch.no_grad()
-def _effective(content: AdapterFile, module: str, weight: Quantized, section: Merge) -> Tensor:
-    """The effective weight (R, C) in float64."""
-    exact = weight.weight(torch.float64)
-    effective = bind(content, module, weight.codes.shape, torch.float64).effective_weight(exact)
-    if not bool(effective.isfinite().all()):
-        raise LorsError(f"{module}: the merged weight is not finite; the adapter is broken")
-    return effective.where(exact != 0, 0) if section.apply_mask else effective
+    return stored.pack(merged_weight.rounded(content, module, weight, section).codes, weight.grid.bits)
 
 
 def record(pruned: Path, partial: Path, section: Merge) -> None:
@@ -138,7 +119,7 @@ def prove(weights: Weights, directory: Path, content: AdapterFile, section: Merg
             continue
         if aware and not torch.equal(_trained(content, module, old), new.weight(torch.float32)):
             raise LorsError(f"{module}: the merged weight is not the trained one; nothing was published")
-        effective = _effective(content, module, old, section)
+        effective = merged_weight.exact(content, module, old, section)
         moved, adapted = moved + differ, adapted + old.codes.numel()
         errors += float((new.weight(torch.float64) - effective).square().sum())
         updates += float((effective - old.weight(torch.float64)).square().sum())
@@ -148,12 +129,14 @@ def prove(weights: Weights, directory: Path, content: AdapterFile, section: Merg
         log.info("merge: each weight is the trained one to the last bit (quantization_aware)")
         return {"codes_moved": moved, "requantized": "trained"}
     lost = (errors / updates) ** 0.5 if updates else 0.0
+    way = section.requantize or "rounding"
     log.warning(
-        "merge: rounding the effective weights to the model's grid has changed them by %.2f times what training had;"
-        " train with quantization_aware: true for a merged model that is the trained one",
+        "merge: %s has changed the effective weights by %.2f times what training had; train with"
+        " quantization_aware: true for a merged model that is the trained one",
+        "gptq on the model's grid" if way == "gptq" else "rounding to the model's grid",
         lost,
     )
-    return {"codes_moved": moved, "requantized": "rounding", "rounding_error": lost}
+    return {"codes_moved": moved, "requantized": way, "rounding_error": lost}
 
 
 def _trained(content: AdapterFile, module: str, weight: Quantized) -> Tensor:

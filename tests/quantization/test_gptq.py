@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lors_cli.quantization import METHODS, gptq, rtn
-from lors_cli.quantization.grid import Grid, codes_of, fit
+from lors_cli.quantization.grid import Grid, Scales, codes_of, fit
 from lors_cli.quantization.stored import Quantized
 
 GRIDS = [Grid(bits, 8, symmetric) for bits in (3, 4, 8) for symmetric in (True, False)]
@@ -26,7 +26,9 @@ def sparse(rows: int, columns: int, seed: int = 1) -> Tensor:
     return weight
 
 
-def slow(weight: Tensor, hessian: Tensor, grid: Grid, damping: float, *, act_order: bool) -> tuple[Tensor, Tensor]:
+def slow(
+    weight: Tensor, hessian: Tensor, grid: Grid, damping: float, *, act_order: bool, scales: Scales | None = None
+) -> tuple[Tensor, Tensor]:
     """Algorithm 1 row by row and weight by weight, with the inverse of what is left made anew for every column."""
     columns, size = weight.shape[1], grid.group_size
     h = hessian.clone()
@@ -53,7 +55,10 @@ def slow(weight: Tensor, hessian: Tensor, grid: Grid, damping: float, *, act_ord
             )
             return scale, 0 if grid.symmetric else max(min(round(low - smallest / scale), high), low)
 
-        if act_order:
+        if scales:
+            zeros = [0] * scales.scale.shape[1] if scales.zero_point is None else scales.zero_point[i].tolist()
+            grids = dict(enumerate(zip(scales.scale[i].tolist(), zeros, strict=True)))
+        elif act_order:
             grids = {group: fitted(group) for group in range(columns // size)}
         for place, j in enumerate(order):
             if j // size not in grids:
@@ -85,6 +90,25 @@ def test_codes_are_those_of_the_algorithm(grid: Grid, act_order: bool, monkeypat
     assert bool((got.weight()[weight == 0] == 0).all())
     assert got.codes.min() >= grid.low
     assert got.codes.max() <= grid.high
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("act_order", [False, True])
+def test_scales_that_are_given_stay_and_the_codes_are_those_of_the_algorithm_on_them(
+    grid: Grid, act_order: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gptq, "ROWS", 4)  # two parts
+    weight, hessian = sparse(6, 48), hessian_of(48)
+    given = fit(
+        0.8 * weight + 0.1 * sparse(6, 48, seed=2), grid, torch.float32
+    )  # not its own: some weights are clamped
+    got = gptq.quantize(weight, gptq.prepare(hessian, act_order=act_order), grid, torch.float32, given)
+    codes, _ = slow(weight, hessian, grid, 0.01, act_order=act_order, scales=given)
+    assert torch.equal(got.scale, given.scale)
+    assert got.zero_point is given.zero_point
+    assert torch.equal(got.codes.long(), codes)
+    assert bool((got.weight()[weight == 0] == 0).all())
+    assert {int(got.codes.min()), int(got.codes.max())} & {grid.low, grid.high}
 
 
 @pytest.mark.parametrize("size", [4, 16, 24, 48])

@@ -15,7 +15,7 @@ from lors_cli.artifacts import locks
 from lors_cli.evaluation import evaluate
 from lors_cli.models import load
 from lors_cli.sequential.engine import Pruning
-from lors_cli.stages import merge_quantized
+from lors_cli.stages import merged_weight
 from lors_cli.training import train
 
 Lors = Callable[..., Any]
@@ -25,7 +25,7 @@ Action = Callable[[Path], None]
 MIDDLE: dict[str, tuple[object, str, str]] = {
     "prune": (Pruning, "_prune", "pruned"),
     "train": (train, "_run", "adapter"),
-    "merge": (merge_quantized, "bind", "merged"),
+    "merge": (merged_weight, "effective", "merged"),
     "eval": (evaluate, "of_losses", "eval"),
 }
 

@@ -73,6 +73,10 @@ def test_elastic_ranks_draw_each_rank(
         ({"merge__ranks": 3}, ["merge.ranks", "train.elastic_ranks"]),
         ({"train__elastic_sampling": "sandwich"}, ["train.elastic_sampling", "no elastic_ranks"]),
         ({"merge__ranks": [{"match": "nothing", "rank": 3}], **RANKS}, ["merge.ranks[0].match", "'nothing'"]),
+        (
+            {"merge__ranks": [{"match": "up_proj", "rank": 3}], "train__target_modules": ["q_proj"], **RANKS},
+            ["merge.ranks[0].match", "'up_proj'"],
+        ),
         ({"train__elastic_ranks": [8, 4]}, ["train.elastic_ranks", "write rank: 8"]),
         ({"train__elastic_ranks": [4, 4]}, ["train.elastic_ranks", "each rank once"]),
         (
