@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lors_cli.benchmark import clock
-from lors_cli.benchmark.variants import VARIANTS, Variant, Work
+from lors_cli.benchmark.variants import GROUP, VARIANTS, Variant, Work
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,9 @@ def peak_bytes(name: str, shape: Shape, setting: Setting, *, optimizer: bool = F
     tokens, width = setting.tokens, setting.width
     blocks = shape.blocks if setting.scope == "model" else 1
     size = sum(rows * columns for rows, columns in linears) * blocks
-    share = 1 / 2 + 1 / (8 * width) if variant.packed else 1.0  # half of the values, a bit for each place
-    weights = size * width * (share + (1 if variant.cached else 0))
+    # bytes of a weight; without zeros half of the values, or of the codes with scales, and a bit for each place
+    each = {"dense": width, "packed": width / 2 + 1 / 8, "int4": 3 / 8 + width / GROUP}[variant.base]
+    weights = size * (each + (width if variant.cached else 0))
     total = weights + trained(variant, linears, setting.rank) * blocks * (16 if optimizer else 8)
     numbers, mask, outputs = variant.saved
     extra = sum(r * c * (numbers * width + mask) + r * tokens * outputs * width for r, c in linears)
@@ -171,7 +172,8 @@ def peak_bytes(name: str, shape: Shape, setting: Setting, *, optimizer: bool = F
     if setting.scope == "model":
         total += (1 if shape.tied else 2) * shape.vocabulary * shape.hidden * width  # embeddings and head
     total += shape.hidden * tokens * width * blocks + own if setting.checkpointing else own * blocks
-    temporary = max(r * c for r, c in linears) * width if variant.method and variant.method != "lora" else 0
+    makes = variant.base == "int4" or variant.method not in (None, "lora")  # weights, for a product
+    temporary = max(r * c for r, c in linears) * width if makes else 0
     return int(total + temporary)
 
 

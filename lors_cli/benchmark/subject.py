@@ -5,6 +5,7 @@ All variants share the weights; each has its own modules around them.
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lors_cli.adapters import METHODS
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.effective_cache import EffectiveCache
+from lors_cli.adapters.int4_linear import Int4Linear
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.benchmark.roofline import Setting, Shape
-from lors_cli.benchmark.variants import Variant
+from lors_cli.benchmark.variants import GROUP, Variant
 from lors_cli.errors import nearest, request_error
 from lors_cli.models import linears
+from lors_cli.quantization import rtn
+from lors_cli.quantization.grid import Grid
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
 
@@ -121,6 +125,13 @@ def names(model: nn.Module, scope: str) -> list[str]:
     return ["0"] if scope == "linear" else list(linears.all_linears(model))
 
 
+def rounded(linear: nn.Linear) -> Int4Linear:
+    """The linear with codes of four bits on a symmetric grid, in groups of 128 or what divides its inputs."""
+    weight = linear.weight.detach()
+    grid = Grid(4, math.gcd(GROUP, weight.shape[1]))
+    return Int4Linear(rtn.quantize(weight, None, grid, weight.dtype), linear.bias, weight.dtype)
+
+
 class Subject:
     """One variant around the shared weights of `base`: `run` does forward and backward of a unit of work.
 
@@ -135,9 +146,11 @@ class Subject:
         if variant.method:
             kind = METHODS[variant.method].formulation(variant.formulation).adapter
             options = {"rank": setting.rank, "alpha": setting.rank, **variant.options}
-            self.adapters = replace_linears(
-                self.model, names(base, setting.scope), kind, base="packed" if variant.packed else "dense", **options
-            )
+            adapted = names(base, setting.scope)
+            if variant.base == "int4":
+                for name in adapted:
+                    self.model.set_submodule(name, rounded(self.model.get_submodule(name)))
+            self.adapters = replace_linears(self.model, adapted, kind, base=variant.base, **options)
             with torch.no_grad():
                 for adapter in self.adapters.values():
                     for tensor in adapter.tensors().values():

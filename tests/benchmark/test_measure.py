@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AutoConfig
 
 from lors_cli.benchmark import clock, measure
 from lors_cli.benchmark.roofline import Setting
@@ -45,7 +46,8 @@ def test_counts_of_a_linear_are_those_of_the_formulas(pico: str, name: str) -> N
         "spp-columns": (2 * gemm, 2 * gemm, 4 * W * N),
         "spp-merged": (gemm, 2 * gemm, 0),
     }
-    wanted["lors-packed"] = wanted["lors-listing"] = wanted["lors"]
+    wanted["lors-packed"] = wanted["lors-listing"] = wanted["lors-int4"] = wanted["lors"]
+    wanted |= {"lora-int4": wanted["lora"], "sqft-int4": wanted["sqft-gc"]}
     forward, backward, saved = wanted[name]
     assert counted == {"forward_flops": 2 * forward, "backward_flops": 2 * backward, "saved_bytes": saved}
     # the roofline's products are the ones counted
@@ -67,16 +69,36 @@ def test_weights_are_shared_sparse_and_untouched(pico: str, scope: str) -> None:
     setting = Setting(scope, N, 2, R, 4, checkpointing=True)
     inputs, target = inputs_for(base, setting, torch.float32, CPU)
     outputs = []
-    for name in ("lors", "lors-cached", "lors-packed", "lora"):
+    for name in ("lors", "lors-cached", "lors-packed", "lora", "lors-int4", "lora-int4", "sqft-int4"):
         subject = Subject(base, VARIANTS[name], setting)
         outputs.append(subject.forward(inputs, target))
         subject.run(inputs, target)
-        if name != "lors-packed":
+        if VARIANTS[name].base == "dense":
             own = subject.model.get_submodule(linears[0]).linear.weight
             assert own.data_ptr() == weights[linears[0]].data_ptr()
         assert all(t.grad is None for a in subject.adapters.values() for t in a.tensors().values())
     assert all(torch.equal(weight, before[name]) for name, weight in base.named_parameters())
     assert all(output.isfinite().all() for output in outputs)
+
+
+def test_on_codes_a_block_holds_less_than_a_quarter_of_bfloat16_and_saves_what_it_saves_otherwise() -> None:
+    config = AutoConfig.for_model(
+        "llama", hidden_size=2048, intermediate_size=2048, num_attention_heads=32, num_key_value_heads=4
+    )
+    setting = Setting("block", 2, 1, 2, 2)
+    base = build(config, "block", torch.bfloat16, CPU, HALF)
+    weights = sum(base.get_parameter(f"{name}.weight").numel() for name in names(base, "block"))
+    inputs, target = inputs_for(base, setting, torch.bfloat16, CPU)
+    resident, saved = {}, {}
+    for name in ("lors", "lors-int4"):
+        subject = Subject(base, VARIANTS[name], setting)
+        resident[name] = sum(p.nbytes for one in subject.adapters.values() for p in one.linear.parameters())
+        saved[name] = measure.counts(subject, inputs, target)["saved_bytes"]
+    assert resident["lors"] == 2 * weights
+    # two codes of every four weights, a bit for each place, and a scale for each group
+    assert resident["lors-int4"] == weights // 4 + weights // 8 + 2 * weights // 128
+    assert resident["lors-int4"] / resident["lors"] == 0.1953125 <= 0.22
+    assert saved["lors-int4"] == saved["lors"]
 
 
 def test_the_lower_bound_has_a_backward_in_a_model_too(pico: str) -> None:

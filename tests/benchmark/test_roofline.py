@@ -39,6 +39,7 @@ OF_A_MODEL = {
     "lors": (125, 26.3),
     "lors-cached": (107, 40.3),
     "lors-packed": (121, 20.2),
+    "lors-int4": (118, 15.1),
     "sqft": (199, 47.3),
     "spp-gc": (345, 26.9),
     "spp-columns": (523, 32.0),
