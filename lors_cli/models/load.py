@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from lors_cli.artifacts import companions, inputs, model_files, packed_model, quantized_files, tensors
 from lors_cli.artifacts.files import read_object
+from lors_cli.data import once
 from lors_cli.errors import LorsError, first_line, request_error
 from lors_cli.models import configs, remote_code, sentencepiece_model, sizes, source, structure
 from lors_cli.models.linears import NO_REMEDY
@@ -158,10 +159,8 @@ def load_tokenizer(
     """
     noted = remote_code.check_tokenizer(directory, trust_remote_code=trust_remote_code)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            directory, trust_remote_code=trust_remote_code, **noted
-        )
-        _check_use(tokenizer)
+        read = partial(_usable_tokenizer, directory, trust_remote_code=trust_remote_code, **noted)
+        tokenizer = once.read(("tokenizer", directory, trust_remote_code), read)
     except Exception as error:  # of many types, the tokenizers library's among them
         if sentencepiece_model.is_alone(directory) and not sentencepiece_model.is_readable():
             got = f"{directory}, whose tokenizer.model needs the library protobuf, which is not installed"
@@ -183,19 +182,21 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_use(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Find what is wrong with a tokenizer that can be built, and fails at the first text.
+def _usable_tokenizer(directory: Path, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer as transformers reads it, without those that can be built, and fail at the first text.
 
     Raises:
         Exception: of many types.
 
     """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **options)
     tokenizer("A text.")
     template: Any = tokenizer.chat_template
     if not all(
         isinstance(one, str | None) for one in (template.values() if isinstance(template, dict) else [template])
     ):
         raise TypeError("its chat template is not a text")
+    return tokenizer
 
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, directory: Path) -> None:

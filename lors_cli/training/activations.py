@@ -11,6 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lors_cli.adapters.replace import replace_linears
 from lors_cli.adapters.vectors import train_vectors
 from lors_cli.config.train import Train
+from lors_cli.data import once
 from lors_cli.models import load, structure, vectors
 from lors_cli.models.linears import decoder, find_blocks
 from lors_cli.models.undrawn import Undrawn
@@ -29,6 +30,13 @@ def saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str) -> 
 
     """
     size = (section.samples_per_forward, section.sequence_length)
+    shape = skeleton.config.to_json_string(), structure.of(skeleton), dtype
+    options = section.computed, section.rank, section.alpha, section.base, section.also, section.gradient_checkpointing
+    key = ("activations", shape, names, options, size)
+    return once.read(key, lambda: _saved_bytes(skeleton, section, names, dtype, size))
+
+
+def _saved_bytes(skeleton: Any, section: Train, names: list[str], dtype: str, size: tuple[int, int]) -> int | None:
     try:
         with FakeTensorMode():
             with Undrawn():
