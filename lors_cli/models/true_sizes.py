@@ -12,9 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lors_cli.artifacts.files import read_object
-from lors_cli.models import structure, tiny
-from lors_cli.models.linears import find_blocks
-from lors_cli.models.structure import Kept, Sizes, Structure
+from lors_cli.models import parts, structure, tiny
+from lors_cli.models.structure import Sizes, Structure
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +57,9 @@ def _decide(model: PreTrainedModel) -> bool:
         return False
     try:
         config, ids = copy.deepcopy(shrunk.config), tiny.tokens(shrunk, 2)
-        whole = structure.sizes(shrunk, "model")
-        kept = Kept([whole.groups - 1], list(range(1, whole.channels, 2)))
-        smaller = Structure(whole, [kept] * len(find_blocks(shrunk)[1]), "", 0)
+        smaller = parts.trial(shrunk)
         structure.shrink(shrunk, smaller)
-        config.update(_keys(smaller.alike or whole))
+        config.update(_keys(smaller.alike or smaller.sizes))
         built = type(shrunk)._from_config(config, dtype=torch.float32).eval()
         built.load_state_dict(shrunk.state_dict())
         return torch.equal(built(input_ids=ids).logits, shrunk(input_ids=ids).logits)

@@ -17,7 +17,7 @@ from lors_cli.config.prune import Prune
 from lors_cli.config.schema import Config
 from lors_cli.data import calibration as data
 from lors_cli.errors import request_error
-from lors_cli.models import effort, linears, load, measure, source, structure, true_sizes
+from lors_cli.models import effort, linears, load, measure, parts, source, structure, true_sizes
 from lors_cli.models.device import pick_device
 from lors_cli.models.effort import Effort
 from lors_cli.models.structure import Structure
@@ -63,8 +63,9 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         raise request_error(key, "a whole model", f"{directory}, which is smaller already", "prune the original")
     if source.is_complete(directory):
         open_weights(directory, skeleton, key)
-    options = options_for(section)
-    reduction = Reduction.of(options, skeleton, structure.sizes(skeleton, key))
+    options, sizes = options_for(section), structure.sizes(skeleton, key)
+    parts.check(skeleton, key)
+    reduction = Reduction.of(options, skeleton, sizes)
     tokens = None
     if calibration:
         tokens = common.calibration_tokens(config, calibration, directory, skeleton)
@@ -79,16 +80,16 @@ def prepare(config: Config, section: Prune, graph: Graph) -> Generator[None, Non
         kept = choose(method, options, reduction, torch.Generator().manual_seed(config.seed), model, tokens)
         smaller = Structure(reduction.sizes, kept, job.digests["model"], reduction.counts.before)
         structure.write_weights(directory, partial, smaller, skeleton.dtype)
-        sizes = true_sizes.of(skeleton, smaller)
-        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code, sizes=sizes)
+        true = true_sizes.of(skeleton, smaller)
+        load.copy_config(directory, partial, skeleton, trust_remote_code=config.trust_remote_code, sizes=true)
         companions.copy(directory, partial, trust_remote_code=config.trust_remote_code)
         facts = measure.model(partial, trust_remote_code=config.trust_remote_code)
         log.info("prune: %s", reduction.summary())
-        log.info("prune: %s", LOADED if sizes else NOT_LOADED)
+        log.info("prune: %s", LOADED if true else NOT_LOADED)
         measured = {key: facts[key] for key in ("sparsity", "pattern", "modules")}
         parameters = {"before": reduction.counts.before, "after": reduction.counts.after}
-        true: dict[str, Any] = {"config_sizes": sizes} if sizes else {}
-        return Pruned(**measured, parameters=parameters, reduction=reduction.counts.factor, **true)
+        said: dict[str, Any] = {"config_sizes": true} if true else {}
+        return Pruned(**measured, parameters=parameters, reduction=reduction.counts.factor, **said)
 
     job = Job(
         stage="prune",
