@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -56,6 +57,19 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str, *, templated: bool, system:
     if not tokens:
         raise PromptError(f"{prompt!r} has no token")
     return tokens
+
+
+def takes_system(tokenizer: Tokenizer, system: str) -> bool:
+    """Whether the tokenizer's chat template puts a system's turn into its text; some refuse one, some leave it out.
+
+    Raises:
+        PromptError: the template does not take a user's turn alone either.
+
+    """
+    without = prompt_tokens(tokenizer, "Hello.", templated=True)
+    with suppress(PromptError):
+        return prompt_tokens(tokenizer, "Hello.", templated=True, system=system) != without
+    return False
 
 
 def settings(

@@ -22,6 +22,21 @@ def without_template(key: str, name: str) -> Problem:
     return Problem(key, wanted, f"{name}, which has none", remedy)
 
 
+def without_system(system: str | None, name: str, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
+    """What is wrong with asking a model for a system's turn, without which lm-eval and templates would go on."""
+    if not system:
+        return []
+    if tokenizer.chat_template is None:
+        return [without_template("eval.system", name)]
+    wanted = "models whose chat templates have a system's turn"
+    remedy = "leave eval.system out, or the model; or put chat_template.jinja with such a turn into its directory"
+    try:
+        takes, got = generating.takes_system(tokenizer, system), "whose template refuses it or leaves it out"
+    except PromptError as error:
+        takes, got = False, str(error)
+    return [] if takes else [Problem("eval.system", wanted, f"{name}, {got}", remedy)]
+
+
 @dataclass(frozen=True)
 class Samples:
     """Prompts, and how they are put.
@@ -40,8 +55,8 @@ class Samples:
     def problems(self, name: str, skeleton: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
         """What keeps the model `name` from answering."""
         positions, problems = load.positions(skeleton), []
-        if self.system and tokenizer.chat_template is None:
-            return [without_template("eval.system", name)]
+        if without_system(self.system, name, tokenizer):
+            return []  # which is said once, for tasks too
         for number, prompt in enumerate(self.prompts):
             key, shown = f"{KEY}.prompts", f"prompt {number + 1}"
             try:

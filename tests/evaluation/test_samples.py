@@ -1,6 +1,7 @@
 """What models say: the answers are transformers' greedy ones, kept over interruptions, and shown side by side."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import Result
 
 from lors_cli.evaluation import samples
 from lors_cli.evaluation.presets import SAMPLES
+from lors_cli.quantization.grid import Grid
+from lors_cli.quantization.stored import from_tensors
 from lors_cli.reporting import page, text
 from lors_cli.tools.report import collect
+from tests import quantized
 from tests.evaluation.tasks import results
 
 Lors = Callable[..., Result]
@@ -103,8 +108,44 @@ def test_a_handful_of_prompts_by_default_and_only_what_models_can_take(
     assert "prompts" in refused(eval__samples={"prompts": [" \n"]})
     assert "dense, which has none" in refused(eval__samples={}, eval__system="Be brief.")
     assert "chat_template" in refused(eval__samples={}, eval__chat_template=True)
-    (model / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
-    assert "prompt 1, for dense" in refused(eval__samples={"prompts": ["a"]}, eval__system="Be.")
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no turns') }}")
+    assert "prompt 1, for dense" in refused(eval__samples={"prompts": ["a"]})
+    assert "dense, its chat template does not take the turns: no turns" in refused(
+        eval__samples={"prompts": ["a"]}, eval__system="Be."
+    )
+
+
+@pytest.mark.parametrize("first", ["{{ raise_exception('no system') }}", ""], ids=["refuses", "leaves out"])
+def test_a_system_turn_that_a_template_does_not_have_is_refused(
+    lors: Lors, write_config: WriteConfig, task_dir: Path, make_model: Callable[..., Path], tmp_path: Path, first: str
+) -> None:
+    """lm-eval would leave it out where the template refuses it, and say so in its log alone."""
+    model = make_model(tmp_path / "model")
+    turn = f"{{% if m['role'] == 'system' %}}{first}{{% else %}}<u>{{{{ m['content'] }}}}<a>{{% endif %}}"
+    (model / "chat_template.jinja").write_text(f"{{% for m in messages %}}{turn}{{% endfor %}}")
+    asked = {"eval__models": ["dense"], "eval__perplexity": ..., "eval__system": "Be brief.", "model": str(model)}
+    tasks = {"eval__tasks": ["words"], "eval__task_dir": str(task_dir), "eval__chat_template": True}
+    for what in (tasks, {"eval__samples": {"prompts": ["a"]}}):
+        said = lors("eval", write_config(**asked, **what), "--dry-run", status=2).stderr
+        assert said.count("eval.system") == 2  # the key, and the remedy
+        assert "dense, whose template refuses it or leaves it out" in said
+
+
+def test_a_quantised_model_answers_as_its_numbers_do(
+    lors: Lors, write_config: WriteConfig, pruned: Path, tmp_path: Path
+) -> None:
+    grid = Grid(4, 16, symmetric=False)
+    codes, numbers = quantized.write(pruned, tmp_path / "codes", grid), tmp_path / "numbers"
+    shutil.copytree(pruned, numbers)
+    stored, tensors = load_file(codes / "model.safetensors"), load_file(numbers / "model.safetensors")
+    for linear in (name.removesuffix(".weight") for name in tensors.keys() - stored.keys()):
+        parts = {key.rpartition(".")[2]: one for key, one in stored.items() if key.startswith(f"{linear}.")}
+        tensors[f"{linear}.weight"] = from_tensors(parts, grid).weight()
+    save_file(tensors, numbers / "model.safetensors", metadata={"format": "pt"})
+    asked = {"prompts": PROMPTS[:1], "max_new_tokens": 5}
+    lors("eval", write_config(eval__models=[str(codes)], eval__samples=asked, eval__perplexity=...))
+    (said,) = results(tmp_path)["models"][str(codes)]["samples"]
+    assert said["text"] == greedy(numbers, PROMPTS[0], 5)
 
 
 def test_a_chat_template_gives_the_numbers_of_lm_eval(
