@@ -6,7 +6,7 @@ value is in `VERIFIED`. Any other one is refused by name, also one that a later 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 from lors_cli.adapters import Method
@@ -78,6 +78,11 @@ def check_types(config: dict[str, Any], key: str, file: object) -> None:
             raise request_error(f"{key}: {option}", expected, repr(value), COPY, file)
 
 
+def is_off(value: Any) -> bool:
+    """Whether an option with this value asks for nothing; a number does, such as 0 for layers_to_transform."""
+    return value is None or value is False or (isinstance(value, Sized) and not len(value))
+
+
 def check(config: dict[str, Any], key: str, file: object) -> None:
     """Refuse a config with an option that is not understood; `key` is the config's path to the adapter.
 
@@ -86,8 +91,7 @@ def check(config: dict[str, Any], key: str, file: object) -> None:
 
     """
     for option, value in config.items():
-        off = value is None or value is False or value in ({}, [], "")
-        if off or option in (*DESCRIPTIVE, ON_GRID) or value in VERIFIED.get(option, ()):
+        if is_off(value) or option in (*DESCRIPTIVE, ON_GRID) or value in VERIFIED.get(option, ()):
             continue
         known = " or ".join(map(repr, VERIFIED.get(option, ()))) or "left out"
         without = "train it without"

@@ -65,7 +65,7 @@ class Config(PeftConfig):
             if name in known:
                 named = name in ("target_modules", "exclude_modules") and isinstance(value, list | tuple)
                 setattr(self, name, set(value) if named else value)
-            elif value != LORA.get(name) and (value or LORA.get(name)):
+            elif value != LORA.get(name) and not (peft_options.is_off(value) and peft_options.is_off(LORA.get(name))):
                 raise ValueError(self._foreign(name, value))
         self.peft_type = getattr(PeftType, METHODS[self.method].peft_type)
         self._check()

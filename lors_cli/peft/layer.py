@@ -105,6 +105,8 @@ class MaskedLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """PEFT's also gives adapters the dtype of the weight, in which small updates vanish."""
+        if adapter_name not in self.adapters:  # PEFT asks every layer, also of what this adapter leaves out
+            return
         adapter = self.adapters[adapter_name]
         if not any(tensor.is_meta for tensor in adapter.parameters()):
             adapter.to(device or self.base_layer.weight.device)

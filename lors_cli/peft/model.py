@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from peft import PeftConfig
+import torch
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from torch import Tensor, nn
 
@@ -30,6 +31,9 @@ class MaskedModel(BaseTuner):  # type: ignore[misc]
         if isinstance(peft_config, PeftConfig):  # PeftModel has a dictionary; transformers would load only LoRA's names
             remedy = "use get_peft_model, or PeftModel.from_pretrained to load one"
             raise ValueError(f"{peft_config.method} adapters live in a PeftModel, not in the model itself: {remedy}")
+        if isinstance(model, PeftModel):  # PEFT would wrap it once more, adapters on adapters
+            remedy = "use its add_adapter(NAME, config), or its merge_and_unload() or unload() first"
+            raise ValueError(f"get_peft_model: a model without adapters, got a PeftModel: {remedy}")
         super().__init__(model, peft_config, *args, **kwargs)
 
     def _layers(self) -> dict[str, MaskedLinear]:
@@ -133,6 +137,8 @@ class MaskedModel(BaseTuner):  # type: ignore[misc]
         cls, model: nn.Module, config: Config, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Refuse what does not fit the adapters, or was made on another model, before it is loaded."""
+        copies = _copies_of_frozen(model, state_dict)
+        state_dict = {key: tensor for key, tensor in state_dict.items() if key not in copies}
         loaded: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own = {key: one.shape for key, one in model.state_dict().items() if f".adapters.{adapter_name}." in key}
         if foreign := sorted(loaded.keys() - own.keys()):
@@ -144,13 +150,27 @@ class MaskedModel(BaseTuner):  # type: ignore[misc]
                     f"a tensor {cls._remove_adapter_name_from_key(key, adapter_name)} of {tuple(shape)}, got {got}"
                 )
         directory, config._read_from = config._read_from, None
-        if directory:
+        if directory and not copies:  # those are PEFT's files, which have no digests
             with as_value_error():
                 content = adapter_file.load(directory, "directory")
                 why = identity.why_other_in_memory(content, model) if content.made_on else None
             if why:
                 raise ValueError(f"{directory} was made on another model: this one {why}")
         return loaded
+
+
+def _copies_of_frozen(model: nn.Module, state_dict: dict[str, Tensor]) -> set[str]:
+    """The weights of frozen linears that PEFT saves beside their adapters, such as the head's, if it is adapted.
+
+    Raises:
+        ValueError: the model has another one.
+
+    """
+    copies, own = {key for key in state_dict if key.endswith(f".{peft_options.BASE_LAYER}.weight")}, model.state_dict()
+    for key in sorted(copies):
+        if key not in own or not torch.equal(own[key].cpu(), state_dict[key].to("cpu", own[key].dtype)):
+            raise ValueError(f"the adapter was made on another model: its file has another {key} than this one")
+    return copies
 
 
 def _digest_of_zeros(weights: dict[str, Tensor]) -> str:

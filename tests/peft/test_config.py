@@ -32,6 +32,7 @@ def test_what_means_nothing_is_taken_and_the_rest_is_refused_by_name() -> None:
         (LorsConfig, {"quantization_aware": True}),
         (LorsConfig, {"init_lora_weights": False}),
         (LorsConfig, {"of a later PEFT": 1}),
+        (LorsConfig, {"layers_to_transform": 0}),  # the first block alone
         (SPPConfig, {"formulation": "merged", "lora_dropout": 0.1}),
         (SQFTConfig, {"formulation": "fused"}),
         (LorsConfig, {"r": 0}),

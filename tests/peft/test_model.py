@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from typer.testing import Result
@@ -139,14 +140,19 @@ def test_several_adapters(fresh: Of, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(PeftModel.from_pretrained(fresh(), tmp_path)), first)
     assert torch.equal(logits(PeftModel.from_pretrained(fresh(), tmp_path / "second")), second)
+    both = PeftModel.from_pretrained(fresh(), tmp_path, low_cpu_mem_usage=True)
+    both.load_adapter(tmp_path / "second", "second", low_cpu_mem_usage=True)  # which most layers do not have
+    assert torch.equal(logits(both), first)
+    both.set_adapter("second")
+    assert torch.equal(logits(both), second)
     save_adapter(model, tmp_path / "ours")
     assert torch.equal(logits(load_adapter(fresh(), tmp_path / "ours")), second)
-    for both in (
+    for together in (
         lambda: model.base_model.set_adapter(["default", "second"]),
         lambda: model.merge_adapter(["default", "second"]),
     ):
         with pytest.raises(ValueError, match=r"one (active|merged) adapter at a time, got default, second"):
-            both()
+            together()
     with pytest.raises(ValueError, match="adapter_names: all rows"):
         model(**batch(), adapter_names=["default", "second"])
     model.delete_adapter("second")
@@ -191,6 +197,30 @@ def test_what_cannot_be_adapted_or_loaded(fresh: Of, tmp_path: Path) -> None:
     more = get_peft_model(fresh(), LorsConfig(r=4, target_modules=["q_proj", "v_proj"]))
     with pytest.raises(ValueError, match=r"lm_head.lora_A.weight, which the model has no place for"):
         more.load_adapter(tmp_path / "adapter", "default")
+
+
+def test_adapters_are_not_put_on_adapters(fresh: Of) -> None:
+    adapted = get_peft_model(fresh(), LorsConfig(r=4))
+    with pytest.raises(ValueError, match=r"got a PeftModel: use its add_adapter"):
+        get_peft_model(adapted, SPPConfig(r=4))
+    adapted.add_adapter("another", LorsConfig(r=2))
+    assert get_peft_model(adapted.merge_and_unload(), SPPConfig(r=4))
+
+
+def test_an_adapted_head_loads_beside_the_copy_of_it_that_peft_saves(fresh: Of, tmp_path: Path) -> None:
+    adapted = get_peft_model(fresh(), LorsConfig(r=4, target_modules=["q_proj", "lm_head"]))
+    with torch.no_grad():
+        for tensor in trained(adapted).values():
+            tensor.normal_()
+    with pytest.warns(UserWarning, match="save_embedding_layers"):
+        adapted.save_pretrained(tmp_path / "adapter")
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert torch.equal(logits(PeftModel.from_pretrained(fresh(), tmp_path / "adapter")), logits(adapted))
+    other = fresh()
+    with torch.no_grad():
+        other.lm_head.weight[5, 0] += 1
+    with pytest.raises(ValueError, match=r"another .*lm_head.base_layer.weight than this one"):
+        PeftModel.from_pretrained(other, tmp_path / "adapter")
 
 
 def test_transformers_trainer(fresh: Of, tmp_path: Path) -> None:
