@@ -6,14 +6,17 @@ import os
 import pty
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from lors_cli import console
+from lors_cli.cli import app
 from lors_cli.progress_bar import REFRESHES, ProgressBar, wrapped
 
 LONG = ("block 27 of 32", "pruning gate_proj, up_proj", "12,345 tokens/s", "peak 12.34 GB")
@@ -73,15 +76,21 @@ def test_lines_are_broken_between_words_and_commands_stay_whole() -> None:
 def seen_on_terminal(work: Callable[[], None]) -> str:
     """What `work` writes on stderr, a terminal of 80 columns."""
     ours, theirs = pty.openpty()
-    seen = b""
+    seen = []
+
+    def read() -> None:  # meanwhile: a terminal that nobody reads is full after a few lines, and work waits for it
+        with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # Linux's end of a terminal
+            while part := terminal.read(4096):
+                seen.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     with os.fdopen(theirs, "w") as stream, redirect_stderr(stream):
         console.setup(0)
         work()
     logging.getLogger("lors_cli").handlers.clear()
-    with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # Linux's end of a terminal
-        while part := terminal.read(4096):
-            seen += part
-    return seen.decode()
+    reader.join()
+    return b"".join(seen).decode()
 
 
 def test_messages_come_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +107,26 @@ def test_messages_come_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search("train: step 1/10 .* loss 2.5, peak 1.00 GB", seen)
     assert "inner" not in seen, "one bar is enough"
     assert shown[-2] == "after it"
+
+
+def test_a_training_says_where_it_is_in_every_frame(
+    write_config: Callable[..., Path], pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a real one, at 80 columns: the share, the time left, the step, and after the first step its loss."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(console, "REFRESHES", 100)  # its steps take milliseconds
+    config = write_config(prune=..., train__input=str(pruned), train__max_steps=12)
+    seen = seen_on_terminal(lambda: app(["train", str(config)], standalone_mode=False))
+    drawn = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", part).strip() for part in re.split(r"[\r\n]", seen)]
+    frames = [line for line in drawn if re.match(r"train: step \d+/12 ", line)]
+    steps = [int(frame.split()[2].partition("/")[0]) for frame in frames]
+    assert len(set(steps)) > 2, "several frames are seen"
+    assert steps == sorted(steps)
+    for frame, step in zip(frames, steps, strict=True):
+        assert len(frame) <= 80
+        assert re.search(rf" {100 * step // 12}% (\d+:\d\d:\d\d|-:--:--) left", frame), frame
+        assert step < 2 or re.search(r" left loss \d+\.\d+", frame), frame
 
 
 def _work() -> None:

@@ -150,7 +150,7 @@ def _measured(table: Table, heading: Heading, setting: str) -> Iterator[tuple[st
     levels = _levels(table, {number for points in shown for *_, number in points}, heading)
     for (number, level), dashes in zip(levels.items(), cycle(DASHES), strict=False):
         label = plots.short(names[number])
-        axes.axhline(level, color=plots.FIXED[DENSE], linestyle=dashes, linewidth=1.2, label=label)
+        axes.axhline(level, color=plots.GREYS[DENSE], linestyle=dashes, linewidth=1.2, label=label)
     measured = [value.value for points in shown for _, value, _ in points]
     svg = _over(figure, axes, setting, [*measured, *levels.values()])
     mark = f" [{heading.mark}]" if heading.mark else ""

@@ -25,7 +25,13 @@ def render(table: Table) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"measured": text.measured, "clean": clean, "facts": _facts, "configs": _configs}
+    environment.filters |= {
+        "measured": text.measured,
+        "clean": clean,
+        "facts": _facts,
+        "configs": _configs,
+        "plural": text.plural,
+    }
     numbers = count()
     groups = [
         [(next(numbers), entry, first) for entry, first in zip(group.entries, firsts, strict=True)]

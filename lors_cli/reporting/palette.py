@@ -16,10 +16,19 @@ def of_place(place: str) -> str:
     return COLOURS[PLACES.index(place) if place in PLACES else _of_text(place)]
 
 
-def of_method(method: str, number: int = 0) -> str:
-    """The colour of an adapter method; of the lines that share it each `number` has its shade."""
+def order(place: str) -> int:
+    """The number of a module in a block; those that are not known come last."""
+    return PLACES.index(place) if place in PLACES else len(PLACES)
+
+
+def of_method(method: str) -> str:
+    """The colour of an adapter method."""
     known = list(adapters.METHODS)
-    base = COLOURS[known.index(method) % len(COLOURS) if method in known else _of_text(method)]
+    return COLOURS[known.index(method) % len(COLOURS) if method in known else _of_text(method)]
+
+
+def shade(base: str, number: int) -> str:
+    """The shade of a colour for the line with this number among those that share it."""
     share = LIGHTER[number % len(LIGHTER)]
     parts = (int(base[start : start + 2], 16) for start in (1, 3, 5))
     return "#" + "".join(f"{round(part + (255 - part) * share * 0.8):02x}" for part in parts)

@@ -18,7 +18,7 @@ from lors_cli.run import manifest
 from lors_cli.run.facts import Merged, Pruned
 
 MOST_BARS, MOST_PROFILES = 16, 6
-FIXED = {DENSE: "#777777", PRUNED: "#a9a9a9"}  # colours
+GREYS = {DENSE: "#777777", PRUNED: "#909090"}  # colours, of which pruned models have shades
 LEGEND_LINE = 0.22  # inches
 LONGEST = 48  # characters of a name in a picture; the table has them whole
 STYLE = {
@@ -52,11 +52,11 @@ def colours(table: Table) -> list[str]:
     """The colour of each line, in all plots."""
     drawn, before = [], Counter[str]()
     for entry in table.entries:
-        if fixed := FIXED.get(entry.line.row.kind):
-            drawn.append(fixed)
-        else:
-            drawn.append(palette.of_method(method := method_of(entry), before[method]))
-            before[method] += 1
+        kind = entry.line.row.kind
+        named = kind if kind in GREYS else method_of(entry)
+        base = GREYS.get(kind) or palette.of_method(named)
+        drawn.append(palette.shade(base, before[named]))
+        before[named] += kind != DENSE  # which is one colour in all plots
     return drawn
 
 
@@ -146,7 +146,8 @@ def sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
     profiles: dict[tuple[tuple[str, float], ...], str] = {}
     for name, entry in zip(names(table), table.entries, strict=True):
         for row in entry.line.rows:
-            profiles.setdefault(_profile(row), name)
+            if any(sparsity for _, sparsity in _profile(row)):  # not of whole models, nor of those that are smaller
+                profiles.setdefault(_profile(row), name)
     profiles = {
         profile: name for profile, name in profiles.items() if len({_block(module) for module, _ in profile}) > 1
     }
@@ -176,7 +177,8 @@ def sparsities(table: Table) -> Iterator[tuple[str, str, str]]:
 def _profile(row: Row) -> tuple[tuple[str, float], ...]:
     facts = row.origin.made and row.origin.made.facts
     modules = (facts.modules if isinstance(facts, Pruned | Merged) else None) or {}
-    return tuple((name, float(facts["sparsity"])) for name, facts in modules.items())
+    named = {name: float(facts["sparsity"]) for name, facts in modules.items()}
+    return tuple(sorted(named.items(), key=lambda one: (_block(one[0]), palette.order(one[0].rpartition(".")[2]))))
 
 
 def _block(module: str) -> int:

@@ -89,6 +89,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
+def plural(number: int, noun: str) -> str:
+    """So many of them: 1 prompt, 1,200 prompts."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def sparsity(entry: Entry) -> str:
     """The sparsity of a line's models."""
     return "/".join(dict.fromkeys(row.pattern for row in entry.line.rows))

@@ -71,6 +71,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             with self.log_file.open("a") as file:
                 file.write(json.dumps(line, allow_nan=False, sort_keys=True) + "\n")
         self.losses |= {key: logs[key] for key in ("loss", "eval_loss") if key in logs}
+        self._say(steps=0)  # a step's loss comes after its end
+
+    def _say(self, steps: int) -> None:
+        """Report `steps` more, with what is known of the last one."""
+        seconds = max(time.monotonic() - self.trainer.started, 1e-9)
+        speed = (self.trainer.tokens - self.tokens_before) / seconds
+        losses = (f"{key} {loss:.4g}" for key, loss in self.losses.items())
+        self.advance(*losses, f"{speed:.0f} tokens/s", f"peak {memory.peak() / 1e9:.2f} GB", steps=steps)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # the random numbers of a step depend on nothing before it, so that a resumed run draws the same
@@ -112,10 +120,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         state.epoch = state.global_step / state.max_steps  # Trainer would begin again after a resumption
-        seconds = max(time.monotonic() - self.trainer.started, 1e-9)
-        speed = (self.trainer.tokens - self.tokens_before) / seconds
-        losses = (f"{key} {loss:.4g}" for key, loss in self.losses.items())
-        self.advance(*losses, f"{speed:.0f} tokens/s", f"peak {memory.peak() / 1e9:.2f} GB")
+        self._say(steps=1)
         if self.trainer.held_out and state.global_step == state.max_steps:
             control.should_evaluate = True  # the last adapter competes too
         if self.stop.asked():

@@ -1,5 +1,6 @@
 """Colours: one for each module and method, wherever they are drawn; and no plot of a single dot."""
 
+import json
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.reporting.synthetic import make_run
 def test_each_place_and_method_has_its_own_colour() -> None:
     assert len({palette.of_place(place) for place in palette.PLACES}) == len(palette.PLACES)
     methods = list(adapters.METHODS)[: len(palette.COLOURS)]
-    shades = [palette.of_method(method, number) for method in methods for number in range(3)]
+    shades = [palette.shade(palette.of_method(method), number) for method in methods for number in range(3)]
     assert len(set(shades)) == len(shades)
     assert all(re.fullmatch("#[0-9a-f]{6}", shade) for shade in shades)
     assert palette.of_place("experts") == palette.of_place("experts")
@@ -28,8 +29,9 @@ def test_a_method_keeps_its_colour_whatever_else_is_reported(tmp_path: Path) -> 
     alone, every = collect([tmp_path / "1"]), collect([tmp_path])
     assert palette.of_method("spp") in plots.colours(alone)
     assert palette.of_method("spp") in plots.colours(every)
-    tuned = [colour for colour in plots.colours(every) if colour not in plots.FIXED.values()]
-    assert sorted(tuned) == sorted([palette.of_method("lors"), palette.of_method("lors", 1), palette.of_method("spp")])
+    tuned = [colour for colour in plots.colours(every) if colour not in plots.GREYS.values()]
+    lors, spp = palette.of_method("lors"), palette.of_method("spp")
+    assert sorted(tuned) == sorted([lors, palette.shade(lors, 1), spp])
 
 
 @pytest.mark.parametrize("logged", [1, 4])
@@ -49,3 +51,17 @@ def test_numbers_on_axes_have_no_offset() -> None:
         shown = plots.finished(figure, axes)
     assert "e4" not in shown
     assert "46720" in shown
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.0])
+def test_sparsity_is_drawn_once_in_whatever_order_and_not_of_models_without_zeros(
+    tmp_path: Path, sparsity: float
+) -> None:
+    run = make_run(tmp_path / "run")
+    modules = [f"model.layers.{b}.mlp.{place}" for b in range(12) for place in ("up_proj", "down_proj")]
+    for folder, names in (("pruned", modules), ("merged", sorted(modules))):
+        path = run / folder / "lors.json"
+        facts = {name: {"sparsity": sparsity, "pattern": "2:4"} for name in names}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "modules": facts}))
+    drawn = [svg for title, _, svg in all_plots(collect([run])) if title == "Sparsity per module"]
+    assert [svg.count(">sparsity</text>") for svg in drawn] == ([1] if sparsity else [])
