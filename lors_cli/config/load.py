@@ -47,6 +47,9 @@ def load(path: Path, overrides: Sequence[str]) -> Config:
 
     """
     raw = read(path)
+    if is_sweep(raw):
+        remedy = f"`lors sweep {path}` runs it; `lors sweep {path} --prefetch` fetches what its rows need from the hub"
+        raise request_error("CONFIG", "the config of one run", "a sweep file, which has arms", remedy, path)
     together(partial(override, raw), overrides)
     return configured(raw, path, dict.fromkeys(map(overridden, overrides), CLI))
 
@@ -81,6 +84,11 @@ def read(path: Path) -> dict[str, Any]:
         got = "an empty file" if content is None else repr(content)[:60]
         raise request_error("CONFIG", "a mapping with model, output_dir and sections", got, remedy, path)
     return content
+
+
+def is_sweep(content: dict[str, Any]) -> bool:
+    """Whether a YAML file is a sweep file rather than a config."""
+    return "arms" in content
 
 
 def overridden(text: str) -> str:

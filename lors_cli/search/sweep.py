@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lors_cli import console, processes
-from lors_cli.config.load import read
+from lors_cli.config.load import is_sweep, read
 from lors_cli.config.problems import CLI
 from lors_cli.errors import request_error
-from lors_cli.search import grid, located, sweep_file
+from lors_cli.search import grid, located
 from lors_cli.search.grid_perform import GridSweep
 from lors_cli.search.study import Study
 from lors_cli.search.study_perform import StudySweep
@@ -40,7 +40,7 @@ def sweep(
             "command", "one process", got, "start it without torchrun; --task divides the runs among jobs"
         )
     chosen: GridSweep | StudySweep
-    if sweep_file.is_sweep(read(path)):
+    if is_sweep(read(path)):
         if models:
             arguments = [*arguments, f"models={json.dumps(located.parse(models))}"]
         chosen = StudySweep(Study(path, arguments), task, force=force)

@@ -174,11 +174,6 @@ def fits(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def is_sweep(content: dict[str, Any]) -> bool:
-    """Whether a YAML file is a sweep file rather than a config."""
-    return "arms" in content
-
-
 def load(path: Path, arguments: list[str]) -> tuple[SweepFile, list[str]]:
     """The sweep file, and those of the arguments that override its config rather than its own keys.
 

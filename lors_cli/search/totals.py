@@ -13,9 +13,10 @@ from lors_cli.benchmark import roofline
 from lors_cli.benchmark.variants import VARIANTS
 from lors_cli.config.train import Train
 from lors_cli.models import load
+from lors_cli.reporting.text import duration, plural
 from lors_cli.run.job import Job
 from lors_cli.search.runs import MADE
-from lors_cli.tools.forecast import Forecast
+from lors_cli.tools.forecast import Forecast, size
 
 CARDS = ("a100", "h100")
 
@@ -61,14 +62,16 @@ class Totals:
         """In words."""
         merged = self.merged if keeps_merged else self.largest
         kept = "merged models" if keeps_merged else "a merged model, once for each task that runs at a time"
-        hours = " or ".join(f"{seconds / 3600:,.1f} h on one {card.upper()}" for card, seconds in self.seconds.items())
+        hours = " or ".join(
+            f"{duration(round(seconds, 1))} on one {card.upper()}" for card, seconds in self.seconds.items()
+        )
         without = f", and the trainings whose time is not known ({self.unknown})" if self.unknown else ""
         return [
-            f"disk: at most {_size(self.shared + self.adapters + merged)}: {_size(self.shared)} that runs share,"
-            f" {_size(self.adapters)} of adapters, {_size(merged)} of {kept}; checkpoints come on top",
+            f"disk: at most {size(self.shared + self.adapters + merged)}: {size(self.shared)} that runs share,"
+            f" {size(self.adapters)} of adapters, {size(merged)} of {kept}; checkpoints come on top",
             *([self.here.total()] if self.here else []),
-            f"time: {self.trainings} trainings of full samples take at least {hours}, by the roofline of lors bench;"
-            f" not counted: pruning, evaluation{without}",
+            f"time: at least {hours} for {plural(self.trainings, 'training')} of full samples, by the roofline of lors"
+            f" bench; not counted: pruning, evaluation{without}",
         ]
 
     def _add_here(self, job: Job, count: int) -> None:
@@ -103,7 +106,8 @@ def _variant(section: Train) -> str:
         name
         for name, one in VARIANTS.items()
         if (one.method, one.formulation, one.options.get("adapter_checkpointing", False)) == wanted
-        and not (one.packed or one.cached)
+        and one.base == "dense"
+        and not one.cached
     )
 
 
@@ -116,7 +120,3 @@ def _dense_bytes(job: Job) -> int:
 @lru_cache
 def _bytes(directory: Path, dtype: str, trust_remote_code: bool) -> int:
     return load.weight_bytes(load.skeleton(directory, trust_remote_code=trust_remote_code, quantized=True), dtype)
-
-
-def _size(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB"

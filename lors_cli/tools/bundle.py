@@ -11,6 +11,7 @@ The parts of the hub stay in the unfinished directory if a bundle is interrupted
 
 import json
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -56,23 +57,30 @@ def make(path: Path, overrides: Sequence[str], directory: Path, *, with_wheels: 
         raise request_error("DIR", "a directory that does not exist yet", f"{directory}, which does", remedy)
     config, raw = loading.load(path, overrides), loading.read(path)
     together(lambda text: loading.override(raw, text), overrides)
-    partial = publish.partial_directory(directory)
+    partial, named = publish.partial_directory(directory), [*_local(config)]
+    for key, origin, parts in named:
+        if parts is None and partial.resolve().is_relative_to(Path(origin).expanduser().resolve()):
+            expected = f"a directory outside of the folder that {key} names"
+            raise request_error("DIR", expected, f"{directory} in {origin}", "name another directory")
     with publish.exclusive(directory.parent):
         for left in ("files", "wheels"):
             publish.remove(partial / left)
         (partial / "files").mkdir(parents=True, exist_ok=True)
         paths = {}
-        for number, (key, origin, parts) in enumerate(_local(config)):
+        for number, (key, origin, parts) in enumerate(named):
             place = partial / "files" / str(number)
             paths[key] = (Path("files") / str(number) / _copy(origin, parts, place)).as_posix()
             loading.override(raw, f"{key}={json.dumps(paths[key])}")
             log.info("bundle: %s: %s", key, origin)
         for line in prefetch(config):
-            log.info("bundle: %s", line)
+            if line.partition(":")[0] not in EVALUATED:  # what the stages make stays here: they run again there
+                log.info("bundle: %s", line)
         if with_wheels:
             wheels.download(partial / "wheels")
         write_text(partial / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
-        command = shlex.join(["lors", "bundle", str(path), str(directory), *overrides])
+        command = shlex.join(
+            ["lors", "bundle", str(path), str(directory), *overrides, *["--no-wheels"] * (not with_wheels)]
+        )
         listed = _listed(partial)
         write_json(
             partial / NAME,
@@ -91,19 +99,39 @@ def config(directory: Path, overrides: Sequence[str]) -> Config:
         RequestError: it is no bundle, or files are missing or changed: all are named, with the command that makes it.
 
     """
-    try:
-        facts = files.read_object(directory / NAME)
-    except OSError:
-        expected, remedy = f"a directory that `lors bundle` made, with {NAME}", "correct the path"
-        raise request_error("--bundle", expected, str(directory), remedy) from None
-    if facts.get("version") != VERSION:
-        remedy = f"make it again where there is a network: {facts.get('command', 'lors bundle')} --force"
-        raise request_error("--bundle", f"version {VERSION}", repr(facts.get("version")), remedy, directory / NAME)
+    facts = _facts(directory)
     remedy = f"copy it again, or make it again where there is a network: {facts['command']} --force"
     if wrong := [Problem(name, "the file as it was bundled", got, remedy) for name, got in _wrong(directory, facts)]:
         raise RequestError(*wrong).in_file(str(directory))
     places = [f"{key}={json.dumps(str(directory.absolute() / path))}" for key, path in facts["paths"].items()]
     return loading.load(directory / CONFIG, [*places, *overrides])
+
+
+def _facts(directory: Path) -> dict[str, Any]:
+    """What a bundle says of itself.
+
+    Raises:
+        RequestError: it is no bundle, of another version, or its file does not have the form that `make` gives it.
+
+    """
+    again = "make it again where there is a network"
+    try:
+        facts = files.read_object(directory / NAME)
+        if facts.get("version") == VERSION:
+            texts = [facts["command"], *facts["paths"].values(), *(one["sha256"] for one in facts["files"].values())]
+            sizes = [one["bytes"] for one in facts["files"].values()]
+            if not all(isinstance(text, str) for text in texts) or not all(type(size) is int for size in sizes):
+                raise ValueError("a value of another type")
+            return facts
+    except OSError:
+        expected, remedy = f"a directory that `lors bundle` made, with {NAME}", "correct the path"
+        raise request_error("--bundle", expected, str(directory), remedy) from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        got = f"a damaged file: {type(error).__name__}: {error}"
+        remedy = f"copy it again, or {again}"
+        raise request_error("--bundle", "what `lors bundle` wrote", got, remedy, directory / NAME) from None
+    remedy = f"{again}: {facts.get('command', 'lors bundle')} --force"
+    raise request_error("--bundle", f"version {VERSION}", repr(facts.get("version")), remedy, directory / NAME)
 
 
 def _wrong(directory: Path, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -186,10 +214,11 @@ def _copy(origin: str, parts: dict[str, Path] | None, place: Path) -> str:
     """Copy a file, a folder, or `parts` into the folder `place`; what names it there."""
     path = Path(origin).expanduser()
     if parts is None:
+        kept = Path(os.path.abspath(path)).name  # "." has one too
         place.mkdir(parents=True)
         copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, place / path.name)
-        return path.name
+        copy(path, place / kept)
+        return kept
     for name, file in parts.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place / name)

@@ -14,7 +14,7 @@ from lors_cli.benchmark import roofline
 from lors_cli.models.device import pick_device
 from lors_cli.models.effort import Effort
 from lors_cli.models.load import DTYPES
-from lors_cli.reporting.text import duration
+from lors_cli.reporting.text import duration, plural
 from lors_cli.run.job import Job
 
 SLOWER = 6.0
@@ -79,11 +79,11 @@ class Forecast:
 
     def total(self) -> str:
         """All of them together, in words, with what the times rest on."""
-        disk = f"{size(self.kept)} on disk, without checkpoints"
+        disk, stages = f"{size(self.kept)} on disk, without checkpoints", f"all {plural(self.stages, 'stage')}"
         if self._rates is None:
-            return f"all {self.stages} stages, estimated: {disk}"
+            return f"{stages}, estimated: {disk}"
         return (
-            f"all {self.stages} stages, estimated: {span(self.least, self.most)} on this machine; {disk}. From a"
+            f"{stages}, estimated: {span(self.least, self.most)} on this machine; {disk}. From a"
             f" product and a copy measured just now, and files at {DISK[1] / 1e9:g} to {DISK[0] / 1e9:g} GB/s"
         )
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -51,7 +52,7 @@ def test_a_bundle_runs_elsewhere_and_says_what_it_lacks(write_config: WriteConfi
         return done.stdout + done.stderr
 
     with hub.serve(served) as (address, _):
-        lors(
+        said = lors(
             "bundle",
             str(config),
             str(tmp_path / "made"),
@@ -60,6 +61,8 @@ def test_a_bundle_runs_elsewhere_and_says_what_it_lacks(write_config: WriteConfi
             address=address,
             folder=own,
         )
+    assert "bundle: dense: " in said
+    assert "bundle: merged: " not in said, "it is made there"
     assert not (tmp_path / "home").exists()
     shutil.rmtree(own)
     there = tmp_path / "there"
@@ -72,6 +75,7 @@ def test_a_bundle_runs_elsewhere_and_says_what_it_lacks(write_config: WriteConfi
     assert json.loads((there / "out/adapter/lors.json").read_text())["steps"] == 1
 
     facts = json.loads((there / "bundle/bundle.json").read_text())
+    assert facts["command"].endswith("made train.max_steps=1 --no-wheels".replace("made", str(tmp_path / "made")))
     rows, model = (
         next(name for name in facts["files"] if name.endswith(end)) for end in ("en/b.jsonl", "model.safetensors")
     )
@@ -85,14 +89,41 @@ def test_a_bundle_runs_elsewhere_and_says_what_it_lacks(write_config: WriteConfi
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"version": 1, "command": "lors bundle a b", "paths": {}, "files": {}}
     for content, said in (
         (None, "lors bundle"),
         ({"version": 7, "command": "lors bundle a b"}, "lors bundle a b --force"),
+        ([whole], "a damaged file: ValueError"),
+        *(({key: whole[key] for key in whole if key != name}, f"damaged.*{name}") for name in ("command", "paths")),
+        ({**whole, "files": []}, "a damaged file"),
+        ({**whole, "files": {"config.yaml": {"bytes": 3}}}, "damaged.*sha256"),
+        ({**whole, "paths": {"model": 3}}, "a value of another type"),
     ):
         if content:
             (tmp_path / bundle.NAME).write_text(json.dumps(content))
         with pytest.raises(RequestError, match=said):
             bundle.config(tmp_path, [])
+
+
+def test_the_folder_at_hand_is_taken_by_its_name_and_not_with_the_bundle_in_it(
+    write_config: WriteConfig, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here := tmp_path / "tasks").mkdir()
+    (here / "a.yaml").write_text("task: a")
+    monkeypatch.chdir(here)
+    assert bundle._copy(".", None, tmp_path / "place") == "tasks"
+    assert (tmp_path / "place/tasks/a.yaml").read_text() == "task: a"
+    config = write_config(prune=..., train=..., merge=..., eval__models=["dense"], eval__task_dir=".")
+    with pytest.raises(RequestError, match=r"outside of the folder that eval\.task_dir names"):
+        bundle.make(config, [], Path("bundled"), with_wheels=False)
+    assert [path.name for path in here.iterdir()] == ["a.yaml"]
+
+
+def test_a_sweep_file_is_sent_to_the_command_that_fetches_for_it(tmp_path: Path) -> None:
+    (path := tmp_path / "sweep.yaml").write_text("config: config.yaml\narms: {lors: {}}\n")
+    with pytest.raises(RequestError, match=r"a sweep file(.|\n)*`lors sweep .*sweep.yaml --prefetch` fetches"):
+        bundle.make(path, [], tmp_path / "made", with_wheels=False)
+    assert not (tmp_path / "made").exists()
 
 
 def test_every_name_of_a_model_or_a_folder_is_taken_along(tmp_path: Path, dense: Path) -> None:
