@@ -1,15 +1,20 @@
 """The parts of ``compare_llmcompressor.sh``, which sets the environment variables that `compare` reads.
 
-compare [--json FILE]                         the whole comparison; the other modes are its child processes
+compare [--json FILE] [--methods METHOD...]   the whole comparison; the other modes are its child processes
 versions PACKAGE...                           versions of packages, imported once so that the disk is warm
 windows MODEL TEXT OUT                        calibration windows, as lors cuts them
-llmcompressor METHOD MODEL WINDOWS OUT        prune with llm-compressor: what is measured against ``lors prune CONFIG``
-measure TEXT OUT DENSE [LORS OTHER]...        perplexities; sparsity, pattern and equal mask positions of each pair
+llmcompressor METHOD MODEL WINDOWS OUT        what is measured against ``lors prune`` or ``lors quantize``
+measure TEXT OUT DENSE [LORS OTHER]...        perplexities; zeros, pattern and equal masks or codes of each pair
+solves MODEL TEXT OUT                         GPTQ of single linears by both, on one Hessian and the same scales
 
 Seconds and memory are those of a whole process: imports, loading, pruning, saving and what a tool checks afterwards.
 lors reads and tokenises its calibration text itself, llm-compressor is given the tokens; that lors took the same ones
 is checked by their digest. Both take one window at a time and prune block by block on the states that the pruned blocks
 before produce; Hessian damping (0.01) and block size (128) are the defaults of both.
+
+gptq and gptq-act-order are of the dense model: int4, symmetric, groups of 64. In the stored order lors fits a group's
+scale when its first column is reached, to what the weights are by then; llm-compressor fits all scales before. In the
+order of the inputs' size (``act_order: true``, ``actorder: static``) both fit them before.
 """
 
 import argparse
@@ -33,10 +38,13 @@ from typing import Any
 
 # The process that measures imports nothing large: Linux counts the size at its fork to a child's peak memory.
 
-METHODS = ("wanda", "sparsegpt")
+PRUNING, QUANTIZING = ("wanda", "sparsegpt"), ("gptq", "gptq-act-order")
 TOOLS = ("lors", "llm-compressor")
+WEIGHTS: dict[str, Any] = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 64}
+EQUAL = ("equal_mask", "equal_codes")  # what a row of results calls it, of pruning and of quantising
 SAMPLES, LENGTH = 32, 512
 PERPLEXITY_WINDOWS, PERPLEXITY_BATCH = 40, 4
+SOLVED, SOLVED_WINDOWS = (0, 14, 29), 4  # blocks of which single linears are solved for, and windows of their Hessians
 PACKAGES = {
     "lors": ("lors_cli", "torch", "transformers", "datasets"),
     "llm-compressor": ("llmcompressor", "compressed_tensors", "torch", "transformers", "datasets"),
@@ -48,7 +56,10 @@ def compare(arguments: list[str]) -> None:
     work = Path(os.environ["WORK"])
     parser = argparse.ArgumentParser(prog="compare_llmcompressor.sh")
     parser.add_argument("--json", type=Path, default=work / "compare_llmcompressor.json", help="file of all results")
-    target = parser.parse_args(arguments).json
+    every = (*PRUNING, *QUANTIZING)
+    parser.add_argument("--methods", nargs="+", choices=every, default=PRUNING, help="left out, those that prune")
+    given = parser.parse_args(arguments)
+    target, methods = given.json, given.methods
     repeats = int(os.environ["REPEATS"])
     model, calibration, text = (os.environ[name] for name in ("MODEL", "CALIBRATION", "TEXT"))
     work.mkdir(parents=True, exist_ok=True)
@@ -59,7 +70,7 @@ def compare(arguments: list[str]) -> None:
     _child(python["lors"], "windows", model, calibration, windows)
     runs = []
     for repeat in range(repeats):
-        for turn, method in enumerate(METHODS):
+        for turn, method in enumerate(methods):
             for tool in TOOLS if (repeat + turn) % 2 == 0 else TOOLS[::-1]:
                 output = _output(work, tool, method)
                 command = _command(tool, method, python[tool], model, calibration, windows, output)
@@ -68,45 +79,53 @@ def compare(arguments: list[str]) -> None:
                 _child(python[tool], "versions", *PACKAGES[tool])  # so that the disk is warm for both
                 figures = _measured(command, work / f"{output.parent.name}.log")
                 runs.append({"method": method, "tool": tool, "repeat": repeat, **figures})
-        for method in METHODS:
+        for method in methods:
             _check_tokens(_output(work, "lors", method), windows)
     print("perplexities", file=sys.stderr)
-    pruned = [_output(work, tool, method) for method in METHODS for tool in TOOLS]
+    made = [_output(work, tool, method) for method in methods for tool in TOOLS]
     measured = work / "measured.json"
-    _child(python["lors"], "measure", text, measured, model, *pruned)
+    _child(python["lors"], "measure", text, measured, model, *made)
     quality = json.loads(measured.read_text())
     facts = {
         "model": "smollm2-135m",
         "dtype": "float32",
-        "sparsity": "2:4",
+        **({"sparsity": "2:4"} if set(methods) & set(PRUNING) else {}),
+        **({"quantization": WEIGHTS} if set(methods) & set(QUANTIZING) else {}),
         "calibration": {"file": Path(calibration).name, "windows": SAMPLES, "length": LENGTH},
         "perplexity": {"file": Path(text).name, "windows": PERPLEXITY_WINDOWS, "length": LENGTH},
         "hardware": _hardware(),
         "versions": versions,
         "runs": runs,
-        "results": _results(runs, quality),
+        "results": _results(methods, runs, quality),
     }
     target.write_text(json.dumps(facts, indent=2) + "\n")
     print(_table(facts["results"], versions))
 
 
 def _output(work: Path, tool: str, method: str) -> Path:
-    """The directory of a pruned model; its parent is all that the command writes."""
-    return work / f"{tool}-{method}" / "pruned"
+    """The directory of the model that is made; its parent is all that the command writes."""
+    return work / f"{tool}-{method}" / ("pruned" if method in PRUNING else "quantized")
 
 
 def _command(
     tool: str, method: str, python: str, model: str, calibration: str, windows: Path, output: Path
 ) -> list[str]:
-    """What is measured: it prunes `model` into `output`."""
+    """What is measured: it prunes or quantises `model` into `output`."""
     if tool == "llm-compressor":
         return [python, __file__, "llmcompressor", method, model, str(windows), str(output)]
     text = {"dataset": calibration, "samples": SAMPLES, "sequence_length": LENGTH, "sampling": "concat"}
-    section = {"method": method, "sparsity": "2:4", "calibration": text}
-    config = {"model": model, "output_dir": str(output.parent), "dtype": "float32", "device": "cpu", "prune": section}
+    section: dict[str, Any] = {"method": method, "sparsity": "2:4", "calibration": text}
+    stage = "prune"
+    if method in QUANTIZING:
+        stage, grid = (
+            "quantize",
+            {"bits": WEIGHTS["num_bits"], **{key: WEIGHTS[key] for key in ("group_size", "symmetric")}},
+        )
+        section = {"method": "gptq", **grid, "act_order": method == "gptq-act-order", "calibration": text}
+    config = {"model": model, "output_dir": str(output.parent), "dtype": "float32", "device": "cpu", stage: section}
     file = output.parent.with_suffix(".yaml")
     file.write_text(json.dumps(config, indent=2))  # JSON is YAML
-    return [str(Path(python).with_name("lors")), "prune", str(file)]
+    return [str(Path(python).with_name("lors")), stage, str(file)]
 
 
 def _measured(command: list[str], log: Path) -> dict[str, Any]:
@@ -138,11 +157,11 @@ def _child(python: str, *arguments: str | Path) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
-def _check_tokens(pruned: Path, windows: Path) -> None:
-    """Stop unless lors's record of `pruned` names the tokens in `windows`."""
+def _check_tokens(made: Path, windows: Path) -> None:
+    """Stop unless lors's record of what it `made` names the tokens in `windows`."""
     wanted = hashlib.sha256(json.dumps(json.loads(windows.read_text())).encode()).hexdigest()
-    if wanted not in (pruned / "lors.json").read_text():
-        sys.exit(f"{pruned} was calibrated with other tokens than {windows}: the comparison would not be a fair one")
+    if wanted not in (made / "lors.json").read_text():
+        sys.exit(f"{made} was calibrated with other tokens than {windows}: the comparison would not be a fair one")
 
 
 def _hardware() -> dict[str, Any]:
@@ -157,18 +176,20 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _results(runs: list[dict[str, Any]], quality: dict[str, Any]) -> list[dict[str, Any]]:
+def _results(methods: list[str], runs: list[dict[str, Any]], quality: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for the dense model and for each method and tool: the median seconds, the largest memory."""
     rows: list[dict[str, Any]] = [{"method": None, "tool": "dense", **quality["models"][0]}]
     measured = iter(quality["models"][1:])
-    for method, equal in zip(METHODS, quality["equal_mask"], strict=True):
+    for method, equal in zip(methods, quality["equal"], strict=True):
         for tool in TOOLS:
             own = [run for run in runs if (run["method"], run["tool"]) == (method, tool)]
             figures = {
                 "seconds": statistics.median(run["seconds"] for run in own),
                 "peak_bytes": max(run["peak_bytes"] for run in own),
             }
-            rows.append({"method": method, "tool": tool, **figures, **next(measured), "equal_mask": equal})
+            rows.append(
+                {"method": method, "tool": tool, **figures, **next(measured), EQUAL[method in QUANTIZING]: equal}
+            )
     return rows
 
 
@@ -176,13 +197,13 @@ def _table(rows: list[dict[str, Any]], versions: dict[str, Any]) -> str:
     packages = {"lors": "lors_cli", "llm-compressor": "llmcompressor"}
     names = {"dense": "dense"} | {tool: f"{tool} {versions[tool][package]}" for tool, package in packages.items()}
     lines = [
-        "| method | tool | seconds | peak memory, GB | sparsity | perplexity | equal mask positions |",
+        "| method | tool | seconds | peak memory, GB | zeros | perplexity | equal masks, or codes |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         seconds = f"{row['seconds']:.1f}" if "seconds" in row else ""
         memory = f"{row['peak_bytes'] / 1e9:.2f}" if "peak_bytes" in row else ""
-        equal = f"{row['equal_mask']:.4%}" if "equal_mask" in row else ""
+        equal = next((f"{row[key]:.4%}" for key in EQUAL if key in row), "")
         cells = [row["method"] or "", names[row["tool"]], seconds, memory]
         cells += [f"{row['sparsity']:.4f}", f"{row['perplexity']:.2f}", equal]
         lines.append(f"| {' | '.join(cells)} |")
@@ -218,19 +239,27 @@ def windows(arguments: list[str]) -> None:
 
 
 def llmcompressor(arguments: list[str]) -> None:
-    """Prune `model` with llm-compressor into `out`."""
+    """Prune or quantise `model` with llm-compressor into `out`."""
     method, model, windows, out = arguments
 
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+    from llmcompressor.modifiers.quantization import GPTQModifier
 
     ids = json.loads(Path(windows).read_text())
-    modifier = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
+    targets: dict[str, Any] = {"ignore": ["re:.*lm_head"]}
+    if method in QUANTIZING:
+        groups = {"group_0": {"targets": ["Linear"], "weights": WEIGHTS}}
+        order = "static" if method == "gptq-act-order" else None
+        recipe = GPTQModifier(config_groups=groups, actorder=order, dampening_frac=0.01, block_size=128, **targets)
+    else:
+        modifier = {"wanda": WandaPruningModifier, "sparsegpt": SparseGPTModifier}[method]
+        recipe = modifier(sparsity=0.5, mask_structure="2:4", targets=["Linear"], **targets)
     oneshot(
         model=model,
         precision="float32",
-        recipe=modifier(sparsity=0.5, mask_structure="2:4", targets=["Linear"], ignore=["re:.*lm_head"]),
+        recipe=recipe,
         dataset=Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(window) for window in ids]}),
         num_calibration_samples=len(ids),
         shuffle_calibration_samples=False,
@@ -241,28 +270,33 @@ def llmcompressor(arguments: list[str]) -> None:
 
 
 def measure(arguments: list[str]) -> None:
-    """Write perplexity and sparsity of all models, and the share of equal mask positions of each pair, as JSON."""
-    text, out, dense, *pruned = map(Path, arguments)
+    """Write perplexity and share of zeros of all models, and that of equal masks or codes of each pair, as JSON."""
+    text, out, dense, *made = map(Path, arguments)
     import torch
 
     tokens = torch.tensor(_windows(dense, text, PERPLEXITY_WINDOWS))
     models = []
-    for directory in (dense, *pruned):
-        masks = _masks(directory)
-        removed = sum(int(mask.sum()) for mask in masks.values())
-        groups = [mask.view(-1, 4).sum(-1) for mask in masks.values()]
-        if directory != dense and any(bool((group < 2).any()) for group in groups):
+    for directory in (dense, *made):
+        linears = _linears(directory)
+        masks = [linear if linear.dtype == torch.bool else linear == 0 for linear in linears.values()]
+        groups = [mask.view(-1, 4).sum(-1) for mask in masks]
+        if directory.name == "pruned" and any(bool((group < 2).any()) for group in groups):
             sys.exit(f"{directory} is not sparse 2:4")
-        sparsity = removed / sum(mask.numel() for mask in masks.values())
+        sparsity = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
         models.append({"sparsity": sparsity, "perplexity": _perplexity(directory, tokens)})
-    equal = [_equal(_masks(first), _masks(second)) for first, second in zip(pruned[::2], pruned[1::2], strict=True)]
-    out.write_text(json.dumps({"models": models, "equal_mask": equal}))
+    equal = [_equal(_linears(first), _linears(second)) for first, second in zip(made[::2], made[1::2], strict=True)]
+    out.write_text(json.dumps({"models": models, "equal": equal}))
 
 
-def _masks(directory: Path) -> dict[str, Any]:
-    """Where the weight of each linear of the blocks is zero, by name; bool, (R, C)."""
+def _linears(directory: Path) -> dict[str, Any]:
+    """Where the weight of each linear of the blocks is zero, by name, bool (R, C); its codes, int8, if it has some."""
     from safetensors import safe_open
 
+    from lors_cli.artifacts.quantized_files import open_quantized
+
+    if directory.name == "quantized":
+        files = open_quantized(directory)
+        return {f"{name}.weight": files.quantized(name).codes for name in files.linears}
     zeros = {}
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
@@ -288,12 +322,81 @@ def _perplexity(directory: Path, tokens: Any) -> float:
     return math.exp(sum(losses) / len(tokens))
 
 
+def solves(arguments: list[str]) -> None:
+    """Solve for the codes of some linears with both tools, print a table and write it as JSON.
+
+    The Hessians are those of the dense model's inputs. Run it with the Python of llm-compressor and PYTHONPATH=. .
+    """
+    model, text, out = map(Path, arguments)
+    import torch
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.utils import calculate_qparams
+    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
+    from transformers import AutoModelForCausalLM
+
+    from lors_cli.quantization import gptq
+    from lors_cli.quantization.grid import Grid, fit
+
+    dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    hessians: dict[str, Any] = {}
+
+    def gather(name: str, inputs: Any) -> None:
+        x = inputs[0].flatten(0, 1)
+        hessians[name] = hessians.get(name, 0) + 2 * x.T @ x
+
+    names = [f"model.layers.{block}.{place}" for block in SOLVED for place in ("self_attn.q_proj", "mlp.down_proj")]
+    for name in names:
+        dense.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: gather(name, inputs))
+    with torch.no_grad():
+        for window in torch.tensor(_windows(model, text, SOLVED_WINDOWS)).split(1):
+            dense.model(window)
+    args = QuantizationArgs(**WEIGHTS, actorder=None)
+    grid = Grid(args.num_bits, args.group_size)
+    rows = []
+    for name in names:
+        weight, hessian = dense.get_parameter(f"{name}.weight").detach(), hessians[name]
+        scales = fit(weight, grid)
+        groups = weight.unflatten(1, (-1, grid.group_size))
+        scale, zero_point = calculate_qparams(groups.amin(2), groups.amax(2), args)
+        ours = gptq.quantize(weight, gptq.prepare(hessian), grid, torch.float32, scales).weight()
+        fitted = gptq.quantize(weight, gptq.prepare(hessian), grid, torch.float32).weight()
+        given = weight[None].clone(), hessian[None].clone(), scale[None], zero_point[None]
+        theirs = quantize_weight(*given, None, args, blocksize=128, percdamp=0.01)[0][0]
+
+        def lost(made: Any, weight: Any = weight, hessian: Any = hessian) -> float:
+            apart, whole = ((one @ hessian * one).sum().double() for one in (made - weight, weight))
+            return float((apart / whole).sqrt())
+
+        codes = [(one / scales.scale.repeat_interleave(grid.group_size, 1)).round() for one in (ours, theirs)]
+        rows.append(
+            {
+                "linear": name,
+                "equal_scales": float((scale == scales.scale).float().mean()),
+                "equal_codes": float((codes[0] == codes[1]).float().mean()),
+                "error_llmcompressor": lost(theirs),
+                "error_lors_on_these_scales": lost(ours),
+                "error_lors": lost(fitted),
+            }
+        )
+    facts = {"windows": SOLVED_WINDOWS, "length": LENGTH, "quantization": WEIGHTS, "hardware": _hardware()}
+    versions = {
+        package: importlib.metadata.version(package) for package in ("llmcompressor", "compressed_tensors", "torch")
+    }
+    out.write_text(json.dumps({**facts, "versions": versions, "linears": rows}, indent=2) + "\n")
+    print("| linear | equal scales | equal codes | error, llm-compressor | lors, the same scales | lors |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for row in rows:
+        first, second, *errors = list(row.values())[1:]
+        print(f"| {row['linear']} | {first:.2%} | {second:.2%} | {' | '.join(f'{error:.5f}' for error in errors)} |")
+
+
 MODES: dict[str, Callable[[list[str]], None]] = {
     "compare": compare,
     "versions": versions,
     "windows": windows,
     "llmcompressor": llmcompressor,
     "measure": measure,
+    "solves": solves,
 }
 
 if __name__ == "__main__":

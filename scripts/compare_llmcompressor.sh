@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Side by side: `lors prune` and llm-compressor prune SmolLM2-135M to 2:4 with Wanda and with SparseGPT, from the same
-# calibration tokens, in float32 on the CPU. It prints time, memory and perplexity; see compare_llmcompressor.py.
+# calibration tokens, in float32 on the CPU; with --methods gptq gptq-act-order both quantise it. It prints time, memory
+# and perplexity; see compare_llmcompressor.py.
 #
-#   CALIBRATION=c4.jsonl.gz TEXT=wikitext2_test.jsonl.gz scripts/compare_llmcompressor.sh [--json FILE]
+#   CALIBRATION=c4.jsonl.gz TEXT=wikitext2_test.jsonl.gz scripts/compare_llmcompressor.sh [--json FILE] [--methods ...]
 #
 # CALIBRATION and TEXT are .jsonl or .jsonl.gz files with a field "text"; relative paths are relative to the repository.
 # REPEATS (1) is how often each command runs, THREADS (2) how many threads it has, WORK (runs/compare_llmcompressor)
@@ -35,7 +36,7 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
         torch+=(--extra-index-url "$cpu")
     echo "installing into $venv (a few minutes, once)" >&2
     # All versions are those of lors, except where llm-compressor needs an older one.
-    grep -Ev '^(transformers|huggingface_hub)==' constraints.txt >"$venv/constraints.txt"
+    grep -Ev '^(transformers|huggingface_hub|compressed-tensors)==' constraints.txt >"$venv/constraints.txt"
     pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$venv/constraints.txt")
     "${pip[@]}" "${torch[@]}"
     "${pip[@]}" "${packages[@]}"
