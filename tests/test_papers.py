@@ -1,22 +1,18 @@
 """docs/papers.md: every command of its tables passes a dry run, by the models' config files and without a network."""
 
-import json
 import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pytest
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from typer.testing import Result
 
-from lors_cli.data import hub
-from lors_cli.models import load, memory, source
+from lors_cli.models import load, source
 from lors_cli.search.study import Study
-from lors_cli.stages import common, evaluate
 from lors_cli.training import activations
+from tests import offline_hub
 
 Lors = Callable[..., Result]
 
@@ -29,96 +25,11 @@ COMMANDS = [
     for command in re.findall(r"`((?:lors (?!report|bench|inspect)|scripts/)[^`]+)`", line)
 ]
 SWEEPS, OTHERS = ([c for c in dict.fromkeys(COMMANDS) if ("lors sweep" in c) == sweep] for sweep in (True, False))
-# hidden, MLP, blocks, heads, heads of keys, vocabulary: of the config files on the hub
-SHAPES = {
-    "7b": (4096, 11008, 32, 32, 32, 32000),
-    "13b": (5120, 13824, 40, 40, 40, 32000),
-    "30b": (6656, 17920, 60, 52, 52, 32000),
-    "65b": (8192, 22016, 80, 64, 64, 32000),
-    "70b": (8192, 28672, 80, 64, 8, 32000),
-    "3-8b": (4096, 14336, 32, 32, 8, 128256),
-    "3.1-8b": (4096, 14336, 32, 32, 8, 128256),
-    "3.1-70b": (8192, 28672, 80, 64, 8, 128256),
-}
-WORDS = " ".join(f"{number} and {number * number % 97}," for number in range(400))
-ROWS: dict[str, dict[str, Any]] = {
-    "alpaca": {"instruction": "Add.", "input": WORDS[:90], "output": "3", "text": f"{WORDS[:90]}\nAdd.\n3"},
-    "openhermes": {
-        "conversations": [{"from": "human", "value": "Add 1 and 2."}, {"from": "gpt", "value": "3"}],
-        "source": "made",
-        "system_prompt": None,
-    },
-    "orca": {"system_prompt": "Be brief.", "question": "Hi", "response": "Yes?"},
-    "gsm8k": {"question": "1+1?", "answer": "2"},
-    "": {"text": WORDS},
-}
-CALIBRATIONS: dict[str, Any] = {}  # the tokens that were read, by what was asked
-
-
-def shape_of(model: str) -> tuple[int, ...]:
-    """The shape of a model of the hub, by the end of its name."""
-    name = model.rpartition("/")[2].lower().removesuffix("-hf")
-    return SHAPES[max((key for key in SHAPES if name.endswith(key)), key=len)]
-
-
-def save_config(model: str, directory: Path, tokenizer: PreTrainedTokenizerFast, blocks: int | None = None) -> Path:
-    """The config file and a tokenizer, as a hub model has them; of fewer `blocks` if asked."""
-    hidden, mlp, layers, heads, kv_heads, vocabulary = shape_of(model)
-    LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=mlp,
-        num_hidden_layers=blocks or layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        vocab_size=vocabulary,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        torch_dtype="float16",
-        eos_token_id=0,
-        bos_token_id=None,
-    ).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture
-def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Config files of the models, rows of the data sets' formats, and no look at the benchmarks' data."""
-
-    def snapshot(model: str, *_: Any, **__: Any) -> Path:
-        directory = tmp_path / "hub" / model
-        blocks = 8  # some prunings keep the first four and the last two
-        return directory if directory.exists() else save_config(model, directory, tokenizer, blocks)
-
-    def data_set(address: Any, *, streaming: bool) -> Any:
-        row = next(row for name, row in ROWS.items() if name in address.path.lower())
-        made = datasets.Dataset.from_list([row] * 40)
-        return made.to_iterable_dataset() if streaming else made
-
-    def calibration(config: Any, section: Any, *model: Any) -> Any:
-        asked = section.model_dump_json()  # all models have one tokenizer here
-        if asked not in CALIBRATIONS:
-            CALIBRATIONS[asked] = calibration_tokens(config, section, *model)
-        return CALIBRATIONS[asked]
-
-    calibration_tokens = common.calibration_tokens
-    monkeypatch.setattr(common, "calibration_tokens", calibration)
-    monkeypatch.setattr(source, "_snapshot", snapshot)
-    monkeypatch.setattr(hub, "load", data_set)
-    monkeypatch.setattr(evaluate, "benchmarks", lambda section: None)
-    monkeypatch.setattr(activations, "saved_bytes", lambda *_: 1 << 30)  # counting takes seconds, and has its own tests
-    monkeypatch.setattr(
-        memory, "free_host", lambda: 1 << 40
-    )  # models of the papers' size are pruned on larger machines
-    monkeypatch.chdir(tmp_path)
-    rows = tmp_path / "runs/reproduce/loram_gsm8k/rows.jsonl"  # from gsm8k_rows.sh
-    rows.parent.mkdir(parents=True)
-    rows.write_text(json.dumps({"prompt": "Q: 1+1?\nA:", "completion": " The answer is 2."}) + "\n")
-    for name in ("c4.jsonl", "runs/loram_quality/train.jsonl", "runs/loram_quality/held_out.jsonl"):  # alpaca_text.sh's
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text((json.dumps({"text": WORDS}) + "\n") * 40)
-    for name in ("configs", "scripts"):
-        (tmp_path / name).symlink_to(ROOT / name)
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    offline_hub.use(tmp_path, tokenizer, monkeypatch)
 
 
 def of_paper(program: str, name: str) -> list[str]:
@@ -126,7 +37,7 @@ def of_paper(program: str, name: str) -> list[str]:
     return shlex.split((ROOT / program).read_text().partition("paper)")[2].partition(f"{name}=(")[2].partition(")")[0])
 
 
-@pytest.mark.usefixtures("offline_hub")
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("command", [*SWEEPS, *OTHERS])
 def test_a_command_of_the_page_passes_a_dry_run(lors: Lors, command: str) -> None:
     program, *arguments = shlex.split(command)
@@ -185,7 +96,7 @@ def test_spp_has_as_many_parameters_as_in_the_paper(
     total: str,
     share: str,
 ) -> None:
-    directory = save_config(model, tmp_path / "model", tokenizer)
+    directory = offline_hub.save_config(model, tmp_path / "model", tokenizer)
     monkeypatch.setattr(source, "_snapshot", lambda *_, **__: directory)
     monkeypatch.setattr(activations, "saved_bytes", lambda *_: 1 << 30)  # as above
     here = [

@@ -11,10 +11,12 @@ from typing import Any
 
 import datasets
 import pytest
+from safetensors.torch import load_file
 from typer.testing import Result
 
 from lors_cli.data import hub
-from tests.test_papers import ROWS
+from lors_cli.quantization.stored import SHAPE
+from tests.offline_hub import ROWS
 
 Lors = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,12 @@ SQFT = ["quantize.group_size=16", "train.dataset={path: python-topics, limit: 1}
 SQFT += ["quantize.calibration={dataset: python-topics, samples: 2, sequence_length: 32}", "merge.ranks=2"]
 SQFT += ["train.rank=4", "train.elastic_ranks=[4, 2]", "train.sequence_length=256"]
 CURVES = ["only=[llama-2-13b_rand, with-alignment]", "every={train.max_steps: [1]}", "train.warmup=0"]
+JOINT = "{quantize: null, prune.quantize: {bits: 4, group_size: 16}, eval.models: [pruned]}"
+BITS = ["only=[dense_gptq-int3, half_joint-int4, lora, lors-qa]", f"starts.half_joint-int4.set={JOINT}"]
+BITS += [f"quantize.calibration.{key}" for key in ("dataset=python-topics", "samples=2", "sequence_length=32")]
+BITS += ["quantize.group_size=16", "seeds=[0]"]
+BITS += [f"train.{key}dataset={{path: python-topics, limit: 1}}" for key in ("", "eval_")]
+BITS += [f"arms.lora.{RATE}", f"arms.lors-qa.{RATE}", "choose.extend=0", "train.sequence_length=32", "train.rank=4"]
 MASKS = ["only=[lora, sqft-kept]", f"arms.lora.{RATE}", f"arms.sqft-kept.{RATE}", "choose.extend=0", HELD_OUT]
 TUNED = ["only=[stru, gsm8k-100]", f"arms.gsm8k-100.set={{{ON_GSM8K}}}", "align.rank=4", "train.warmup=0"]
 TUNED += [f"set={{align.max_tokens: null, align.max_steps: 1, {TASK}}}"]
@@ -84,6 +92,7 @@ RECIPES: dict[str, tuple[list[str], str]] = {
         "lora-masked",
     ),
     "spp_zero_shot": (["only=[llama-7b_wanda_2-4, spp]", "evaluations={}", *SPP], "spp"),
+    "frontier": ([*BITS, *STEP, *FEW, TEXT[0]], "lors-qa"),
     "sqft_pipelines": (
         ["only=[llama-3-8b, sqft, qa-sparsepeft]", *SQFT, *BATCH, *FEW, *TEXT],
         "qa-sparsepeft",
@@ -108,8 +117,18 @@ def rows_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+SLOW = {
+    "loram_gsm8k",
+    "loram_learning_rate",
+    "loram_quality",
+    "lors_initialization",
+    "lors_slimpajama",
+    "spp_high_sparsity",
+}
+
+
 @pytest.mark.usefixtures("rows_of_the_hub")
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES])
 def test_a_recipe_runs(lors: Lors, dense: Path, tmp_path: Path, name: str) -> None:
     arguments, shown = RECIPES[name]
     study, own = FOLDER / f"{name}.yaml", [f"model={dense}"]
@@ -117,13 +136,32 @@ def test_a_recipe_runs(lors: Lors, dense: Path, tmp_path: Path, name: str) -> No
         script("gsm8k_rows.sh", [ROWS["gsm8k"] | {"answer": "One <<1+1=2>>and one.\n#### 2"}] * 8, GSM8K)
     if name in ("loram_masks", "loram_quality"):
         script("alpaca_text.sh", [ROWS["alpaca"]] * 8100, "runs/loram_quality")
-    else:
+    elif name != "frontier":
         own = [located(study, dense)]
     lors("sweep", study, *COMMON, *own, *arguments, f"output_dir={tmp_path}/out")
     table = (tmp_path / "out/results.md").read_text()
     assert shown in table
     if name == "sqft_pipelines":
         check_pipelines(lors, tmp_path / "out")
+    if name == "frontier":
+        check_bits(lors, tmp_path / "out", dense)
+
+
+def check_bits(lors: Lors, out: Path, model: Path) -> None:
+    """That the plot's bits are those of the files, and that a LoRA beside its model counts."""
+    command = [sys.executable, str(ROOT / "scripts/frontier.py"), str(out), str(out / "bits.png")]
+    subprocess.run([*command, "--json", str(out / "bits.json")], check=True)
+    points = {point["name"]: point for point in json.loads((out / "bits.json").read_text())}
+    assert (out / "bits.png").stat().st_size > 10_000
+    dense, sparse = points["dense_gptq-int3 + lora"], points["half_joint-int4 + lors-qa"]
+    assert dense["bits"] == 3 + 32 / 16
+    assert dense["adapter_bits"] > 0 == sparse["adapter_bits"]
+    lors("pack", out / "half_joint-int4/pruned", out / "packed")
+    sizes = {name: tensor.nbytes for name, tensor in load_file(out / "packed/model.packed.safetensors").items()}
+    weights = load_file(model / "model.safetensors")
+    stored = sum(size for name, size in sizes.items() if "_proj." in name and SHAPE not in name)
+    numbers = sum(tensor.numel() for name, tensor in weights.items() if "_proj." in name)
+    assert sparse["bits"] == pytest.approx(8 * stored / numbers, abs=0.02)
 
 
 def check_pipelines(lors: Lors, out: Path) -> None:

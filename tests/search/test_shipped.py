@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from lors_cli.config.load import read
+from lors_cli.config.load import is_sweep, read
 from lors_cli.errors import RequestError
 from lors_cli.models.source import BUILT_IN as SMOLLM2
-from lors_cli.search import sweep_file
 from lors_cli.search.located import parse
 from lors_cli.search.runs import Run
 from lors_cli.search.study import Study
@@ -19,7 +18,7 @@ Lors = Callable[..., Result]
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "scripts/reproduce"
-SWEEPS = sorted(path for path in FOLDER.glob("*.yaml") if sweep_file.is_sweep(read(path)))
+SWEEPS = sorted(path for path in FOLDER.glob("*.yaml") if is_sweep(read(path)))
 LORAM = ("llama-2-13b", "llama-2-70b", "llama-3.1-70b")
 
 
@@ -31,7 +30,7 @@ def test_all_tables_are_there_at_both_scales() -> None:
     papers = ["loram_alignment", "loram_curves", "loram_downstream", "loram_ratio", "lors_initialization"]
     papers += ["lors_zero_shot", "spp_ablations", "spp_high_sparsity", "spp_zero_shot", "sqft_pipelines"]
     expected = {f"{name}{scale}" for name in papers for scale in ("", "_smollm2")} | {"lors_slimpajama"}
-    expected |= {"recovery", "loram_quality", "loram_gsm8k", "loram_learning_rate", "loram_masks"}
+    expected |= {"recovery", "loram_quality", "loram_gsm8k", "loram_learning_rate", "loram_masks", "frontier"}
     assert {path.stem for path in SWEEPS} == expected
 
 
@@ -48,9 +47,9 @@ def test_every_run_has_a_config_and_a_place_of_its_own(path: Path) -> None:
         for part in ("pruned", "aligned", "quantized", "adapter", "merged", "eval", "select")
     }
     assert not any(parent in models for place in places for parent in place.parents)
-    # two of SQFT's pipelines leave the adapter beside the model
+    # two of SQFT's pipelines, and a LoRA on codes, leave the adapter beside the model
     assert all({"train", "eval", *(["merge"] if run.config.merge else [])} <= set(run.stages) for run in made)
-    assert path.stem.startswith("sqft") or all(run.config.merge for run in made)
+    assert path.stem.startswith(("sqft", "frontier")) or all(run.config.merge for run in made)
     assert all(row.start.made or study.file.arms[row.arm].starts for row in study.rows)
 
 
@@ -240,7 +239,9 @@ def test_a_table_of_the_pico_model_goes_on_where_it_stopped(
     assert again.stderr.count("nothing to do") == 3  # what the rows share; the row itself is known
 
 
-@pytest.mark.parametrize(("name", "only"), [("ratio", "ratio-050"), ("alignment", "aligned-020")])
+@pytest.mark.parametrize(
+    ("name", "only"), [pytest.param("ratio", "ratio-050", marks=pytest.mark.slow), ("alignment", "aligned-020")]
+)
 def test_lorams_figures_run_on_the_pico_model(
     lors: Callable[..., Result], dense: Path, tmp_path: Path, name: str, only: str
 ) -> None:
