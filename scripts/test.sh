@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks: format, lint, types, tests, two at a time. Arguments go to pytest: scripts/test.sh tests/adapters -k lors
+# The checks: format, lint, types, tests, two at a time. Arguments go to pytest: scripts/test.sh tests/adapters -k lors
 source "$(dirname "$0")/environment.sh" dev
 ruff format --check .
 ruff check .

@@ -53,10 +53,8 @@ class Samples:
     system: str | None = None
 
     def problems(self, name: str, skeleton: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
-        """What keeps the model `name` from answering."""
+        """What keeps the model `name`, which takes the system's turn if there is one, from answering."""
         positions, problems = load.positions(skeleton), []
-        if without_system(self.system, name, tokenizer):
-            return []  # which is said once, for tasks too
         for number, prompt in enumerate(self.prompts):
             key, shown = f"{KEY}.prompts", f"prompt {number + 1}"
             try:

@@ -183,7 +183,7 @@ def load_tokenizer(
 
 
 def _usable_tokenizer(directory: Path, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer as transformers reads it, without those that can be built, and fail at the first text.
+    """The tokenizer as transformers reads it, tried on a text, because some can be built and fail at the first one.
 
     Raises:
         Exception: of many types.

@@ -83,10 +83,11 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
             key = text.source.key.removesuffix(".dataset")
             load.warn_of_length(skeletons[name], text.length, f"{key}.sequence_length")
         problems += _of_model(name, skeletons[name], tokenizer, asked)
-        problems += samples.problems(name, skeletons[name], tokenizer) if samples else []
+        dropped = without_system(section.system, name, tokenizer)  # which is said once, for tasks and samples
+        problems += samples.problems(name, skeletons[name], tokenizer) if samples and not dropped else []
         if section.chat_template and tokenizer.chat_template is None:
             problems.append(without_template("eval.chat_template", name))
-        problems += without_system(section.system, name, tokenizer)
+        problems += dropped
     if problems:
         raise RequestError(*problems)
     if "tuned" in read and not read["tuned"].maker and not wholes["tuned"].maker:
