@@ -17,15 +17,18 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
     tests, lors = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], [sys.executable, "-m", "lors_cli"]
     scripts = ("effective_weight", "prune")
     weight, prune = ([sys.executable, f"scripts/bench_{name}.py", "--device", device] for name in scripts)
-    bench = [*lors, "bench", "--device", device, "--time-limit", "80", "--output-dir", f"{out}/bench"]
+    bench = [*lors, "bench", "--device", device, "--time-limit", "65", "--output-dir", f"{out}/bench"]
+    decode = [*lors, "bench", "--device", device, "--time-limit", "35", "--output-dir", f"{out}/decode", "--decode"]
     quick, loram = [*lors, "run", "configs/quickstart.yaml"], [*lors, "run", "configs/loram/smollm2-135m.yaml"]
     every, calibration = [f"device={device}", "dtype=bfloat16"], []
     prune += ["--blocks", "1", "--samples", "32" if device == "cuda" else "4"]
     if device == "cuda":
         bench += ["--shape", "llama-3-8b", "--scopes", "linear,block"]
+        decode += ["llama-3-8b", "--batch-sizes", "1,8"]
         loram += ["align.max_steps=16", "train.max_steps=16"]
     else:  # tiny
         bench += ["--shape", "smollm2-135m", "--scopes", "linear", "--sequence-lengths", "64", "--rounds", "1"]
+        decode += ["smollm2-135m", "--sequence-lengths", "16", "--rounds", "1"]
         weight += ["--shapes", "512x512", "--dtype", "float32"]
         prune += ["--shape", "smollm2-135m", "--length", "64"]
         calibration = ["prune.calibration={dataset: python-topics, samples: 2, sequence_length: 32}"]
@@ -39,13 +42,14 @@ def steps(out: Path, device: str) -> dict[str, tuple[int, list[str], list[str]]]
         "kernels": (60, [*tests, "-n", "8", "tests/kernels", "-k", "on_a_gpu"], []),
         "effective_weight": (25, [*weight, "--json", f"{out}/weight.json"], ["weight.json"]),
         "quickstart": (
-            105,
+            90,
             [*quick, f"output_dir={out}/run", "eval.tasks=[]", *every, *calibration],
             [f"run/{n}" for n in made],
         ),
         "tuning": (60, [*tuning, *every[:2], *calibration], ["tuned/pruned/lors.json"]),
-        "bench": (90, bench, ["bench/bench.json"]),
-        "pruning": (60, [*prune, "--json", f"{out}/prune.json"], ["prune.json"]),
+        "bench": (75, bench, ["bench/bench.json"]),
+        "decode": (45, decode, ["decode/decode.json"]),
+        "pruning": (45, [*prune, "--json", f"{out}/prune.json"], ["prune.json"]),
         "loram": (75, [*loram, f"output_dir={out}/loram", *every], [f"loram/{n}" for n in made]),
         "nf4": (45, [*nf4, f"output_dir={out}/nf4", *every], ["nf4/adapter/lors.json"]),
         "fsdp2": (20, [*tests, "tests/adapters/test_sharded.py"], []),

@@ -17,7 +17,7 @@ def test_the_steps_fit_their_time_and_name_what_is_there(device: str, monkeypatc
     shown = subprocess.check_output([ROOT / "scripts/gpu_check.sh", "--list"], text=True)
     lines = [line.split() for line in shown.splitlines()]
     assert [line[0] for line in lines] == [
-        *("kernels", "effective_weight", "quickstart", "tuning", "bench", "pruning", "loram", "nf4", "fsdp2")
+        *("kernels", "effective_weight", "quickstart", "tuning", "bench", "decode", "pruning", "loram", "nf4", "fsdp2")
     ]
     assert sum(int(line[1]) for line in lines) <= 9 * 60
     named = {word for line in lines for word in line if word.split("/")[0] in ("scripts", "configs", "tests")}

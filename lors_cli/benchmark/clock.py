@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -20,6 +20,34 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     run()
     wait(device)
     return time.perf_counter() - started
+
+
+def computing_seconds(run: Callable[[], object], device: torch.device) -> float:
+    """The same; on one thread of a CPU those that it computed, which other work on the machine disturbs less."""
+    if device.type != "cpu" or torch.get_num_threads() > 1:
+        return seconds(run, device)
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def captured(runs: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """Replays, as one CUDA graph, what `runs` launch one after the other.
+
+    Each runs once before, on a stream of its own as PyTorch asks for it, so that all kernels are compiled.
+    """
+    now, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(now)
+    with torch.cuda.stream(side):
+        for run in runs:
+            run()
+    now.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for run in runs:
+            run()
+    replay: Callable[[], object] = graph.replay
+    return replay
 
 
 def medians(

@@ -1,8 +1,9 @@
-"""``lors bench --decode``: what packed weights bring when a model writes token by token on a CPU, and what limits it.
+"""``lors bench --decode``: what packed weights bring when a model writes token by token, and what limits it.
 
 Every linear's shape is timed alone, and whole tokens of the model, in medians of interleaved runs: PyTorch's dense
 linear, a dense product of our own that reads as fast as the memory gives (the fair rival), and the packed layouts.
 Copies of the weights are rotated, so that none is in a cache when its turn comes. On one thread times are of the CPU.
+On CUDA PyTorch is measured, and what our kernels multiply there, as CUDA graphs: launches would hide the rest.
 """
 
 import logging
@@ -21,11 +22,14 @@ from torch.nn import functional as F
 
 from lors_cli import console
 from lors_cli.artifacts import files
-from lors_cli.benchmark import decode_tables
+from lors_cli.benchmark import clock, decode_tables
 from lors_cli.benchmark.decode_subject import Subject, read_bytes, subject, variants
+from lors_cli.benchmark.writer import Writer
 from lors_cli.errors import request_error
+from lors_cli.kernels import gemv
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import load
+from lors_cli.models.device import check_dtype, pick_device
 from lors_cli.quantization.grid import BITS
 from lors_cli.run import environment
 from lors_cli.sparsity import packed
@@ -49,6 +53,7 @@ class Options:
         prompt_lengths: tokens that are read before.
         sparsity: of the random weights of a shape, 2:4 if left out; a model has its own.
         bits: of the codes to which the weights of a shape are rounded; a model has its own.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         dtype: float32 or bfloat16.
         rounds: timed runs of each way.
         time_limit: seconds after which nothing new begins.
@@ -61,6 +66,7 @@ class Options:
     prompt_lengths: tuple[int, ...] = (128,)
     sparsity: str | None = None
     bits: int | None = None
+    device: str = "auto"
     dtype: str = "bfloat16"
     rounds: int = 5
     time_limit: float = 1200.0
@@ -74,25 +80,26 @@ def decode(options: Options) -> dict[str, Any]:
         RequestError: an option is wrong, or the model has too few zeros to be packed.
 
     """
-    pattern = _checked(options)
+    pattern, device = _checked(options), _device(options)
     started, every = time.monotonic(), torch.get_num_threads()
-    measured = subject(options.subject, pattern, load.DTYPES[options.dtype], options.bits)
+    measured = subject(options.subject, pattern, load.DTYPES[options.dtype], device, options.bits)
     results: dict[str, Any] = {
         "settings": asdict(options),
+        "device": device.type,
         "hardware": environment.hardware(),
         "versions": environment.versions(),
-        "own_code": kernel.library() is not None,
+        "own_code": device.type == "cuda" or kernel.library() is not None,
         "linears": [],
         "tokens": [],
         "not_measured": [],
     }
-    counts = sorted({1, every})
+    counts = sorted({1, every}) if device.type == "cpu" else [1]
     try:
-        results["bandwidth"] = {count: _bandwidth(count) for count in counts} if results["own_code"] else {}
+        results["bandwidth"] = {count: _bandwidth(count, device) for count in counts} if results["own_code"] else {}
         with console.progress("bench: decode", len(measured.linears) + 1) as advance:
             for name, (weight, coded) in measured.linears.items():
                 _late(started, options, results, name) or results["linears"].extend(
-                    _linear(name, weight, coded, options, counts)
+                    _linear(name, weight, coded, options, counts, device)
                 )
                 advance(name)
             if not _late(started, options, results, "whole tokens"):
@@ -137,31 +144,33 @@ def _checked(options: Options) -> Pattern | None:
         raise request_error("--sparsity", str(error), options.sparsity, "correct it") from None
 
 
-def _bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read."""
+def _device(options: Options) -> torch.device:
+    device = pick_device(options.device)
+    if device.type == "mps" and options.device == "auto":
+        return torch.device("cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise request_error("--device", "cpu or cuda with --decode", options.device, "use cpu")
+    check_dtype(options.dtype, device, "--dtype")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # graphs are captured on the current one
+    return device
+
+
+def _bandwidth(threads: int, device: torch.device) -> float:
+    """Bytes a second that so many threads, or a GPU, read."""
     torch.set_num_threads(threads)
-    memory_ = kernel.in_huge_pages(torch.ones(ROTATED // 8, dtype=torch.long))
-    times = [_seconds(lambda: kernel.read(memory_)) for _ in range(WARM_UP + 5)]
+    memory_ = kernel.in_huge_pages(torch.ones(ROTATED // 8, dtype=torch.long, device=device))
+    read = partial(kernel.read if device.type == "cpu" else torch.amax, memory_)
+    times = [clock.computing_seconds(read, device) for _ in range(WARM_UP + 5)]
     return memory_.nbytes / statistics.median(times[WARM_UP:])
 
 
-def _clock() -> float:
-    """Seconds; of one thread those that it computed, which other work on the machine disturbs less."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = _clock()
-    run()
-    return _clock() - started
-
-
 def _linear(
-    name: str, weight: Tensor, coded: dict[str, Stored], options: Options, counts: list[int]
+    name: str, weight: Tensor, coded: dict[str, Stored], options: Options, counts: list[int], device: torch.device
 ) -> list[dict[str, Any]]:
     """The cells of one shape: for each number of threads and each batch size the ways side by side."""
-    shape = weight.shape[0], weight.shape[1]
-    stored = {"torch": Stored(weight), **({"own dense": Stored(weight)} if kernel.library() else {})}
+    shape, on_gpu = (weight.shape[0], weight.shape[1]), device.type == "cuda"
+    stored = {"torch": Stored(weight)} | ({"own dense": Stored(weight)} if not on_gpu and kernel.library() else {})
     stored |= {layout: found for layout in packed.LAYOUTS if (found := _packed(weight, layout))} | coded
     number = max(2, math.ceil(ROTATED / weight.nbytes))
     copies = {way: [_copied(one) for _ in range(number)] for way, one in stored.items()}
@@ -169,21 +178,31 @@ def _linear(
     for threads in counts:
         torch.set_num_threads(threads)
         for batch in options.batch_sizes:
-            x = torch.randn(batch, shape[1]).to(weight.dtype)
-            times: dict[str, list[float]] = {way: [] for way in stored}
-            for turn in range(WARM_UP + max(options.rounds, number)):
-                for way, those in copies.items():
-                    one = those[turn % number]
-                    run = partial(F.linear, x, one.values)
-                    if way != "torch":
-                        run = partial(kernel.multiply, one, shape, x)
-                    times[way].append(_seconds(run))
+            x = torch.randn(batch, shape[1]).to(weight)
+            runs = {way: run for way, those in copies.items() if (run := _products(way, those, shape, x))}
+            turns, each = max(options.rounds, number), 1
+            if on_gpu:  # one graph multiplies with all copies
+                runs = {way: [clock.captured(products)] for way, products in runs.items()}
+                turns, each = options.rounds, number
+            times: dict[str, list[float]] = {way: [] for way in runs}
+            for turn in range(WARM_UP + turns):
+                for way, products in runs.items():
+                    times[way].append(clock.computing_seconds(products[turn % len(products)], device) / each)
             ways = {
                 way: {"ms": 1e3 * statistics.median(taken[WARM_UP:]), "bytes": stored[way].bytes}
                 for way, taken in times.items()
             }
             cells.append({"linear": name, "threads": threads, "batch_size": batch, "ways": ways})
     return cells
+
+
+def _products(way: str, copies: list[Stored], shape: tuple[int, int], x: Tensor) -> list[Callable[[], object]]:
+    """The product of x with each copy of a weight; none where no kernel of ours multiplies it."""
+    if way == "torch":
+        return [partial(F.linear, x, one.values) for one in copies]
+    if x.device.type == "cuda" and not gemv.available(copies[0], len(x)):
+        return []
+    return [partial(kernel.multiply, one, shape, x) for one in copies]
 
 
 def _copied(stored: Stored) -> Stored:
@@ -211,11 +230,12 @@ def _tokens(measured: Subject, options: Options, counts: list[int], results: dic
         torch.set_num_threads(threads)
         for batch in options.batch_sizes:
             for length in options.prompt_lengths:
+                writers = {way: Writer(model, batch, length, TOKENS) for way, model in models.items()}
                 times: dict[str, list[list[float]]] = {way: [] for way in models}
                 for _ in range(WARM_UP + options.rounds):
-                    for way, model in models.items():
-                        times[way].append(_written(model, batch, length))
-                ways = {}
+                    for way, writer in writers.items():
+                        times[way].append(writer.run())
+                ways: dict[str, dict[str, float]] = {}
                 for way, taken in times.items():
                     prompt, *each = zip(*taken[WARM_UP:], strict=True)
                     flat = [seconds for step in each for seconds in step]
@@ -225,18 +245,6 @@ def _tokens(measured: Subject, options: Options, counts: list[int], results: dic
                         "bytes": read_bytes(models[way]),
                     }
                 size = {"threads": threads, "batch_size": batch, "prompt_length": length}
-                cells.append({**size, "ways": ways})
+                graphs = [way for way, writer in writers.items() if writer.captured]
+                cells.append({**size, "ways": ways, "cuda_graphs": graphs})
     return cells
-
-
-def _written(model: Any, batch: int, length: int) -> list[float]:
-    """The seconds of reading a prompt, and of each token that is written after it."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = torch.randint(vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
-    times, past = [], None
-    for _ in range(1 + TOKENS):
-        started = _clock()
-        made = model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
-        ids, past = made.logits[:, -1:].argmax(-1), made.past_key_values
-        times.append(_clock() - started)
-    return times

@@ -26,7 +26,6 @@ from lors_cli.sparsity import mask, packed
 from lors_cli.sparsity.packed import Stored
 from lors_cli.sparsity.pattern import Pattern
 
-CPU = torch.device("cpu")
 GROUPS = (128, 64, 32)  # columns of a group: the first that divides all
 
 
@@ -45,13 +44,16 @@ class Subject(NamedTuple):
     coded: Callable[[str, nn.Linear], Stored | None]
 
 
-def subject(name: str, pattern: Pattern | None, dtype: torch.dtype, bits: int | None = None) -> Subject:
+def subject(
+    name: str, pattern: Pattern | None, dtype: torch.dtype, device: torch.device, bits: int | None = None
+) -> Subject:
     """A model, or random weights of its shape.
 
     Args:
         name: a named shape, a config.json, or what a config calls a model, packed or not.
         pattern: of the zeros in the random weights of a shape, 2:4 if there is none; a model has its own.
         dtype: of the weights, and of the scales.
+        device: of the weights.
         bits: of the codes to which the random weights of a shape are rounded; a model has its own.
 
     Raises:
@@ -60,7 +62,7 @@ def subject(name: str, pattern: Pattern | None, dtype: torch.dtype, bits: int | 
     """
     path = Path(name).expanduser()
     if name in SHAPES or path.suffix == ".json" or (path.is_dir() and not model_files.has_weights(path)):
-        return _of_shape(read_shape(name, "--decode"), pattern or Pattern.parse("2:4"), dtype, bits)
+        return _of_shape(read_shape(name, "--decode"), pattern or Pattern.parse("2:4"), dtype, bits, device)
     for key, given, own in (("--sparsity", pattern, "zeros"), ("--bits", bits, "weights")):
         if given:
             remedy = f"leave it out; the model has its own {own}"
@@ -68,7 +70,7 @@ def subject(name: str, pattern: Pattern | None, dtype: torch.dtype, bits: int | 
     directory = source.complete(source.resolve(name, "--decode", packed=True))
     grid = quantized_files.grid_of(directory)
     model = (load_packed if grid or is_packed(directory) else load.load_model)(
-        directory, tensors.dtype_name(dtype), CPU
+        directory, tensors.dtype_name(dtype), device
     )
     coded: dict[str, Stored] = {}
     for place, module in list(model.named_modules()):
@@ -90,7 +92,7 @@ def _is_smaller(weight: Tensor) -> bool:
     return packed.packed_bytes(weight) < weight.nbytes
 
 
-def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | None) -> Subject:
+def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | None, device: torch.device) -> Subject:
     shape = Shape.of(config)
     sizes = dict.fromkeys(shape.linears("block"))
     if pattern.m and (odd := [columns for _, columns in sizes if columns % pattern.m]):
@@ -104,17 +106,15 @@ def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | Non
     torch.manual_seed(0)
 
     def random(rows: int, columns: int) -> Tensor:
-        kept = mask.keep_largest(torch.rand(rows, columns), pattern, per_row=True)
-        return torch.randn(rows, columns).masked_fill_(~kept, 0).to(dtype)
+        kept = mask.keep_largest(torch.rand(rows, columns, device=device), pattern, per_row=True)
+        return torch.randn(rows, columns, device=device).masked_fill_(~kept, 0).to(dtype)
 
     def make() -> nn.Module:
-        needed, free = (
-            2 * numbers * dtype.itemsize,
-            memory.free_host(),
-        )  # the dense weights, and packed ones beside them
+        needed = 2 * numbers * dtype.itemsize  # the dense weights, and packed ones beside them
+        free = memory.free_device(device) or memory.free_host()
         if needed > free:
             raise MemoryError(f"they need {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} are free")
-        return build(config, "model", dtype, CPU, pattern).eval()
+        return build(config, "model", dtype, device, pattern).eval()
 
     def coded(weight: Tensor, layout: str | None = None) -> Stored:
         return codes.pack(rtn.quantize(weight, None, Grid(bits or 0, group), dtype), layout)
@@ -160,7 +160,7 @@ def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dic
         "no linears": lambda _, linear: _Nothing(linear),
     }
     for way, kind in kinds.items():
-        if way != "own dense" or kernel.library():
+        if way != "own dense" or (base.device.type == "cpu" and kernel.library()):
             models[way] = copy.deepcopy(base, dict(shared))
             speed_up_head(models[way])
             for name, linear in linears.all_linears(models[way]).items():

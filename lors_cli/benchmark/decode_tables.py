@@ -14,16 +14,22 @@ def render(results: dict[str, Any]) -> str:
     parts = [f"{asked['subject']}, {asked['dtype']}, medians of at least {asked['rounds']} interleaved runs"]
     if not results["own_code"]:
         parts.append("The C++ code does not run here: packed weights are unpacked for each product, which is slow.")
+
+    def on(threads: int) -> str:
+        return f"{threads} thread(s)" if results["device"] == "cpu" else results["device"]
+
     for threads, rate in results.get("bandwidth", {}).items():
-        parts.append(f"read bandwidth of {threads} thread(s): {rate / 1e9:.1f} GB/s")
+        parts.append(f"read bandwidth of {on(threads)}: {rate / 1e9:.1f} GB/s")
     parts += [f"not measured: {one['what']}: {one['reason']}" for one in results["not_measured"]]
     bandwidth = results.get("bandwidth", {})
     for cell in results["linears"]:
-        title = f"linear {cell['linear']}, batch size {cell['batch_size']}, {cell['threads']} thread(s)"
+        title = f"linear {cell['linear']}, batch size {cell['batch_size']}, {on(cell['threads'])}"
         parts.append(f"{title}\n\n{_table(cell['ways'], bandwidth.get(cell['threads']))}")
     for cell in results["tokens"]:
         title = f"whole tokens, batch size {cell['batch_size']}, after {cell['prompt_length']} tokens"
-        parts.append(f"{title}, {cell['threads']} thread(s)\n\n{_table(cell['ways'], None, cell['batch_size'])}")
+        if results["device"] != "cpu" and (launched := [*{*cell["ways"]} - {*cell["cuda_graphs"]}]):
+            title += f", {', '.join(launched)} without a CUDA graph"
+        parts.append(f"{title}, {on(cell['threads'])}\n\n{_table(cell['ways'], None, cell['batch_size'])}")
         rest = cell["ways"]["no linears"]["ms"]
         shares = [f"{way} {rest / one['ms']:.0%}" for way, one in cell["ways"].items() if way != "no linears"]
         parts.append(f"share of a token outside the linears: {', '.join(shares)}")

@@ -56,8 +56,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="MODEL_OR_SHAPE",
-            help="Measure instead what packed weights bring when this model, or a model of this shape, writes on a CPU:"
-            " each linear and whole tokens. --sequence-lengths are then those of prompts.",
+            help="Measure instead what packed weights bring when this model, or a model of this shape, writes: each"
+            " linear and whole tokens. --sequence-lengths are then those of prompts.",
         ),
     ] = None,
     output_dir: Annotated[
@@ -118,13 +118,9 @@ def _decode(context: typer.Context, *, as_json: bool) -> None:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in OF_DECODE)
         option = f"--{others[0].replace('_', '-')}"
         raise request_error(option, f"with --decode only {known}", "this option", f"leave {option} out")
-    if given.pop("device", "cpu") not in ("cpu", "auto"):
-        raise request_error(
-            "--device", "cpu with --decode: the packed kernels are a CPU's", context.params["device"], "use cpu"
-        )
     asked: dict[str, Any] = {
         name: given[name]
-        for name in ("sparsity", "bits", "dtype", "rounds", "time_limit", "output_dir")
+        for name in ("sparsity", "bits", "device", "dtype", "rounds", "time_limit", "output_dir")
         if name in given
     }
     for name, key in (("batch_sizes", "--batch-sizes"), ("prompt_lengths", "--sequence-lengths")):

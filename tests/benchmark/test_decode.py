@@ -2,16 +2,18 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig
 from typer.testing import Result
 
 from lors_cli.adapters.dense_linear import DenseLinear
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.benchmark import decode, decode_subject
+from lors_cli.benchmark.writer import Writer
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import linears, memory
 from lors_cli.quantization.grid import Grid
@@ -20,6 +22,7 @@ from lors_cli.tools.pack import pack
 from tests import quantized
 
 Lors = Callable[..., Result]
+CPU = torch.device("cpu")
 DENSE = ["own dense"] * (kernel.library() is not None)
 
 
@@ -71,7 +74,7 @@ def test_the_ways_are_one_model(pruned: Path, tmp_path: Path) -> None:
     coded = quantized.write(pruned, tmp_path / "coded", Grid(8, 32))
     pack(coded, tmp_path / "packed")
     for path, layouts in ((pruned, []), (coded, ["int8 2:4"]), (tmp_path / "packed", ["int8 2:4"])):
-        subject = decode_subject.subject(str(path), None, torch.float32)
+        subject = decode_subject.subject(str(path), None, torch.float32, CPU)
         assert [list(ways) for _, ways in subject.linears.values()] == 4 * [layouts]
         models = decode_subject.variants(subject.make(), subject.coded)
         heads = {way: type(model.get_output_embeddings()) for way, model in models.items()}
@@ -84,10 +87,38 @@ def test_the_ways_are_one_model(pruned: Path, tmp_path: Path) -> None:
         assert all((one.scale is not None) == bool(layouts) for one in packed_linears(models["packed"]))
 
 
+def test_the_cache_of_a_gpu_writes_the_same_tokens(pruned: Path) -> None:
+    model = decode_subject.subject(str(pruned), None, torch.float32, CPU).make()
+    growing, fixed = (Writer(model, 2, 5, tokens=4, static=static) for static in (False, True))
+    for writer in (growing, fixed, fixed):  # and again from the start
+        assert len(writer.run()) == 5
+        assert not writer.captured
+        assert torch.equal(writer.token, written(model, growing.prompt))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_graphs_on_a_gpu_write_the_same_tokens(pruned: Path) -> None:
+    subject = decode_subject.subject(str(pruned), None, torch.float32, torch.device("cuda"))
+    with torch.inference_mode():
+        models = decode_subject.variants(subject.make(), subject.coded)
+        for way in ("torch", "packed"):
+            writer = Writer(models[way], 2, 5, tokens=4)
+            assert writer.captured
+            for _ in range(2):
+                writer.run()
+                assert torch.equal(writer.token, written(models["torch"], writer.prompt))
+
+
+def written(model: Any, prompt: Tensor) -> Tensor:
+    """The fifth token after it."""
+    ids = model.generate(prompt, max_new_tokens=5, min_new_tokens=5, do_sample=False, eos_token_id=None)
+    return cast("Tensor", ids[:, -1:])
+
+
 def test_a_shape(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = AutoConfig.from_pretrained(dense)
     config.save_pretrained(tmp_path)
-    subject = decode_subject.subject(str(tmp_path), Pattern.parse("0.75"), torch.bfloat16, bits=3)
+    subject = decode_subject.subject(str(tmp_path), Pattern.parse("0.75"), torch.bfloat16, CPU, bits=3)
     for weight, ways in subject.linears.values():
         assert float((weight == 0).float().mean()) == pytest.approx(0.75)
         assert list(ways) == ["int3 bitmask"]
@@ -111,7 +142,8 @@ def test_a_shape(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         (["--ranks", "4"], "leave --ranks out"),
         (["--predict"], "leave --predict out"),
-        (["--device", "cuda"], "cpu with --decode"),
+        (["--device", "cuda:99"], "a device that is present here"),
+        (["--device", "meta"], "a device that is present here"),
         (["--dtype", "float16"], "--dtype"),
         (["--batch-sizes", "0"], "--batch-sizes"),
         (["--sparsity", "0.5"], "the model has its own zeros"),
