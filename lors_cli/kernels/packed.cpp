@@ -153,9 +153,15 @@ inline Cursor begin(const Weight& w, int64_t row) {
   return {w.values + w.first<L>(row) * T::BYTES, w.positions + row * w.width()};
 }
 
-// The next LANES columns of a row, all of which it has; `last` is from where on fewer values than a register are left.
+// From where on fewer values than a register are left; a weight without values, which are nowhere then, has no more.
+template <class T>
+inline const char* few_from(const Weight& w) {
+  return w.total * T::BYTES < 64 ? w.values : w.values + w.total * T::BYTES - 63;
+}
+
+// The next LANES columns of a row, all of which it has; for `few` see `few_from`.
 template <class T, Layout L>
-inline __m512i next(Cursor& at, uint32_t mask, const char* last, const char* end) {
+inline __m512i next(Cursor& at, uint32_t mask, const char* few, const char* end) {
   if (L == DENSE) {
     const __m512i w = T::load(at.values);
     at.values += 64;
@@ -166,7 +172,7 @@ inline __m512i next(Cursor& at, uint32_t mask, const char* last, const char* end
     at.values += 32;
     return T::expand(mask, values);
   }
-  const __m512i values = __builtin_expect(at.values <= last, 1)
+  const __m512i values = __builtin_expect(at.values < few, 1)
                              ? T::load(at.values)
                              : T::load_some(at.values, below((end - at.values) / T::BYTES));
   at.values += __builtin_popcount(mask) * T::BYTES;
@@ -206,7 +212,7 @@ void multiply_rows(const Weight& w, int64_t row, const char* const* x, const cha
     for (int b = 0; b < BATCH; ++b) sums[r][b] = _mm512_setzero_ps();
   }
   const char* const end = w.values + w.total * T::BYTES;
-  const char* const last = end - 64;
+  const char* const few = few_from<T>(w);
   alignas(16) uint8_t masks[ROWS][CHUNK / 8];
   if (L != DENSE) fetch(at[0].positions + ROWS * w.width(), ROWS * w.width());
   const int64_t ahead = ahead_of(ROWS * (w.total / w.rows) * T::BYTES);
@@ -237,7 +243,7 @@ void multiply_rows(const Weight& w, int64_t row, const char* const* x, const cha
       for (int b = 0; b < BATCH; ++b) parts[b] = T::load(x[b] + (column + step * T::LANES) * T::BYTES);
       for (int r = 0; r < ROWS; ++r) {
         if (L == DENSE || step % 2 == 0) _mm_prefetch(at[r].values + ahead, _MM_HINT_T1);
-        const __m512i part = next<T, L>(at[r], L == DENSE ? 0 : mask_at<T>(masks[r], step), last, end);
+        const __m512i part = next<T, L>(at[r], L == DENSE ? 0 : mask_at<T>(masks[r], step), few, end);
         for (int b = 0; b < BATCH; ++b) sums[r][b] = T::add_product(sums[r][b], part, parts[b]);
       }
     }
@@ -303,13 +309,13 @@ void unpack(const Weight& w, char* into, int64_t first, int64_t last, int thread
   for (int64_t row = first; row < last; ++row) {
     Cursor at = begin<T, L>(w, row);
     char* to = into + (row - first) * w.columns * T::BYTES;
-    const char* const end = w.values + w.total * T::BYTES;
+    const char *const end = w.values + w.total * T::BYTES, *const few = few_from<T>(w);
     uint8_t masks[CHUNK / 8];
     int64_t column = 0;
     for (; column + CHUNK <= w.columns; column += CHUNK) {
       masks_of<L>(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at.positions + column / 8)), masks);
       for (int step = 0; step < CHUNK / T::LANES; ++step) {
-        _mm512_storeu_si512(to, next<T, L>(at, mask_at<T>(masks, step), end - 64, end));
+        _mm512_storeu_si512(to, next<T, L>(at, mask_at<T>(masks, step), few, end));
         to += 64;
       }
     }

@@ -24,8 +24,9 @@ SHAPES = [(1, 1), (5, 9), (3, 12), (2, 31), (4, 64), (7, 124), (9, 128), (6, 132
 
 
 def weights(rows: int, columns: int, dtype: torch.dtype) -> list[tuple[Tensor, Stored]]:
-    """In all layouts, with an empty row, a full one and an empty column."""
-    made = []
+    """In all layouts, with an empty row, a full one and an empty column; and one without any value."""
+    empty = torch.zeros(rows, columns, dtype=dtype)
+    made = [(empty, pack(empty, "bitmask"))]
     for pattern in ("0.5", "0.99", "2:4") if columns % 4 == 0 else ("0.5", "0.99"):
         weight = sparse(rows, columns, pattern, dtype)
         weight[0], weight[:, columns // 2] = 0, 0
