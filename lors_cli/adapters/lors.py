@@ -28,6 +28,7 @@ from lors_cli.adapters import effective_cache
 from lors_cli.adapters.base import LowRankAdapter, own
 from lors_cli.adapters.effective_weight import EffectiveWeight
 from lors_cli.adapters.packed_linear import PackedLinear
+from lors_cli.kernels.packed import weight_rows
 from lors_cli.sparsity.packed import Stored
 
 
@@ -90,6 +91,7 @@ class Operands(NamedTuple):
     scale: Any
     slot: Any
     bits: Any = 0  # of the codes of W', 0 where it has none
+    masked: Any = False  # whether dA and dB are those of the update under the mask, as SQFT has them
 
     def effective(self, dtype: torch.dtype) -> EffectiveWeight:
         """W' in `dtype`."""
@@ -99,13 +101,14 @@ class Operands(NamedTuple):
 
 _OPERANDS = (
     "Tensor weight, Tensor? positions, Tensor? starts, Tensor? scales, Tensor? zero_points, Tensor lora_A,"
-    " Tensor lora_B, Tensor? seed, float scale, int slot, int bits"
+    " Tensor lora_B, Tensor? seed, float scale, int slot, int bits, bool masked"
 )
+UPDATE_BYTES = 1 << 25  # of the gradient of so many rows of the update, in its own precision, that exist at once
 
 
-def _operator(name: str, first: str) -> Any:
-    """Register a function of `first` and the `Operands`, a tensor, as an operator."""
-    return torch.library.custom_op(f"lors::{name}", mutates_args=(), schema=f"({first}, {_OPERANDS}) -> Tensor")
+def _operator(name: str, first: str, result: str = "Tensor") -> Any:
+    """Register a function of `first` and the `Operands` as an operator."""
+    return torch.library.custom_op(f"lors::{name}", mutates_args=(), schema=f"({first}, {_OPERANDS}) -> {result}")
 
 
 @_operator("effective_weight", "ScalarType dtype")
@@ -145,6 +148,30 @@ def _linear_input_grad(grad_y: Tensor, *operands: Any) -> Tensor:
     return own(grad_x, grad_y.shape[:-1])
 
 
+@_operator("masked_grads", "Tensor x, Tensor grad_y", "(Tensor, Tensor)")
+def _masked_grads(x: Tensor, grad_y: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
+    """The gradients of A and B under the mask, with U = s (dY^T X) * M: dA = B^T U and dB = U A^T.
+
+    U is made in blocks of rows: as a whole it would take several times what codes do.
+    """
+    weight, (lora_A, lora_B, _, scale) = Stored(*operands[:5]), operands[5:9]
+    shape = lora_B.shape[0], lora_A.shape[1]
+    grad_A, grad_B = torch.zeros_like(lora_A), torch.empty_like(lora_B)
+    size = update_rows(shape, lora_A.itemsize)
+    for first in range(0, shape[0], size):
+        rows = slice(first, min(first + size, shape[0]))
+        update = (grad_y[:, rows].T @ x).to(lora_A.dtype).mul_(scale)
+        update.mul_(weight_rows(weight, shape, rows.start, rows.stop, x.dtype) != 0)
+        torch.mm(update, lora_A.T, out=grad_B[rows])
+        grad_A.addmm_(lora_B[rows].T, update)
+    return grad_A, grad_B
+
+
+def update_rows(shape: tuple[int, int], itemsize: int) -> int:
+    """Of how many rows of a weight of `shape` the gradient of the update exists at once."""
+    return min(max(UPDATE_BYTES // (itemsize * shape[1]), 1), shape[0])
+
+
 def _in_blocks(x: Tensor) -> bool:
     """Whether to multiply block of rows by block of rows, so that W' never exists as a whole.
 
@@ -169,14 +196,19 @@ def _(grad_y: Tensor, *operands: Any) -> Tensor:
     return grad_y.new_empty(*grad_y.shape[:-1], Operands(*operands).lora_A.shape[1])
 
 
+@_masked_grads.register_fake
+def _(x: Tensor, grad_y: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(Operands(*operands).lora_A), torch.empty_like(Operands(*operands).lora_B)
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, _, *tensors, ctx.scale, ctx.slot, ctx.bits = inputs
+    x, _, *tensors, ctx.scale, ctx.slot, ctx.bits, ctx.masked = inputs
     ctx.save_for_backward(x, *tensors)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, *tensors = ctx.saved_tensors
-    operands = Operands._make([*tensors, ctx.scale, ctx.slot, ctx.bits])
+    operands = Operands._make([*tensors, ctx.scale, ctx.slot, ctx.bits, ctx.masked])
     needed = Operands._make(ctx.needs_input_grad[2:])
     lora_A, lora_B = operands.lora_A, operands.lora_B
     grad_x = grad_bias = grad_A = grad_B = None
@@ -185,9 +217,11 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, grad_y = x.reshape(-1, x.shape[-1]), grad_y.reshape(-1, grad_y.shape[-1])
     if ctx.needs_input_grad[1]:
         grad_bias = grad_y.sum(0)
-    if needed.lora_A:
+    if ctx.masked and (needed.lora_A or needed.lora_B):
+        grad_A, grad_B = torch.ops.lors.masked_grads(x, grad_y, *operands)
+    if needed.lora_A and not ctx.masked:
         grad_A = ctx.scale * ((grad_y @ lora_B.to(grad_y.dtype)).T @ x).to(lora_A.dtype)
-    if needed.lora_B:
+    if needed.lora_B and not ctx.masked:
         grad_B = ctx.scale * (grad_y.T @ (x @ lora_A.to(x.dtype).T)).to(lora_B.dtype)
     none = Operands._make([None] * len(operands))
     return grad_x, grad_bias, *none._replace(lora_A=grad_A, lora_B=grad_B)
@@ -211,6 +245,12 @@ def _linear_flops(x: Any, bias: Any, *operands: Any, **_: Any) -> int:
 @register_flop_formula(torch.ops.lors.linear_input_grad)
 def _linear_input_grad_flops(grad_y: Any, *operands: Any, **_: Any) -> int:
     return _product_flops(grad_y, Operands(*operands))
+
+
+@register_flop_formula(torch.ops.lors.masked_grads)
+def _masked_grads_flops(x: Any, grad_y: Any, *operands: Any, **_: Any) -> int:
+    (rank, columns), (rows, _) = Operands(*operands).lora_A, Operands(*operands).lora_B
+    return int(2 * rows * columns * (math.prod(grad_y[:-1]) + 2 * rank))
 
 
 def _product_flops(vectors: Any, operands: Operands) -> int:

@@ -79,8 +79,9 @@ VARIANTS = {
     ),
     "sqft-int4": Variant(
         "SQFT, int4 base",
-        Work(1, 1, 7.0 + _DECODED, masks=2),
-        Work(2, 3, 11.5 + _DECODED, masks=4),
+        _FROM_CODES,
+        # W' for dX; then the gradient of the update in float32, and the weight decoded again for its mask
+        Work(2, 3, 8.0 + 2 * _DECODED, masks=2),
         "sqft",
         "listing",
         base="int4",

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from lors_cli import processes
+from lors_cli.adapters.lors import update_rows
 from lors_cli.adapters.nf4_linear import BACKEND, BYTES_PER_WEIGHT, is_installed
 from lors_cli.config.train import Train
 from lors_cli.errors import request_error
@@ -97,7 +98,7 @@ class Needs:
             * (24 if teacher else 12),
             process=psutil.Process().memory_info().rss if device.type == "cpu" else 0,
             activations=activations.saved_bytes(skeleton, section, names, dtype),
-            one_weight=_one_weight(section, max(map(math.prod, sizes)), load.DTYPES[dtype]) if coded else 0,
+            one_weight=max(_one_weight(section, size, load.DTYPES[dtype]) for size in sizes) if coded else 0,
             cache_counts=section.option("merge_cache") == "full" or section.base != "int4",
         )
 
@@ -160,13 +161,17 @@ class Needs:
             )
 
 
-def _one_weight(section: Train, numbers: int, dtype: torch.dtype) -> int:
-    """Bytes of what a product with a weight of so many numbers needs besides, where the weight is kept as codes.
+def _one_weight(section: Train, shape: tuple[int, int], dtype: torch.dtype) -> int:
+    """Bytes of what the products with a weight of `shape` need besides, where the weight is kept as codes.
 
-    That is the effective or decoded weight; of what autograd computes also the update, its sum and the mask.
+    That is the effective or decoded weight. After it sqft makes the gradient of the update, in blocks of rows: each as
+    the product has it, in float32, and beside it the decoded weight with the mask.
     """
-    by_autograd = 9 + dtype.itemsize if section.option("adapter_checkpointing") is not None else 0
-    return numbers * (dtype.itemsize + by_autograd)
+    whole = math.prod(shape) * dtype.itemsize
+    if section.method != "sqft":
+        return whole
+    block = update_rows(shape, 4) * shape[1]
+    return max(whole, block * (4 + 4 * dtype.itemsize))
 
 
 def _check_nf4(section: Train, device: torch.device) -> None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lors_cli.adapters import METHODS
+from lors_cli.adapters import METHODS, lors
 from lors_cli.adapters.base import Adapter
 from lors_cli.adapters.int4_linear import Int4Linear
 from lors_cli.adapters.lors import LoRS, Operands
+from lors_cli.benchmark.measure import allocated_peak
 from lors_cli.quantization.grid import Grid, codes_of, fit, values
 from lors_cli.quantization.stored import Quantized
 from tests.adapters.common import saved_for_backward
@@ -170,6 +171,43 @@ def test_saves_x_codes_scales_and_adapters_and_no_more(method: str, aware: bool,
     assert sum(tensor.nbytes for tensor in extra) <= (2 * RANK * 10 * 4 if method == "lora" else 0)  # x A^T, scaled
 
 
+@pytest.mark.parametrize("aware", [False, True])
+def test_sqft_makes_the_gradient_of_its_update_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, aware: bool) -> None:
+    monkeypatch.setattr(lors, "UPDATE_BYTES", 8 * C * 3 + 1)  # three rows, of twenty
+    weight = quantized("2:4")
+    adapter = adapter_on(weight, "sqft", quantization_aware=aware)
+    x = torch.randn(7, C, dtype=torch.float64, requires_grad=True)
+    ours, (wanted, _) = adapter(x), plain(adapter, weight, x, "sqft", on_grid=aware)
+    inputs, grad_y = [x, *adapter.tensors().values()], torch.randn_like(ours)
+    got, expected = (torch.autograd.grad(y, inputs, grad_y) for y in (ours, wanted))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", METHODS_ON_CODES)
+def test_a_step_takes_one_weight_in_full_beside_its_inputs_and_gradients(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns, tokens = 2048, 1024, 8
+    monkeypatch.setattr(lors, "UPDATE_BYTES", 1 << 18)
+    torch.manual_seed(0)
+    weight = torch.randn(rows, columns)
+    weight.view(-1, 4)[:, [1, 2]] = 0
+    grid = Grid(4, 128)
+    scales = fit(weight, grid, torch.bfloat16)
+    linear: Any = Int4Linear(Quantized(codes_of(weight, scales, grid), *scales, grid), None, torch.bfloat16)
+    adapter = METHODS[method].adapter(linear, rank=RANK, alpha=ALPHA)
+    x = torch.randn(1, tokens, columns, dtype=torch.bfloat16, requires_grad=True)
+
+    def step() -> None:
+        adapter(x).sum().backward()
+
+    peak = allocated_peak(step, torch.device("cpu"))
+    activations = 4 * 2 * tokens * (rows + columns) + 3 * 4 * RANK * (rows + columns)
+    # what is made of a weight in the cache of a core
+    assert peak <= 2 * rows * columns + activations + 4 * (1 << 20)
+
+
 @pytest.mark.parametrize(("pattern", "most"), [("2:4", 0.2), ("half", 0.21)])
 def test_frozen_weights_take_a_fifth_of_bfloat16(pattern: str, most: float) -> None:
     weight = torch.randn(64, 2048)
@@ -189,9 +227,11 @@ def test_opcheck(pattern: str) -> None:
     adapter = adapter_on(weight, "lors", torch.float32)
     assert isinstance(adapter, LoRS)
     x = torch.randn(3, 5, C, requires_grad=True)
-    for bits in (0, 4):
-        operands = Operands(*adapter.stored, *adapter.factors, seed=None, scale=SCALE, slot=-1, bits=bits)
+    for bits, masked in ((0, False), (4, False), (4, True)):
+        operands = Operands(*adapter.stored, *adapter.factors, None, SCALE, slot=-1, bits=bits, masked=masked)
         torch.library.opcheck(torch.ops.lors.linear, (x, adapter.linear.bias, *operands))
+    frozen = operands._replace(lora_A=operands.lora_A.detach(), lora_B=operands.lora_B.detach())
+    torch.library.opcheck(torch.ops.lors.masked_grads, (torch.randn(5, C), torch.randn(5, R), *frozen))
 
 
 def test_more_than_four_bits_are_refused() -> None:

@@ -38,9 +38,10 @@ def llama_70b(vocabulary: int) -> LlamaForCausalLM:
     return model.eval()
 
 
-def test_70b_in_2_4_and_four_bits_trains_on_40_gb(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["lors", "sqft"])
+def test_70b_in_2_4_and_four_bits_trains_on_40_gb(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     section = complete(Train)(
-        method="lors",
+        method=method,
         base="int4",
         rank=16,
         dataset=TrainingDataset(path="python-topics"),
