@@ -74,7 +74,10 @@ def check_coded(names: Sequence[str], coded: Collection[str], key: str) -> None:
 
     """
     if left := [name for name in names if name not in coded]:
-        remedy = f"leave it out of {key}, or set quantization_aware: false"
+        last = {name: name.rpartition(".")[2] for name in names}
+        others = dict.fromkeys(last[name] for name in names if name in coded)
+        kept = ", ".join(other for other in others if other not in {last[name] for name in left})
+        remedy = (f"write {key}: [{kept}], or " if kept else "") + "set quantization_aware: false"
         raise request_error(key, "linears that are quantised, with quantization_aware: true", left[0], remedy)
 
 

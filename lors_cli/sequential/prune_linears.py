@@ -1,5 +1,6 @@
 """Pruning the linears of one block, in place, from what calibration gathered about their inputs."""
 
+import math
 import time
 from typing import Any
 
@@ -95,7 +96,7 @@ def _prune_shared(
             facts[f"{prefix}.{name}"] = {
                 "tokens": shared.tokens,
                 "sparsity": mask.sparsity(weight),
-                "error": relative_error(dense[name], weight, shared.probe),
+                "error": relative_error(f"{prefix}.{name}", dense[name], weight, shared.probe),
                 "damping": getattr(statistic, "damping", None),
                 "update": fit,
                 "seconds": round(seconds, 3),
@@ -140,10 +141,20 @@ def _pruned(
     return mask.positive_zeros(fit.weight), facts
 
 
-def relative_error(dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:
-    """``norm(X (W - W'))^2 / norm(X W)^2`` on the probe's tokens."""
+def relative_error(name: str, dense: Tensor, pruned: Tensor, probe: Tensor) -> float | None:
+    """``norm(X (W - W'))^2 / norm(X W)^2`` of the linear `name` on the probe's tokens.
+
+    Raises:
+        LorsError: its outputs are not finite.
+
+    """
     if not probe.numel():
         return None
     x = probe.float()
     lost, whole = x @ (dense - pruned).float().T, x @ dense.float().T
-    return float(lost.square().sum() / whole.square().sum().clamp(min=torch.finfo(torch.float32).tiny))
+    peak = torch.maximum(whole.abs().amax(), lost.abs().amax())  # squares of large outputs would overflow
+    lost, whole = ((one / peak.clamp(min=torch.finfo(torch.float32).tiny)).square().sum() for one in (lost, whole))
+    error = float(lost / whole.clamp(min=torch.finfo(torch.float32).tiny))
+    if not math.isfinite(error):
+        raise LorsError(f"{name}: NaN or infinity in its outputs; check the model, or its dtype")
+    return error

@@ -117,7 +117,7 @@ def quantize(
             rounded = one.weight(weight.dtype)
             linears[name].weight.data, made[full] = rounded, one
             zeros = {"zeros_before": mask.zeros(weight), "zeros": mask.zeros(rounded)}
-            error = relative_error(weight, rounded, shared.probe)
+            error = relative_error(full, weight, rounded, shared.probe)
             facts[full] = processes.agree({**told, **zeros, "error": error}, owner)
             log.debug("%s: %s", full, ", ".join(f"{key} {value}" for key, value in facts[full].items()))
     return made, facts

@@ -56,6 +56,18 @@ def test_the_facts_are_those_of_the_weights(method: str, repair: str | None) -> 
         assert fact["error"] == pytest.approx(float(lost / whole), rel=1e-4)
 
 
+@torch.no_grad()
+def test_errors_of_large_and_of_infinite_outputs() -> None:
+    x, dense = torch.randn(40, 16), torch.randn(8, 16)
+    pruned = dense.where(dense > 0, 0)
+    wanted = prune_linears.relative_error("q", dense, pruned, x)
+    large = prune_linears.relative_error("q", dense * 2.0**120, pruned * 2.0**120, x)  # its squares overflow
+    assert wanted == large == pytest.approx(float(((dense - pruned) @ x.T).norm() / (dense @ x.T).norm()) ** 2)
+    assert prune_linears.relative_error("q", dense * 0, dense * 0, x) == 0
+    with pytest.raises(LorsError, match="q: NaN or infinity in its outputs"):
+        prune_linears.relative_error("q", dense * 1e38, pruned * 1e38, x * 10)
+
+
 def test_linears_of_one_input_are_solved_as_one_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """And get what they would get alone: N:M ranks within a row."""
     x = torch.randn(1, 40, 16)

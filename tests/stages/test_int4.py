@@ -179,13 +179,14 @@ def test_linears_that_stay_floats_are_trained_as_such_and_refused_on_a_grid(
     rounding = {"method": "rtn", "group_size": 16, "targets": ["q_proj", "down_proj"]}
     config = on_codes(model=str(pruned), prune=..., train__input=..., quantize=rounding, eval=...)
     lors("quantize", config)
-    for options in ([], ["train.target_modules=[up_proj, q_proj]"]):
+    asked: list[str] = []
+    for options, kept in (([], "q_proj, down_proj"), (["train.target_modules=[up_proj, q_proj]"], "q_proj")):
         asked = [*options, "train.quantization_aware=true"]
-        said = lors("train", config, *asked, status=2).stderr
+        said = " ".join(lors("train", config, *asked, status=2).stderr.split())
         assert "linears that are quantised" in said
-        assert "train.target_modules" in said
+        assert f"write train.target_modules: [{kept}], or set quantization_aware: false" in said
     assert "up_proj" in lors("train", config, *asked, "--dry-run", status=2).stderr  # where the config names them
-    lors("train", config, "train.target_modules=[q_proj]", "train.quantization_aware=true")
+    lors("train", config, "train.target_modules=[q_proj, down_proj]", "train.quantization_aware=true")
     lors("train", config, "--force")
     lors("merge", config)
     before, after = (TensorFiles(tmp_path / "run" / name) for name in ("quantized", "merged"))
