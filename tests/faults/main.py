@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "LORS_NATIVE": "0",  # a box starts with an empty cache, and each run on codes would compile for longer than it runs
 }
 
 

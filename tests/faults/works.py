@@ -94,6 +94,12 @@ STRUCTURED = (
     "train.method=lora",
     "recover={}",
 )
+SIXTEENS = {"method": "gptq", "group_size": 16, "calibration": {**TEXT, "samples": 2}, "states": "disk"}
+QUANTIZED = ("quantize=" + json.dumps(SIXTEENS),)
+ON_CODES = (*QUANTIZED, "train.base=int4", "train.elastic_ranks=[2,1]")
+ON_GRID = (*ON_CODES, "train.quantization_aware=true")
+SEARCH = "merge.rank_search=" + json.dumps({**TEXT, "samples": 2, "evaluations": 3})
+SOLVE = ("merge.requantize=gptq", "merge.calibration=" + json.dumps({**TEXT, "samples": 2}))
 CALIBRATION = "prune.calibration=" + json.dumps({**TEXT, "samples": 2})
 
 WORKS = [
@@ -127,6 +133,13 @@ WORKS = [
     Work("train-small", _with("train", *STRUCTURED), "prune-structured"),
     Work("recover", _with("recover", *STRUCTURED), "train-small"),
     Work("merge", _with("merge"), "train-lors"),
+    Work("quantize", _with("quantize", *QUANTIZED), "prune-wanda"),
+    Work("train-on-grid", _with("train", *ON_GRID), "quantize"),
+    Work("train-on-codes", _with("train", *ON_CODES, "train.method=sqft"), "quantize"),
+    Work("merge-on-grid", _with("merge", *ON_GRID, SEARCH), "train-on-grid"),
+    Work("merge-gptq", _with("merge", *ON_CODES, "train.method=sqft", *SOLVE), "train-on-codes"),
+    Work("pack-codes", ["pack", "run/merged", "packed"], "merge-on-grid", once=True),
+    Work("unpack-codes", ["unpack", "packed", "unpacked"], "pack-codes", once=True),
     Work("eval", _with("eval"), "merge"),
     Work("eval-perplexity", _with("eval", PERPLEXITY.replace("merged", "pruned")), "prune-wanda"),
     Work("run", _with("run", ALIGN, PERPLEXITY)),
