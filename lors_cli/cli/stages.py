@@ -78,6 +78,20 @@ def _present(config: object) -> list[str]:
     return present
 
 
+def _use(bundle: str | None, config: str | None) -> None:
+    """Have the libraries of the hub read from a `bundle`, if there is one, else there has to be a `config`."""
+    from lors_cli.errors import request_error
+
+    if bundle and config and "=" not in config:
+        got = f"{config} and --bundle {bundle}"
+        raise request_error("CONFIG", "a YAML file or --bundle DIR, not both", got, "leave one of them out")
+    if bundle:
+        offline.use_home(Path(bundle) / "hub")
+        offline.switch_on()
+    elif not config:
+        raise request_error("CONFIG", "a YAML file, or --bundle DIR", "neither", "name one of them")
+
+
 @app.command(cls=_of(""))
 def run(
     config: Annotated[
@@ -96,23 +110,15 @@ def run(
     """Run all stages of the file, in order; finished ones are skipped."""
     given = [*([config] if config else []), *(overrides or [])]
     with reporting(bundle or config, debug=debug, quiet=quiet, verbose=verbose):
-        from lors_cli.errors import request_error
-
-        if bundle and config and "=" not in config:
-            got = f"{config} and --bundle {bundle}"
-            raise request_error("CONFIG", "a YAML file or --bundle DIR, not both", got, "leave one of them out")
+        _use(bundle, config)
         if bundle:
-            offline.use_home(Path(bundle) / "hub")
-            offline.switch_on()
             from lors_cli.tools import bundle as bundles
 
             loaded = bundles.config(Path(bundle), given)
-        elif config:
+        else:
             from lors_cli.config.load import load
 
-            loaded = load(Path(config), overrides or [])
-        else:
-            raise request_error("CONFIG", "a YAML file, or --bundle DIR", "neither", "name one of them")
+            loaded = load(Path(str(config)), overrides or [])
         from lors_cli import pipeline  # imports torch
 
         pipeline.run(loaded, _present(loaded), force=force, dry_run=dry_run)
@@ -173,20 +179,30 @@ def bundle(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Collect all that a config needs, for `lors run --bundle` on a machine without a network."""
+    """Collect all that a config or a sweep file needs, for `--bundle` of run or sweep where there is no network."""
     with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
         from lors_cli.artifacts import publish
+        from lors_cli.config.load import is_sweep, read
 
         place = Path(directory)
         offline.use_home(publish.partial_directory(place) / "hub")
         from lors_cli.tools import bundle as bundles
 
-        bundles.make(Path(config), overrides or [], place, with_wheels=wheels, force=force)
+        path, changes = Path(config), overrides or []
+        if is_sweep(read(path)):
+            from lors_cli.search import bundled
+
+            bundled.make(path, changes, place, with_wheels=wheels, force=force)
+        else:
+            bundles.make(path, changes, place, with_wheels=wheels, force=force)
 
 
 @app.command()
 def sweep(
-    config: Annotated[str, typer.Argument(metavar="FILE", help="A config, or a sweep file (docs/sweep.md).")],
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="A config, or a sweep file (docs/sweep.md); left out with --bundle."),
+    ] = None,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=V1,V2,...", help="Values to combine (for a config), and overrides."),
@@ -200,6 +216,9 @@ def sweep(
             metavar="NAME=PATH", help="Where a model of a sweep file is on this machine; once for each. Repeatable."
         ),
     ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Run what `lors bundle` collected in DIR, without a network.")
+    ] = None,
     prefetch: Annotated[
         bool,
         typer.Option("--prefetch", help="Only fetch the models and data of all rows, for nodes without a network."),
@@ -211,8 +230,21 @@ def sweep(
     verbose: Verbose = False,
 ) -> None:
     """Compare many runs of one experiment in one table, and write the best config."""
-    with reporting(config, debug=debug, quiet=quiet, verbose=verbose):
+    given = [*([config] if config else []), *(arguments or [])]
+    with reporting(bundle or config, debug=debug, quiet=quiet, verbose=verbose):
+        _use(bundle, config)
         from lors_cli.search.sweep import sweep as search
 
-        path, changes, located = Path(config), arguments or [], models or []
+        path, changes, located = Path(given[0] if given else ""), given[1:], models or []
+        if bundle:
+            if models or prefetch:
+                from lors_cli.errors import request_error
+
+                got = "--models" if models else "--prefetch"
+                expected = "a bundle alone: it has all models and data"
+                raise request_error("--bundle", expected, f"{got} with it", f"leave {got} out")
+            from lors_cli.tools import bundle as bundles
+
+            path, own = bundles.opened(Path(bundle))
+            changes = [*own, *given]
         search(path, changes, models=located, task=task, force=force, dry_run=dry_run, prefetch=prefetch)

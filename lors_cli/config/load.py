@@ -48,7 +48,7 @@ def load(path: Path, overrides: Sequence[str]) -> Config:
     """
     raw = read(path)
     if is_sweep(raw):
-        remedy = f"`lors sweep {path}` runs it; `lors sweep {path} --prefetch` fetches what its rows need from the hub"
+        remedy = f"`lors sweep {path}` runs it; `lors bundle` takes it too, and `lors sweep` has --prefetch"
         raise request_error("CONFIG", "the config of one run", "a sweep file, which has arms", remedy, path)
     together(partial(override, raw), overrides)
     return configured(raw, path, dict.fromkeys(map(overridden, overrides), CLI))

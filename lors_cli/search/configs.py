@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,9 +28,15 @@ class Configs:
 
     def __init__(self, path: Path, arguments: list[str]) -> None:
         self.path = path
-        self.file, self._overrides = sweep_file.load(path, arguments)
+        self.file, self.overrides = sweep_file.load(path, arguments)
         self._check_overrides()
-        self._paths = located.by_id(self.file.models, self._ids()) if self.file.models else {}
+        self.models = located.by_id(self.file.models, self.known(located.ids)) if self.file.models else {}
+        named = self.file.files
+        self.files = located.by_id(named, self.known(located.file_names), "files") if named else {}
+        if (held_out := self.file.choose.held_out) and held_out.path in self.files:
+            there = held_out.model_copy(update={"path": self.files[held_out.path]})
+            choose = self.file.choose.model_copy(update={"held_out": there})
+            self.file = self.file.model_copy(update={"choose": choose})
         self.output = self._output()
 
     def of(self, start: str, changes: Settings) -> Config:
@@ -41,10 +48,10 @@ class Configs:
             if self.file.choose.by == "held_out_loss":
                 halves["train.eval_dataset"] = self.half(SELECT)
         ours = {**self.file.starts[start].set, **changes} if start else changes
-        texts = [*_texts(self.file.set), *_texts(halves), *self._overrides, *_texts(ours)]
+        texts = [*_texts(self.file.set), *_texts(halves), *self.overrides, *_texts(ours)]
         origins = {
             **dict.fromkeys([*self.file.set, *ours], str(self.path)),
-            **dict.fromkeys(_keys(self._overrides), CLI),
+            **dict.fromkeys(_keys(self.overrides), CLI),
         }
         return self._changed(raw, texts, path, origins)
 
@@ -77,22 +84,28 @@ class Configs:
             return path, read(path)
         return self.path, deepcopy(config or {})
 
-    def _ids(self) -> set[str]:
-        """What all configs of the sweep call their models, also those of starts that are left out."""
+    def known(self, names: Callable[[Settings], set[str]]) -> set[str]:
+        """What all configs of the sweep have of such `names`, also those of starts and arms that are left out."""
+        arms, held_out = self.file.arms.values(), self.file.choose.held_out
+        varied: list[Settings] = [*(arm.set for arm in arms), *self.file.evaluations.values()]
+        for grid in (self.file.every, *(arm.grid for arm in arms)):
+            varied += [{key: value} for key, values in grid.items() for value in values]
+        if held_out:
+            varied.append({"train.eval_dataset": held_out.model_dump(exclude_none=True)})
         known: set[str] = set()
         for start in self.file.starts or [""]:
             own = _texts(self.file.starts[start].set) if start else []
-            for settings in [arm.set for arm in self.file.arms.values()]:
+            for settings in varied:
                 raw = self._content(start)[1]
-                for text in [*_texts(self.file.set), *self._overrides, *own, *_texts(settings)]:
+                for text in [*_texts(self.file.set), *self.overrides, *own, *_texts(settings)]:
                     override(raw, text)
-                known |= located.ids(raw)
+                known |= names(raw)
         return known
 
     def _changed(self, raw: Settings, texts: list[str], path: Path, origins: dict[str, str]) -> Config:
         for text in texts:
             override(raw, text)
-        located.locate(raw, self._paths)
+        located.locate(raw, self.models, self.files)
         return configured(raw, path, origins)
 
     def _output(self) -> Path:
@@ -112,12 +125,12 @@ class Configs:
                 "change it in the sweep file",
                 CLI,
             )
-            for key in _keys(self._overrides)
+            for key in _keys(self.overrides)
             if key in ours
         ]
         problems += [
             Problem(text.partition("=")[0], "a single value", text, "put an axis into grid: or every:", CLI)
-            for text in self._overrides
+            for text in self.overrides
             if len(points.split(text.partition("=")[2])) > 1
         ]
         if problems:

@@ -1,4 +1,4 @@
-"""Where models are on this machine: the names by which configs call them, replaced by local paths.
+"""Where models and files are on this machine: the names by which configs call them, replaced by local paths.
 
 A name is what a config says, such as meta-llama/Llama-2-7b-hf, or the part of it behind the last slash.
 """
@@ -9,9 +9,11 @@ from typing import Any
 
 from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
+from lors_cli.data.local import is_glob
 from lors_cli.errors import Problem, RequestError, nearest
 
 OPTION = "--models"
+FILES = ("dataset", "eval_dataset", "path", "mask", "task_dir", "data_dir", "adapter", "resume_from")
 Place = tuple[Any, Any]  # what holds the name of a model, and where in it
 
 
@@ -41,8 +43,13 @@ def ids(raw: Mapping[str, Any]) -> set[str]:
     return {holder[key] for holder, key in _places(raw)}
 
 
-def by_id(located: Mapping[str, str], known: set[str]) -> dict[str, str]:
-    """The paths by the ids that are meant, out of those that the configs of a sweep have.
+def file_names(raw: Mapping[str, Any]) -> set[str]:
+    """What the content of a config calls its data sets, masks, tasks and adapters."""
+    return {holder[key] for holder, key in _file_places(raw)}
+
+
+def by_id(located: Mapping[str, str], known: set[str], section: str = "models") -> dict[str, str]:
+    """The paths by the ids that are meant, out of those that the configs of a sweep have; `section` is the key.
 
     Raises:
         RequestError: a name fits none of them or several, two names are for one, or a path does not exist.
@@ -51,16 +58,16 @@ def by_id(located: Mapping[str, str], known: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     problems = []
     for name, text in located.items():
-        key, path = f"models.{name}", Path(text)
+        key, path, kind = f"{section}.{name}", Path(text), section.removesuffix("s")
         meant = [name] if name in known else sorted(one for one in known if one.rpartition("/")[2] == name)
         if not meant:
-            expected = f"a model of the sweep: {', '.join(sorted(known))}"
+            expected = f"a {kind} of the sweep: {', '.join(sorted(known)) or 'none'}"
             problems.append(Problem(key, expected, repr(name), nearest(name, sorted(known)), CLI))
         elif len(meant) > 1:
-            problems.append(Problem(key, "the name of one model", " and ".join(meant), "write its whole name", CLI))
+            problems.append(Problem(key, f"the name of one {kind}", " and ".join(meant), "write its whole name", CLI))
         elif meant[0] in found:
-            problems.append(Problem(key, "one path for each model", f"{meant[0]} twice", "leave one out", CLI))
-        elif not path.exists():
+            problems.append(Problem(key, f"one path for each {kind}", f"{meant[0]} twice", "leave one out", CLI))
+        elif not path.exists() and not is_glob(text):
             problems.append(Problem(key, "a path that exists", f"{path}, which does not exist", "correct it", CLI))
         found |= dict.fromkeys(meant, text)
     if problems:
@@ -68,10 +75,11 @@ def by_id(located: Mapping[str, str], known: set[str]) -> dict[str, str]:
     return found
 
 
-def locate(raw: Mapping[str, Any], paths: Mapping[str, str]) -> None:
-    """Replace the models in the content of a config by where they are."""
-    for holder, key in _places(raw) if paths else ():
-        holder[key] = paths.get(holder[key], holder[key])
+def locate(raw: Mapping[str, Any], models: Mapping[str, str], files: Mapping[str, str]) -> None:
+    """Replace the models and the files in the content of a config by where they are."""
+    for places, paths in ((_places, models), (_file_places, files)):
+        for holder, key in [*places(raw)] if paths else ():
+            holder[key] = paths.get(holder[key], holder[key])
 
 
 def _places(raw: Any) -> Iterator[Place]:
@@ -87,3 +95,12 @@ def _places(raw: Any) -> Iterator[Place]:
         there = holder[key] if isinstance(holder, list) else holder.get(key) if isinstance(holder, dict) else None
         if isinstance(there, str):
             yield holder, key
+
+
+def _file_places(raw: Any) -> Iterator[Place]:
+    """Where a config names files, at whatever depth: a data set is a text, or has a path."""
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
+        if isinstance(value, str) and key in FILES:
+            yield raw, key
+        else:
+            yield from _file_places(value)

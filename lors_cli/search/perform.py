@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lors_cli import console
 from lors_cli.artifacts import publish
+from lors_cli.config.fields import named_datasets
 from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
 from lors_cli.data import once
@@ -79,18 +80,31 @@ class Sweep(ABC):
         """
         from lors_cli.tools.prefetch import prefetch
 
-        lines = together(prefetch, [*(start.config for start in self._starts()), *self._read_by_runs()])
+        lines = together(prefetch, self.needed())
         return list(dict.fromkeys(line for some in lines for line in some))
 
+    def needed(self) -> list[Config]:
+        """Configs that name all models, data sets and tasks that the starts and the tasks read, each once."""
+        from lors_cli.tools import taken
+
+        configs = [*(start.making_only for start in self._starts()), *self._read_by_runs()]
+        named = [repr((config.eval, *taken.models(config), *named_datasets(config))) for config in configs]
+        return list(dict(zip(named, configs, strict=True)).values())
+
     def _read_by_runs(self) -> list[Config]:
-        """The configs of the tasks' first runs, without models of the sweep that are still to be made."""
+        """The configs of the tasks' runs, without models of the sweep that are still to be made."""
         configs = []
         for number in self.numbers:
-            start, run = self._first(number)
-            made = start is not None and Path(run.train.input or "").parent == start.directory
-            train = run.train.model_copy(update={"input": None}) if made else run.train
-            configs.append(run.config.model_copy(update={"train": train}))
+            start, _ = self._first(number)
+            for run in self._runs(number):
+                made = start is not None and Path(run.train.input or "").parent == start.directory
+                train = run.train.model_copy(update={"input": None}) if made else run.train
+                configs.append(run.config.model_copy(update={"train": train}))
         return configs
+
+    def _runs(self, number: int) -> list[Run]:
+        """The runs of a task that differ in more than their seed, as far as they are known."""
+        return [self._first(number)[1]]
 
     def show(self) -> None:
         """Print what would be done."""

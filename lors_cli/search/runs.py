@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lors_cli.config.schema import Config, missing
 from lors_cli.config.train import Train
 from lors_cli.run import manifest
+from lors_cli.run.layout import STAGES
 
 if TYPE_CHECKING:
     from lors_cli.run.job import Job
@@ -55,6 +56,11 @@ class Start:
     def making(self) -> list[str]:
         """The stages that make models."""
         return [stage for stage in MADE if stage in self.stages]
+
+    @property
+    def making_only(self) -> Config:
+        """The config without the stages that are the runs' own."""
+        return self.config.model_copy(update=dict.fromkeys(STAGES.keys() - set(self.stages)))
 
     @property
     def directory(self) -> Path:

@@ -69,6 +69,10 @@ class StudySweep(Sweep):
         row = self.study.rows[number]
         return row.start, self.study.run(row, row.grid[0])
 
+    def _runs(self, number: int) -> list[Run]:
+        row = self.study.rows[number]
+        return [self.study.run(row, values) for values in row.grid]
+
     def _trainings(self, number: int) -> int:
         grid, seeds = len(self.study.rows[number].grid), len(self.study.seeds)
         again = seeds if self.study.file.budget and self.study.file.budget.time_of else 0

@@ -97,6 +97,9 @@ class SweepFile(Section):
         {},
         description="where models are: paths, by what configs call the models, or by what follows the last slash of it",
     )
+    files: dict[str, PathText] = Field(
+        {}, description="where data sets, masks, tasks and adapters are: paths, by what configs call them"
+    )
     starts: dict[Name, Start] = Field({}, description="what runs share; left out: what the config makes before train")
     arms: dict[Name, Arm] = Field(description="ways to train, each on each start", min_length=1)
     every: Grid = Field({}, description="keys and values that are all measured, each with a search of its own")

@@ -6,94 +6,157 @@
     wheels/         lors and what it depends on, for pip install --no-index --find-links
     bundle.json     the keys of the paths, the command that made it, and the size and digest of every file
 
+A bundle of a sweep file (`lors_cli.search.bundled`) has that in the place of the config.
+
 The parts of the hub stay in the unfinished directory if a bundle is interrupted, so that the same command goes on.
 """
 
 import json
 import logging
-import os
 import shlex
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
 from lors_cli import __version__, console
-from lors_cli.artifacts import digest, files, model_files, publish
+from lors_cli.artifacts import digest, files, publish
 from lors_cli.artifacts.files import write_json, write_text
 from lors_cli.config import load as loading
-from lors_cli.config.fields import named_datasets
 from lors_cli.config.schema import Config
-from lors_cli.data import local
-from lors_cli.data.sources import Source
 from lors_cli.errors import Problem, RequestError, request_error, together
-from lors_cli.models import source
-from lors_cli.run.layout import EVALUATED, STAGES
+from lors_cli.run.layout import EVALUATED
 from lors_cli.tools import wheels
 from lors_cli.tools.prefetch import prefetch
+from lors_cli.tools.taken import Named, copy, local, missing
 
 log = logging.getLogger(__name__)
 
 NAME, CONFIG = "bundle.json", "config.yaml"
 VERSION = 1
-OTHERS = ("prune.mask", "eval.task_dir", "eval.data_dir")  # what a config names beside models, adapters and data sets
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a bundle is made of.
+
+    Attributes:
+        command: the one that makes it.
+        named: what is taken along.
+        content: from the places in the bundle of what is named, in their order: the file that is run from it, and what
+            `opened` is to make of that.
+        fetch: fetches what comes from the hub; gives a line for each thing.
+
+    """
+
+    command: list[str]
+    named: list[Named]
+    content: Callable[[list[str]], tuple[dict[str, Any], dict[str, Any]]]
+    fetch: Callable[[], Iterable[str]]
 
 
 def make(path: Path, overrides: Sequence[str], directory: Path, *, with_wheels: bool, force: bool = False) -> None:
-    """Collect what the config at `path` needs into `directory`.
+    """Collect what the config at `path` needs into `directory`; raises what `assemble` does."""
+    config, raw = loading.load(path, overrides), loading.read(path)
+    together(lambda text: loading.override(raw, text), overrides)
+    here = [*local(config)]
+
+    def content(places: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        paths = {one.key: place for one, place in zip(here, places, strict=True)}
+        for key, place in paths.items():
+            loading.override(raw, f"{key}={json.dumps(place)}")
+        return raw, {"paths": paths}
+
+    command = ["lors", "bundle", str(path), str(directory), *overrides]
+    asked = Request(command, here, content, lambda: prefetch(config))
+    assemble(asked, directory, with_wheels=with_wheels, force=force)
+
+
+def assemble(asked: Request, directory: Path, *, with_wheels: bool, force: bool) -> None:
+    """Collect what is asked for into `directory`.
 
     The hub's libraries have to keep what they fetch in ``hub`` of the unfinished directory (`offline.use_home`).
 
     Raises:
-        RequestError: `directory` is taken; or something that the config names is not there and could not be fetched:
-            all of that is named.
+        RequestError: `directory` is taken; or something is not there and could not be fetched: all of that is named.
         LorsError: pip could not fetch the wheels.
 
     """
     if directory.exists() and not (force and (directory / NAME).is_file()):
         remedy = "name another directory; --force replaces a bundle"
         raise request_error("DIR", "a directory that does not exist yet", f"{directory}, which does", remedy)
-    config, raw = loading.load(path, overrides), loading.read(path)
-    together(lambda text: loading.override(raw, text), overrides)
-    partial, named = publish.partial_directory(directory), [*_local(config)]
-    for key, origin, parts in named:
-        if parts is None and partial.resolve().is_relative_to(Path(origin).expanduser().resolve()):
-            expected = f"a directory outside of the folder that {key} names"
-            raise request_error("DIR", expected, f"{directory} in {origin}", "name another directory")
+    partial = publish.partial_directory(directory)
+    for one in asked.named:
+        if one.parts is None and partial.resolve().is_relative_to(Path(one.origin).expanduser().resolve()):
+            expected = f"a directory outside of the folder that {one.key} names"
+            raise request_error("DIR", expected, f"{directory} in {one.origin}", "name another directory")
     with publish.exclusive(directory.parent):
         for left in ("files", "wheels"):
             publish.remove(partial / left)
         (partial / "files").mkdir(parents=True, exist_ok=True)
-        paths = {}
-        for number, (key, origin, parts) in enumerate(named):
-            place = partial / "files" / str(number)
-            paths[key] = (Path("files") / str(number) / _copy(origin, parts, place)).as_posix()
-            loading.override(raw, f"{key}={json.dumps(paths[key])}")
-            log.info("bundle: %s: %s", key, origin)
-        for line in prefetch(config):
+        lines = _fetched(asked)
+        copied: dict[str, str] = {}
+        for one in asked.named:
+            if one.origin not in copied:  # a file that several keys name is taken once
+                place = Path("files") / str(len(copied))
+                copied[one.origin] = (place / copy(one.origin, one.parts, partial / place)).as_posix()
+            log.info("bundle: %s: %s", one.key, one.origin)
+        for line in lines:
             if line.partition(":")[0] not in EVALUATED:  # what the stages make stays here: they run again there
                 log.info("bundle: %s", line)
         if with_wheels:
             wheels.download(partial / "wheels")
+        raw, facts = asked.content([copied[one.origin] for one in asked.named])
         write_text(partial / CONFIG, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
-        command = shlex.join(
-            ["lors", "bundle", str(path), str(directory), *overrides, *["--no-wheels"] * (not with_wheels)]
-        )
+        command = shlex.join([*asked.command, *["--no-wheels"] * (not with_wheels)])
         listed = _listed(partial)
-        write_json(
-            partial / NAME,
-            {"version": VERSION, "lors": __version__, "command": command, "paths": paths, "files": listed},
-        )
+        content = {"version": VERSION, "lors": __version__, "command": command, **facts, "files": listed}
+        write_json(partial / NAME, content)
         publish.publish(partial, directory)
     total = sum(one["bytes"] for one in listed.values())
-    log.info("bundle: %.3f GB; on the other machine: lors run --bundle %s", total / 1e9, directory)
+    runs = "sweep" if loading.is_sweep(raw) else "run"
+    log.info("bundle: %.3f GB; on the other machine: lors %s --bundle %s", total / 1e9, runs, directory)
     console.result(str(directory))
 
 
+def _fetched(asked: Request) -> list[str]:
+    """What there is of the hub now, a line for each thing.
+
+    Raises:
+        RequestError: something is not there, there or on this machine: all is named.
+
+    """
+    lines: list[str] = []
+    problems: list[Problem] = []
+    try:
+        lines += asked.fetch()
+    except RequestError as error:
+        problems += error.problems
+    said = " ".join(map(str, problems))
+    problems += [problem for problem in missing(asked.named) if problem.got not in said]
+    if problems:
+        raise RequestError(*problems)
+    return lines
+
+
 def config(directory: Path, overrides: Sequence[str]) -> Config:
-    """The config of a bundle, whose files are all as they were, with `overrides`.
+    """The config of a bundle with `overrides`; raises what `opened` does.
+
+    Raises:
+        RequestError: it is a bundle of a sweep file.
+
+    """
+    path, own = opened(directory)
+    if loading.is_sweep(loading.read(path)):
+        remedy = f"lors sweep --bundle {directory}"
+        raise request_error("--bundle", "a bundle of the config of one run", "one of a sweep file", remedy, path)
+    return loading.load(path, [*own, *overrides])
+
+
+def opened(directory: Path) -> tuple[Path, list[str]]:
+    """The file that a bundle runs, whose files are all as they were, and the overrides by which that finds them.
 
     Raises:
         RequestError: it is no bundle, or files are missing or changed: all are named, with the command that makes it.
@@ -103,8 +166,12 @@ def config(directory: Path, overrides: Sequence[str]) -> Config:
     remedy = f"copy it again, or make it again where there is a network: {facts['command']} --force"
     if wrong := [Problem(name, "the file as it was bundled", got, remedy) for name, got in _wrong(directory, facts)]:
         raise RequestError(*wrong).in_file(str(directory))
-    places = [f"{key}={json.dumps(str(directory.absolute() / path))}" for key, path in facts["paths"].items()]
-    return loading.load(directory / CONFIG, [*places, *overrides])
+    here = directory.absolute()
+    texts = list(facts.get("overrides", []))
+    for key, places in facts.get("located", {}).items():
+        texts.append(f"{key}={json.dumps({name: str(here / place) for name, place in places.items()})}")
+    texts += [f"{key}={json.dumps(str(here / place))}" for key, place in facts["paths"].items()]
+    return directory / CONFIG, texts
 
 
 def _facts(directory: Path) -> dict[str, Any]:
@@ -118,7 +185,9 @@ def _facts(directory: Path) -> dict[str, Any]:
     try:
         facts = files.read_object(directory / NAME)
         if facts.get("version") == VERSION:
-            texts = [facts["command"], *facts["paths"].values(), *(one["sha256"] for one in facts["files"].values())]
+            places = [facts["paths"], *facts.get("located", {}).values()]
+            texts = [facts["command"], *facts.get("overrides", []), *(one["sha256"] for one in facts["files"].values())]
+            texts += [text for one in places for text in one.values()]
             sizes = [one["bytes"] for one in facts["files"].values()]
             if not all(isinstance(text, str) for text in texts) or not all(type(size) is int for size in sizes):
                 raise ValueError("a value of another type")
@@ -157,69 +226,3 @@ def _listed(directory: Path) -> dict[str, dict[str, Any]]:
         path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": digest.of_file(path.resolve())}
         for path in found
     }
-
-
-def _local(config: Config) -> Iterator[tuple[str, str, dict[str, Path] | None]]:
-    """What the config names on this machine: the key, its value, and the files by the names that they keep.
-
-    Of files and folders that are taken whole it gives no list.
-
-    Raises:
-        RequestError: a data set is not there.
-
-    """
-    for key, value in _models(config):
-        if value == source.BUILT_IN and not Path(value).exists():
-            path = source.resolve(value, key)
-            yield key, value, {f"{value}/{name}": file for name, file in model_files.files(path).items()}
-        elif Path(value).expanduser().exists():
-            yield key, value, None
-    for key in OTHERS:
-        section, _, field = key.partition(".")
-        if named := getattr(getattr(config, section), field, None):
-            yield key, named, None
-    for name, dataset in named_datasets(config):
-        rows = dataset.source(name)
-        if local.is_local(rows.path) and not rows.is_hub:
-            yield f"{loading.overridden(name)}.path", rows.path, _matched(rows) if local.is_glob(rows.path) else None
-
-
-def _models(config: Config) -> Iterator[tuple[str, str]]:
-    """The keys that name models and adapters, and the names."""
-    keys = dict.fromkeys(key for stage in STAGES.values() for names in stage.reads.values() for key in names)
-    for key in ("model", *(key for key in keys if "." in key)):
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part, None)
-        if value and not (key.endswith(".teacher") and value == "dense"):  # a folder may be called so
-            yield key, cast("str", value)
-    for number, name in enumerate(config.eval.models if config.eval else []):
-        if name != "dense" and name not in EVALUATED:
-            yield f"eval.models.{number}", name
-
-
-def _matched(rows: Source) -> dict[str, Path]:
-    """The files of a glob by their names below the folder at which it begins."""
-    root = _fixed(rows.path)
-    return {path.relative_to(root).as_posix(): path for path in local.files(rows)}
-
-
-def _fixed(pattern: str) -> Path:
-    """The folder of a glob, as far as it has no signs of one."""
-    parts = Path(pattern).expanduser().parts
-    return Path(*parts[: next(number for number, part in enumerate(parts) if local.is_glob(part))])
-
-
-def _copy(origin: str, parts: dict[str, Path] | None, place: Path) -> str:
-    """Copy a file, a folder, or `parts` into the folder `place`; what names it there."""
-    path = Path(origin).expanduser()
-    if parts is None:
-        kept = Path(os.path.abspath(path)).name  # "." has one too
-        place.mkdir(parents=True)
-        copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, place / kept)
-        return kept
-    for name, file in parts.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place / name)
-    return path.relative_to(_fixed(origin)).as_posix() if local.is_glob(origin) else origin

@@ -17,7 +17,7 @@ from lors_cli import offline
 from lors_cli.config.schema import Config
 from lors_cli.errors import RequestError
 from lors_cli.models import source
-from lors_cli.tools import bundle, wheels
+from lors_cli.tools import bundle, taken, wheels
 from tests import hub
 from tests.test_hub import data_set
 
@@ -105,13 +105,25 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
             bundle.config(tmp_path, [])
 
 
+def test_all_that_is_missing_is_named_at_once(write_config: WriteConfig, dense: Path, tmp_path: Path) -> None:
+    there = {"prune__method": "from_mask", "prune__mask": "mask.safetensors", "prune__calibration": ...}
+    config = write_config(**there, train__dataset="rows.jsonl", eval__models=["dense"], eval__task_dir="tasks")
+    with pytest.raises(RequestError) as caught:
+        bundle.make(config, [], tmp_path / "made", with_wheels=False)
+    found = [problem.key for problem in caught.value.problems]
+    assert len(found) == len(set(found))
+    assert {"prune.mask", "train.dataset", "eval.task_dir"} <= set(found)
+    assert all("not exist" in problem.got for problem in caught.value.problems if problem.key in found)
+    assert not (tmp_path / "made").exists()
+
+
 def test_the_folder_at_hand_is_taken_by_its_name_and_not_with_the_bundle_in_it(
     write_config: WriteConfig, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here := tmp_path / "tasks").mkdir()
     (here / "a.yaml").write_text("task: a")
     monkeypatch.chdir(here)
-    assert bundle._copy(".", None, tmp_path / "place") == "tasks"
+    assert taken.copy(".", None, tmp_path / "place") == "tasks"
     assert (tmp_path / "place/tasks/a.yaml").read_text() == "task: a"
     config = write_config(prune=..., train=..., merge=..., eval__models=["dense"], eval__task_dir=".")
     with pytest.raises(RequestError, match=r"outside of the folder that eval\.task_dir names"):
@@ -119,9 +131,11 @@ def test_the_folder_at_hand_is_taken_by_its_name_and_not_with_the_bundle_in_it(
     assert [path.name for path in here.iterdir()] == ["a.yaml"]
 
 
-def test_a_sweep_file_is_sent_to_the_command_that_fetches_for_it(tmp_path: Path) -> None:
+def test_a_sweep_file_that_is_taken_for_a_config_is_sent_to_the_commands_for_it(tmp_path: Path) -> None:
     (path := tmp_path / "sweep.yaml").write_text("config: config.yaml\narms: {lors: {}}\n")
-    with pytest.raises(RequestError, match=r"a sweep file(.|\n)*`lors sweep .*sweep.yaml --prefetch` fetches"):
+    with pytest.raises(
+        RequestError, match=r"a sweep file(.|\n)*`lors sweep .*sweep.yaml` runs it; `lors bundle` takes"
+    ):
         bundle.make(path, [], tmp_path / "made", with_wheels=False)
     assert not (tmp_path / "made").exists()
 
@@ -141,7 +155,7 @@ def test_every_name_of_a_model_or_a_folder_is_taken_along(tmp_path: Path, dense:
         "field",
     }
     free |= {"system"}
-    known = {key.rpartition(".")[2] for key in bundle.OTHERS} | {
+    known = {key.rpartition(".")[2] for key in taken.OTHERS} | {
         "model",
         "input",
         "adapter",
@@ -156,7 +170,7 @@ def test_every_name_of_a_model_or_a_folder_is_taken_along(tmp_path: Path, dense:
             kinds = [field, *field.get("anyOf", [])]
             if any(kind.get("type") == "string" and "enum" not in kind and "const" not in kind for kind in kinds):
                 text.add(name)
-    assert text - free <= known, "decide whether these name files: then bundle.OTHERS, else free"
+    assert text - free <= known, "decide whether these name files: then taken.OTHERS, else free"
     assert {"input", "adapter", "teacher", "mask", "task_dir", "data_dir"} <= text
 
 
