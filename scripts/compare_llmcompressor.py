@@ -5,7 +5,6 @@ versions PACKAGE...                           versions of packages, imported onc
 windows MODEL TEXT OUT                        calibration windows, as lors cuts them
 llmcompressor METHOD MODEL WINDOWS OUT        what is measured against ``lors prune`` or ``lors quantize``
 measure TEXT OUT DENSE [LORS OTHER]...        perplexities; zeros, pattern and equal masks or codes of each pair
-solves MODEL TEXT OUT                         GPTQ of single linears by both, on one Hessian and the same scales
 
 Seconds and memory are those of a whole process: imports, loading, pruning, saving and what a tool checks afterwards.
 lors reads and tokenises its calibration text itself, llm-compressor is given the tokens; that lors took the same ones
@@ -44,7 +43,6 @@ WEIGHTS: dict[str, Any] = {"num_bits": 4, "type": "int", "symmetric": True, "str
 EQUAL = ("equal_mask", "equal_codes")  # what a row of results calls it, of pruning and of quantising
 SAMPLES, LENGTH = 32, 512
 PERPLEXITY_WINDOWS, PERPLEXITY_BATCH = 40, 4
-SOLVED, SOLVED_WINDOWS = (0, 14, 29), 4  # blocks of which single linears are solved for, and windows of their Hessians
 PACKAGES = {
     "lors": ("lors_cli", "torch", "transformers", "datasets"),
     "llm-compressor": ("llmcompressor", "compressed_tensors", "torch", "transformers", "datasets"),
@@ -93,7 +91,7 @@ def compare(arguments: list[str]) -> None:
         **({"quantization": WEIGHTS} if set(methods) & set(QUANTIZING) else {}),
         "calibration": {"file": Path(calibration).name, "windows": SAMPLES, "length": LENGTH},
         "perplexity": {"file": Path(text).name, "windows": PERPLEXITY_WINDOWS, "length": LENGTH},
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "versions": versions,
         "runs": runs,
         "results": _results(methods, runs, quality),
@@ -164,7 +162,8 @@ def _check_tokens(made: Path, windows: Path) -> None:
         sys.exit(f"{made} was calibrated with other tokens than {windows}: the comparison would not be a fair one")
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -219,7 +218,7 @@ def versions(packages: list[str]) -> None:
     print(json.dumps({package: importlib.metadata.version(package) for package in packages}))
 
 
-def _windows(tokenizer: Path, text: Path, count: int) -> list[list[int]]:
+def token_windows(tokenizer: Path, text: Path, count: int) -> list[list[int]]:
     """`count` consecutive windows of the rows joined by a blank line, tokenised without special tokens."""
     from transformers import AutoTokenizer
 
@@ -235,7 +234,7 @@ def _windows(tokenizer: Path, text: Path, count: int) -> list[list[int]]:
 def windows(arguments: list[str]) -> None:
     """Write the calibration windows as a JSON list of lists of token ids."""
     model, text, out = map(Path, arguments)
-    out.write_text(json.dumps(_windows(model, text, SAMPLES)))
+    out.write_text(json.dumps(token_windows(model, text, SAMPLES)))
 
 
 def llmcompressor(arguments: list[str]) -> None:
@@ -274,7 +273,7 @@ def measure(arguments: list[str]) -> None:
     text, out, dense, *made = map(Path, arguments)
     import torch
 
-    tokens = torch.tensor(_windows(dense, text, PERPLEXITY_WINDOWS))
+    tokens = torch.tensor(token_windows(dense, text, PERPLEXITY_WINDOWS))
     models = []
     for directory in (dense, *made):
         linears = _linears(directory)
@@ -283,7 +282,7 @@ def measure(arguments: list[str]) -> None:
         if directory.name == "pruned" and any(bool((group < 2).any()) for group in groups):
             sys.exit(f"{directory} is not sparse 2:4")
         sparsity = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-        models.append({"sparsity": sparsity, "perplexity": _perplexity(directory, tokens)})
+        models.append({"sparsity": sparsity, "perplexity": perplexity(directory, tokens)})
     equal = [_equal(_linears(first), _linears(second)) for first, second in zip(made[::2], made[1::2], strict=True)]
     out.write_text(json.dumps({"models": models, "equal": equal}))
 
@@ -312,7 +311,8 @@ def _equal(first: dict[str, Any], second: dict[str, Any]) -> float:
     return same / sum(mask.numel() for mask in first.values())
 
 
-def _perplexity(directory: Path, tokens: Any) -> float:
+def perplexity(directory: Path, tokens: Any) -> float:
+    """The perplexity of a model on the rows of `tokens`, in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -322,81 +322,12 @@ def _perplexity(directory: Path, tokens: Any) -> float:
     return math.exp(sum(losses) / len(tokens))
 
 
-def solves(arguments: list[str]) -> None:
-    """Solve for the codes of some linears with both tools, print a table and write it as JSON.
-
-    The Hessians are those of the dense model's inputs. Run it with the Python of llm-compressor and PYTHONPATH=. .
-    """
-    model, text, out = map(Path, arguments)
-    import torch
-    from compressed_tensors.quantization import QuantizationArgs
-    from compressed_tensors.quantization.utils import calculate_qparams
-    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
-    from transformers import AutoModelForCausalLM
-
-    from lors_cli.quantization import gptq
-    from lors_cli.quantization.grid import Grid, fit
-
-    dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    hessians: dict[str, Any] = {}
-
-    def gather(name: str, inputs: Any) -> None:
-        x = inputs[0].flatten(0, 1)
-        hessians[name] = hessians.get(name, 0) + 2 * x.T @ x
-
-    names = [f"model.layers.{block}.{place}" for block in SOLVED for place in ("self_attn.q_proj", "mlp.down_proj")]
-    for name in names:
-        dense.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: gather(name, inputs))
-    with torch.no_grad():
-        for window in torch.tensor(_windows(model, text, SOLVED_WINDOWS)).split(1):
-            dense.model(window)
-    args = QuantizationArgs(**WEIGHTS, actorder=None)
-    grid = Grid(args.num_bits, args.group_size)
-    rows = []
-    for name in names:
-        weight, hessian = dense.get_parameter(f"{name}.weight").detach(), hessians[name]
-        scales = fit(weight, grid)
-        groups = weight.unflatten(1, (-1, grid.group_size))
-        scale, zero_point = calculate_qparams(groups.amin(2), groups.amax(2), args)
-        ours = gptq.quantize(weight, gptq.prepare(hessian), grid, torch.float32, scales).weight()
-        fitted = gptq.quantize(weight, gptq.prepare(hessian), grid, torch.float32).weight()
-        given = weight[None].clone(), hessian[None].clone(), scale[None], zero_point[None]
-        theirs = quantize_weight(*given, None, args, blocksize=128, percdamp=0.01)[0][0]
-
-        def lost(made: Any, weight: Any = weight, hessian: Any = hessian) -> float:
-            apart, whole = ((one @ hessian * one).sum().double() for one in (made - weight, weight))
-            return float((apart / whole).sqrt())
-
-        codes = [(one / scales.scale.repeat_interleave(grid.group_size, 1)).round() for one in (ours, theirs)]
-        rows.append(
-            {
-                "linear": name,
-                "equal_scales": float((scale == scales.scale).float().mean()),
-                "equal_codes": float((codes[0] == codes[1]).float().mean()),
-                "error_llmcompressor": lost(theirs),
-                "error_lors_on_these_scales": lost(ours),
-                "error_lors": lost(fitted),
-            }
-        )
-    facts = {"windows": SOLVED_WINDOWS, "length": LENGTH, "quantization": WEIGHTS, "hardware": _hardware()}
-    versions = {
-        package: importlib.metadata.version(package) for package in ("llmcompressor", "compressed_tensors", "torch")
-    }
-    out.write_text(json.dumps({**facts, "versions": versions, "linears": rows}, indent=2) + "\n")
-    print("| linear | equal scales | equal codes | error, llm-compressor | lors, the same scales | lors |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for row in rows:
-        first, second, *errors = list(row.values())[1:]
-        print(f"| {row['linear']} | {first:.2%} | {second:.2%} | {' | '.join(f'{error:.5f}' for error in errors)} |")
-
-
 MODES: dict[str, Callable[[list[str]], None]] = {
     "compare": compare,
     "versions": versions,
     "windows": windows,
     "llmcompressor": llmcompressor,
     "measure": measure,
-    "solves": solves,
 }
 
 if __name__ == "__main__":

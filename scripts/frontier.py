@@ -82,13 +82,13 @@ def draw(found: list[Point], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 6))
     labelled: list[tuple[float, float]] = []
-    for point in found:
+    for point in sorted(found, key=lambda one: -statistics.mean(one.perplexities)):
         middle, colour = statistics.mean(point.perplexities), SPARSE if point.sparse else DENSE
         spread = [[middle - min(point.perplexities)], [max(point.perplexities) - middle]]
         marker = "o" if " + " in point.name else "x" if "rtn" in point.name else "s"
         bits = point.bits + point.adapter_bits
         axes.errorbar(bits, middle, yerr=spread, fmt=marker, color=colour, capsize=3)
-        near = [one for one in labelled if abs(one[0] / bits - 1) < 0.25 and abs(one[1] / middle - 1) < 0.03]
+        near = [one for one in labelled if abs(one[0] / bits - 1) < 0.25 and abs(one[1] / middle - 1) < 0.06]
         labelled.append((bits, middle))
         offset = (6, 3 - 8 * len(near))  # below the names of those that lie there
         axes.annotate(point.name, (bits, middle), textcoords="offset points", xytext=offset, fontsize=7)
