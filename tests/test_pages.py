@@ -61,6 +61,7 @@ HERE = {
     "samples: 128": "samples: 4",
     "--prefetch": "--prefetch --models llama-7b=model",
     "Llama-2-7b-hf: /models/llama-2-7b": "model: model",
+    "c4.jsonl.gz: /data/c4.jsonl.gz": "text.jsonl: text.jsonl",
     "generate(...)": "generate(__import__('torch').tensor([[1]]), max_new_tokens=2)",
 }
 # What makes a command short: a dry run, or the figures of the roofline.

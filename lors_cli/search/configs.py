@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from lors_cli.artifacts import files
-from lors_cli.config.load import configured, override, read
+from lors_cli.config.load import configured, overridden, override, read
 from lors_cli.config.problems import CLI
 from lors_cli.config.schema import Config
 from lors_cli.errors import Problem, RequestError, request_error
@@ -30,14 +30,20 @@ class Configs:
         self.path = path
         self.file, self.overrides = sweep_file.load(path, arguments)
         self._check_overrides()
-        self.models = located.by_id(self.file.models, self.known(located.ids)) if self.file.models else {}
-        named = self.file.files
-        self.files = located.by_id(named, self.known(located.file_names), "files") if named else {}
+        self.models = self._located("models", self.file.models, located.ids, arguments)
+        self.files = self._located("files", self.file.files, located.file_names, arguments)
         if (held_out := self.file.choose.held_out) and held_out.path in self.files:
             there = held_out.model_copy(update={"path": self.files[held_out.path]})
             choose = self.file.choose.model_copy(update={"held_out": there})
             self.file = self.file.model_copy(update={"choose": choose})
         self.output = self._output()
+
+    def _located(
+        self, section: str, paths: dict[str, str], names: Callable[[Settings], set[str]], arguments: list[str]
+    ) -> dict[str, str]:
+        """The paths of a section of the file by the names that the configs have."""
+        given = any(overridden(text).partition(".")[0] == section for text in arguments)
+        return located.by_id(paths, self.known(names), section, CLI if given else str(self.path)) if paths else {}
 
     def of(self, start: str, changes: Settings) -> Config:
         """The config of the start's file with everything that changes it, in this order."""

@@ -48,8 +48,14 @@ def file_names(raw: Mapping[str, Any]) -> set[str]:
     return {holder[key] for holder, key in _file_places(raw)}
 
 
-def by_id(located: Mapping[str, str], known: set[str], section: str = "models") -> dict[str, str]:
-    """The paths by the ids that are meant, out of those that the configs of a sweep have; `section` is the key.
+def by_id(located: Mapping[str, str], known: set[str], section: str, origin: str) -> dict[str, str]:
+    """The paths by the ids that are meant, out of those that the configs of a sweep have.
+
+    Args:
+        located: paths by names.
+        known: the ids.
+        section: the key that has the paths, for messages.
+        origin: the file that has the key, or the command line, for messages.
 
     Raises:
         RequestError: a name fits none of them or several, two names are for one, or a path does not exist.
@@ -62,13 +68,14 @@ def by_id(located: Mapping[str, str], known: set[str], section: str = "models") 
         meant = [name] if name in known else sorted(one for one in known if one.rpartition("/")[2] == name)
         if not meant:
             expected = f"a {kind} of the sweep: {', '.join(sorted(known)) or 'none'}"
-            problems.append(Problem(key, expected, repr(name), nearest(name, sorted(known)), CLI))
+            problems.append(Problem(key, expected, repr(name), nearest(name, sorted(known)), origin))
         elif len(meant) > 1:
-            problems.append(Problem(key, f"the name of one {kind}", " and ".join(meant), "write its whole name", CLI))
+            got = " and ".join(meant)
+            problems.append(Problem(key, f"the name of one {kind}", got, "write its whole name", origin))
         elif meant[0] in found:
-            problems.append(Problem(key, f"one path for each {kind}", f"{meant[0]} twice", "leave one out", CLI))
+            problems.append(Problem(key, f"one path for each {kind}", f"{meant[0]} twice", "leave one out", origin))
         elif not path.exists() and not is_glob(text):
-            problems.append(Problem(key, "a path that exists", f"{path}, which does not exist", "correct it", CLI))
+            problems.append(Problem(key, "a path that exists", f"{path}, which does not exist", "correct it", origin))
         found |= dict.fromkeys(meant, text)
     if problems:
         raise RequestError(*problems)

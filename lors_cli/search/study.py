@@ -56,6 +56,7 @@ class Study:
         self.file, self.output = self.configs.file, self.configs.output
         self.seeds: list[int | None] = list(self.file.seeds) or [None]  # the first one searches; None: the config's own
         self.left_out: dict[str, str] = {}  # why, by the names of starts and evaluations
+        self._unreadable = lru_cache(_unreadable)  # of this study alone: data may come before the next one
         wanted = self.file.wanted(self.file.starts) or [""]
         self.starts = self._available(together(self._start, self._with_measures(wanted)))
         self.points = _points(self.file.every)
@@ -152,7 +153,7 @@ class Study:
         """Why something optional cannot be done: the first data set of its sections that cannot be read."""
         for section in sections if fits(name, self.file.optional) else ():
             for _, dataset in named_datasets(section) if section else ():
-                if reason := _unreadable(dataset.source("")):
+                if reason := self._unreadable(dataset.source("")):
                     return reason
         return None
 
@@ -198,7 +199,6 @@ class Study:
         raise request_error("choose.by", f"for {by} {expected}", "none", "add it to the config", self.path)
 
 
-@lru_cache
 def _unreadable(source: Source) -> str | None:
     """Why the rows of a data set cannot be read, if so."""
     try:

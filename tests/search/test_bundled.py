@@ -122,5 +122,9 @@ def test_files_of_a_sweep_are_found_by_what_its_configs_call_them(
     assert study.file.choose.held_out
     assert study.file.choose.held_out.path == "elsewhere/held_out.jsonl"
     for files, said in (({"c.jsonl": "elsewhere/a.jsonl"}, "a file of the sweep"), ({"a.jsonl": "x"}, "not exist")):
-        with pytest.raises(RequestError, match=said):
+        with pytest.raises(RequestError, match=f"command line(.|\n)*{said}"):
             Study(Path("sweep.yaml"), [f"files={json.dumps(files)}"])
+    content = json.loads(Path("sweep.yaml").read_text())
+    Path("sweep.yaml").write_text(json.dumps({**content, "files": {"c.jsonl": "elsewhere/a.jsonl"}}))
+    with pytest.raises(RequestError, match=r"^sweep.yaml: files.c.jsonl"):
+        Study(Path("sweep.yaml"), [])
