@@ -118,7 +118,7 @@ def run(
         else:
             from lors_cli.config.load import load
 
-            loaded = load(Path(str(config)), overrides or [])
+            loaded = load(Path(given[0]), given[1:])
         from lors_cli import pipeline  # imports torch
 
         pipeline.run(loaded, _present(loaded), force=force, dry_run=dry_run)
@@ -235,7 +235,6 @@ def sweep(
         _use(bundle, config)
         from lors_cli.search.sweep import sweep as search
 
-        path, changes, located = Path(given[0] if given else ""), given[1:], models or []
         if bundle:
             if models or prefetch:
                 from lors_cli.errors import request_error
@@ -247,4 +246,6 @@ def sweep(
 
             path, own = bundles.opened(Path(bundle))
             changes = [*own, *given]
-        search(path, changes, models=located, task=task, force=force, dry_run=dry_run, prefetch=prefetch)
+        else:
+            path, changes = Path(given[0]), given[1:]
+        search(path, changes, models=models or [], task=task, force=force, dry_run=dry_run, prefetch=prefetch)
