@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lors_cli.kernels import huge_pages
 from lors_cli.kernels import packed as kernel
 from lors_cli.sparsity.packed import Stored, pack
 
@@ -42,7 +43,7 @@ class PackedLinear(nn.Module):
 
     def _hold(self, stored: Stored) -> None:
         for name, tensor in zip(TENSORS, stored, strict=True):
-            kept = None if tensor is None else nn.Parameter(kernel.in_huge_pages(tensor), requires_grad=False)
+            kept = None if tensor is None else nn.Parameter(huge_pages.placed(tensor), requires_grad=False)
             self.register_parameter(name, kept)
 
     @property

@@ -26,7 +26,7 @@ from lors_cli.benchmark import clock, decode_tables
 from lors_cli.benchmark.decode_subject import Subject, read_bytes, subject, variants
 from lors_cli.benchmark.writer import Writer
 from lors_cli.errors import request_error
-from lors_cli.kernels import gemv
+from lors_cli.kernels import gemv, huge_pages
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import load
 from lors_cli.models.device import check_dtype, pick_device
@@ -159,7 +159,7 @@ def _device(options: Options) -> torch.device:
 def _bandwidth(threads: int, device: torch.device) -> float:
     """Bytes a second that so many threads, or a GPU, read."""
     torch.set_num_threads(threads)
-    memory_ = kernel.in_huge_pages(torch.ones(ROTATED // 8, dtype=torch.long, device=device))
+    memory_ = huge_pages.placed(torch.ones(ROTATED // 8, dtype=torch.long, device=device))
     read = partial(kernel.read if device.type == "cpu" else torch.amax, memory_)
     times = [clock.computing_seconds(read, device) for _ in range(WARM_UP + 5)]
     return memory_.nbytes / statistics.median(times[WARM_UP:])
@@ -206,7 +206,7 @@ def _products(way: str, copies: list[Stored], shape: tuple[int, int], x: Tensor)
 
 
 def _copied(stored: Stored) -> Stored:
-    return Stored._make(None if part is None else kernel.in_huge_pages(part.clone()) for part in stored)
+    return Stored._make(None if part is None else huge_pages.placed(part.clone()) for part in stored)
 
 
 def _packed(weight: Tensor, layout: str) -> Stored | None:

@@ -16,6 +16,7 @@ from lors_cli.artifacts.packed_model import is_packed
 from lors_cli.benchmark.roofline import Shape
 from lors_cli.benchmark.subject import SHAPES, build, read_shape
 from lors_cli.errors import request_error
+from lors_cli.kernels import huge_pages
 from lors_cli.kernels import packed as kernel
 from lors_cli.models import linears, load, memory, source
 from lors_cli.models.packed import load_packed, speed_up_head
@@ -110,7 +111,7 @@ def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | Non
         return torch.randn(rows, columns, device=device).masked_fill_(~kept, 0).to(dtype)
 
     def make() -> nn.Module:
-        needed = 2 * numbers * dtype.itemsize  # the dense weights, and packed ones beside them
+        needed = 3 * numbers * dtype.itemsize  # the dense weights, a copy of them, and packed ones
         free = memory.free_device(device) or memory.free_host()
         if needed > free:
             raise MemoryError(f"they need {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} are free")
@@ -142,10 +143,10 @@ def _dense(module: PackedLinear | DenseLinear) -> nn.Linear:
 
 
 def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dict[str, Any]:
-    """The dense model as it is, with dense products of our own, packed, and without its linears; they share weights.
+    """The dense model as it is, with dense products of our own, packed, and without its linears.
 
-    All but the first have the head of packed models. `coded` is that of the subject; what has no codes is packed as
-    numbers.
+    They share what is not multiplied otherwise, and all but the first have the head of packed models. `coded` is that
+    of the subject; what has no codes is packed as numbers.
     """
 
     def pack(name: str, linear: nn.Linear) -> nn.Module:
@@ -155,7 +156,7 @@ def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dic
 
     shared, models = {id(parameter): parameter for parameter in base.parameters()}, {"torch": base}
     kinds: dict[str, Callable[[str, nn.Linear], nn.Module]] = {
-        "own dense": lambda _, linear: DenseLinear(linear),
+        "own dense": _own_dense,
         "packed": pack,
         "no linears": lambda _, linear: _Nothing(linear),
     }
@@ -166,6 +167,13 @@ def variants(base: Any, coded: Callable[[str, nn.Linear], Stored | None]) -> dic
             for name, linear in linears.all_linears(models[way]).items():
                 models[way].set_submodule(name, kind(name, linear))
     return models
+
+
+def _own_dense(_: str, linear: nn.Linear) -> nn.Module:
+    """With a copy of the weight that lies where packed ones do, so that the comparison is of what is read."""
+    made = DenseLinear(linear)
+    made.weight = nn.Parameter(huge_pages.placed(linear.weight.detach()), requires_grad=False)
+    return made
 
 
 def read_bytes(model: Any) -> int:

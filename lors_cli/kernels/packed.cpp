@@ -7,7 +7,6 @@
 // For up to four inputs 2:4 is cheaper the other way round: the values stay as they are, and the inputs at their places
 // are picked (vpermw), which takes half of the shuffles and half of the products. Nothing is read or written outside of the tensors, which need no padding.
 #include <immintrin.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -372,14 +371,6 @@ int64_t lors_read(const void* memory, int64_t bytes, int threads) {
                                                       _mm512_xor_si512(parts[2], parts[3])));
   }
   return found;
-}
-
-// Ask for huge pages for memory that is not written yet: with pages of 4 KB a core loses time on translations.
-void lors_advise(void* memory, int64_t bytes) {
-  constexpr uintptr_t PAGE = 1 << 21;
-  const uintptr_t from = (reinterpret_cast<uintptr_t>(memory) + PAGE - 1) / PAGE * PAGE;
-  const uintptr_t to = (reinterpret_cast<uintptr_t>(memory) + bytes) / PAGE * PAGE;
-  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);  // a wish: failure costs speed only
 }
 
 }  // extern "C"

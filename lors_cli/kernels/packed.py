@@ -35,7 +35,6 @@ STEP = 64  # columns of codes that are decoded at once
 BATCH = 8
 TILE_BYTES = 3 << 23  # products with fewer rows of a wide weight are slow
 SMALL = 1 << 16  # weights; fewer are not worth a second thread
-HUGE = 1 << 22  # bytes from which on huge pages are asked for
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _WEIGHT: list[Any] = [_INT, _INT, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG]
@@ -55,10 +54,8 @@ def library() -> ctypes.CDLL | None:
     code.lors_unpack.argtypes = [*_WEIGHT, _POINTER, _LONG, _LONG, _INT]
     code.lors_multiply_codes.argtypes = [*_CODES, _POINTER, _POINTER, _POINTER, _INT, _INT]
     code.lors_decode.argtypes = [*_CODES, _POINTER, _LONG, _LONG, _INT]
-    code.lors_advise.argtypes = [_POINTER, _LONG]
     code.lors_read.argtypes, code.lors_read.restype = [_POINTER, _LONG, _INT], _LONG
-    returning_nothing = (code.lors_multiply, code.lors_unpack, code.lors_multiply_codes, code.lors_decode)
-    for function in (*returning_nothing, code.lors_advise):
+    for function in (code.lors_multiply, code.lors_unpack, code.lors_multiply_codes, code.lors_decode):
         function.restype = None
     return code
 
@@ -173,16 +170,6 @@ def read(tensor: Tensor) -> None:
     if (code := library()) is None:
         raise RuntimeError("reading needs the C++ code")
     code.lors_read(tensor.data_ptr(), tensor.nbytes, torch.get_num_threads())
-
-
-def in_huge_pages(tensor: Tensor) -> Tensor:
-    """The same numbers, where they are many in memory for which huge pages are asked for: reading it is faster."""
-    code = library() if tensor.device.type == "cpu" and tensor.nbytes >= HUGE else None
-    if code is None:
-        return tensor
-    fresh = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    code.lors_advise(fresh.data_ptr(), fresh.nbytes)
-    return fresh.copy_(tensor)
 
 
 def _weight(stored: Stored, shape: tuple[int, int]) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from lors_cli.adapters.dense_linear import DenseLinear
 from lors_cli.adapters.packed_linear import PackedLinear
 from lors_cli.artifacts import inputs
 from lors_cli.errors import LorsError
-from lors_cli.kernels import packed as kernel
+from lors_cli.kernels import huge_pages
 from lors_cli.models import codes, linears, load
 from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization import packed as packed_codes
@@ -109,7 +109,7 @@ def _fill(model: PreTrainedModel, weights: Weights) -> None:
     """Give the model what is not packed."""
     inside = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
     content = {
-        name: kernel.in_huge_pages(weights.tensor(name).to(like.dtype))
+        name: huge_pages.placed(weights.tensor(name).to(like.dtype))
         for name, like in load.layout(model).items()
         if name.rpartition(".")[0] not in inside or name.endswith(".bias")
     }
