@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
+from transformers import AutoModelForCausalLM
+
+from lors_cli.models import load
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "architectures.py"
 
@@ -41,6 +45,20 @@ def test_an_architecture(script: Any, name: str, works: str, packing: str, tmp_p
     found = script.attempt(name, tmp_path, ["lors"])
     assert found["works"].startswith(works)
     assert found.get("packing", "").startswith(packing)
+
+
+@pytest.mark.parametrize("name", ["codegen", "gptj", "llama", "gemma3_text", "bloom", "opt"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_what_no_file_holds_is_what_transformers_makes_of_it(
+    script: Any, name: str, dtype: str, tmp_path: Path
+) -> None:
+    script.build(name, tmp_path)
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=load.DTYPES[dtype])
+    made = dict(load.skeleton(tmp_path, dtype).named_non_persistent_buffers())
+    for where, buffer in wanted.named_non_persistent_buffers():
+        assert made[where].dtype == buffer.dtype
+        assert torch.equal(made.pop(where), buffer)
+    assert not made
 
 
 def test_the_page_names_every_architecture(script: Any) -> None:

@@ -52,6 +52,7 @@ def skeleton(
         sizes.check_buffers(config.get_text_config(), directory, build)
         with init_empty_weights(include_buffers=False), Undrawn():
             model: PreTrainedModel = build()
+            _compute_buffers(model)
         configs.check_use(model.config, directory)
         model.tie_weights()
         keep_wider(model, stored_as)
@@ -66,6 +67,14 @@ def skeleton(
         expected = "a causal language model that transformers can build"
         raise request_error("model", expected, got, remedy, file=directory / "config.json") from None
     return model.eval()
+
+
+def _compute_buffers(model: PreTrainedModel) -> None:
+    """Compute anew what no file holds, in float32 as `from_pretrained` does; `from_config` has done so in the dtype."""
+    for module in model.modules():
+        if module._non_persistent_buffers_set:
+            module._is_hf_initialized = False
+    model.initialize_weights()
 
 
 def _stored_dtype(directory: Path) -> torch.dtype:
@@ -268,14 +277,6 @@ def copy_config(
         content[quantized_files.KEY] = quantization
     content |= sizes or {}
     (target / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def head_width(model: PreTrainedModel) -> int:
-    """Channels of an attention head."""
-    config = model.config.get_text_config()
-    # not getattr, which fails where the width differs from block to block
-    width: int = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
-    return width
 
 
 def positions(model: PreTrainedModel) -> int | None:
