@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 SOLVED, SOLVED_WINDOWS = (0, 14, 29), 4  # blocks of which single linears are solved for, and windows of their Hessians
-DAMPING = 0.01
+DAMPINGS = (0.01, 0.01 * (1 + 1e-5), 0.01 * (1 - 1e-5))  # the solve is chaotic: a hair's breadth makes another model
 
 
 def solves(arguments: list[str]) -> None:
@@ -98,17 +98,21 @@ def masked(arguments: list[str]) -> None:
 
     windows = torch.tensor(token_windows(pruned, text, SAMPLES))
     tokens = torch.tensor(token_windows(pruned, held_out, PERPLEXITY_WINDOWS))
-    with tempfile.TemporaryDirectory() as folder:
-        ours = _by_lors(pruned, text, Path(folder))
-        files = open_quantized(ours)
-        perplexities = {"pruned": perplexity(pruned, tokens), "lors": perplexity(ours, tokens)}
-        model, made = _quantized(pruned, windows), Path(folder, "plain")
-        equal: list[Tensor] = []
-        for linear in files.linears:
-            dense = files.quantized(linear).weight(torch.float32)
-            equal.append(model.get_parameter(f"{linear}.weight").isclose(dense, rtol=1e-6, atol=0).flatten())
-        model.save_pretrained(made)
-        perplexities["plain"] = perplexity(made, tokens)
+    perplexities: dict[str, Any] = {"pruned": perplexity(pruned, tokens), "lors": [], "plain": []}
+    shares = []
+    for damping in DAMPINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            ours = _by_lors(pruned, text, damping, Path(folder))
+            files = open_quantized(ours)
+            perplexities["lors"].append(perplexity(ours, tokens))
+            model, made = _quantized(pruned, windows, damping), Path(folder, "plain")
+            equal: list[Tensor] = []
+            for linear in files.linears:
+                dense = files.quantized(linear).weight(torch.float32)
+                equal.append(model.get_parameter(f"{linear}.weight").isclose(dense, rtol=1e-6, atol=0).flatten())
+            model.save_pretrained(made)
+            perplexities["plain"].append(perplexity(made, tokens))
+            shares.append(float(torch.cat(equal).double().mean()))
     facts = {
         "calibration": {"file": text.name, "windows": SAMPLES, "length": LENGTH},
         "perplexity": {"file": held_out.name, "windows": PERPLEXITY_WINDOWS, "length": LENGTH},
@@ -116,19 +120,20 @@ def masked(arguments: list[str]) -> None:
         "hardware": hardware(),
         "versions": {name: importlib.metadata.version(name) for name in ("lors_cli", "torch", "transformers")},
         "perplexities": perplexities,
-        "equal_weights": float(torch.cat(equal).double().mean()),
+        "dampings": DAMPINGS,
+        "equal_weights": shares,
     }
     out.write_text(json.dumps(facts, indent=2) + "\n")
     print(out.read_text())
 
 
-def _by_lors(pruned: Path, text: Path, folder: Path) -> Path:
+def _by_lors(pruned: Path, text: Path, damping: float, folder: Path) -> Path:
     """The directory of the model that `lors quantize` makes."""
     from lors_cli import pipeline
     from lors_cli.config.load import load
 
     calibration = {"dataset": str(text), "samples": SAMPLES, "sequence_length": LENGTH, "sampling": "concat"}
-    section = {"method": "gptq", "group_size": WEIGHTS["group_size"], "calibration": calibration}
+    section = {"method": "gptq", "group_size": WEIGHTS["group_size"], "damping": damping, "calibration": calibration}
     config = {"model": str(pruned), "output_dir": str(folder / "lors"), "dtype": "float32", "device": "cpu"}
     file = folder / "config.yaml"
     file.write_text(json.dumps({**config, "quantize": section}))  # JSON is YAML
@@ -137,7 +142,7 @@ def _by_lors(pruned: Path, text: Path, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def _quantized(pruned: Path, windows: Tensor) -> Any:
+def _quantized(pruned: Path, windows: Tensor, damping: float) -> Any:
     """The model with the linears of its blocks quantised one block after another, solved in float64."""
     model: Any = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32).eval()
     given: list[Any] = []
@@ -168,16 +173,16 @@ def _quantized(pruned: Path, windows: Tensor) -> Any:
         for hook in hooks:
             hook.remove()
         for linear in linears:
-            linear.weight.copy_(_plain(linear.weight.double(), hessians[linear]))
+            linear.weight.copy_(_plain(linear.weight.double(), hessians[linear], damping))
         given = [((block(*args, **kwargs), *args[1:]), kwargs) for args, kwargs in given]
     return model
 
 
-def _plain(weight: Tensor, hessian: Tensor) -> Tensor:
+def _plain(weight: Tensor, hessian: Tensor, damping: float) -> Tensor:
     """GPTQ of a weight (R, C) as its paper has it, column by column; what is zero takes no part."""
     kept, size = weight != 0, WEIGHTS["group_size"]
     low, high = -(2 ** (WEIGHTS["num_bits"] - 1)), 2 ** (WEIGHTS["num_bits"] - 1) - 1
-    damped = hessian + DAMPING * hessian.diag().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
+    damped = hessian + damping * hessian.diag().mean() * torch.eye(len(hessian), dtype=hessian.dtype)
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     done = torch.zeros_like(weight)
     for j in range(weight.shape[1]):
