@@ -101,7 +101,7 @@ def _prepared(config: Config, stages: list[str], *, force: bool) -> list["Job"]:
                 next(preparing)
         except StopIteration as done:
             job: Job = done.value
-        job.read = read
+        job.read, graph.kept[job.stage] = read, job.effort.kept
         check_output(job, force=force)
         return job
 

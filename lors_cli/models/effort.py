@@ -5,10 +5,13 @@ quantising. Attention's own products and everything between the linears are left
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lors_cli.models import linears, load
+from lors_cli.quantization import stored
+from lors_cli.quantization.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,14 @@ def forward(skeleton: Any, tokens: int, *, head: bool = False) -> float:
 
 
 def calibrated(
-    skeleton: Any, dtype: str, windows: tuple[int, int] | None, targets: dict[str, float], *, hessian: bool, fits: bool
+    skeleton: Any,
+    dtype: str,
+    windows: tuple[int, int] | None,
+    targets: dict[str, float],
+    *,
+    hessian: bool,
+    fits: bool,
+    grid: Grid | None = None,
 ) -> Effort:
     """Pruning or quantising block by block.
 
@@ -53,6 +63,7 @@ def calibrated(
         targets: the linears, each with the share of its weights that is kept.
         hessian: whether H = X^T X of the inputs is gathered, and one solve for each linear uses its inverse.
         fits: whether the kept weights of each row are solved for, one system for each row.
+        grid: to which the targets are rounded, if they are.
 
     """
     shapes = {name: shape for name, shape in linears.shapes(skeleton).items() if name in targets}
@@ -66,7 +77,18 @@ def calibrated(
         if fits:
             solves += rows * (columns * targets[name]) ** 3 / 3
     size = load.weight_bytes(skeleton, dtype)
-    return Effort(flops=2 * forward(skeleton, tokens), solves=solves, moved=4.0 * size, kept=size)
+    made = size - _saved(skeleton, targets, grid) if grid else size
+    return Effort(flops=2 * forward(skeleton, tokens), solves=solves, moved=2.0 * (size + made), kept=made)
+
+
+def _saved(skeleton: Any, targets: Iterable[str], grid: Grid) -> int:
+    """How many bytes fewer a model takes whose `targets` are quantised on a grid."""
+    every, saved = linears.all_linears(skeleton), 0
+    for name in targets:
+        weight = every[name].weight
+        parts = stored.layout((weight.shape[0], weight.shape[1]), grid, weight.dtype).values()
+        saved += weight.nbytes - sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
+    return saved
 
 
 def trained(
@@ -96,7 +118,7 @@ def trained(
     )
 
 
-def merged(size: int) -> Effort:
+def merged(size: float) -> Effort:
     """Reading a model of `size` bytes, writing it with an adapter in it, and reading both again for the proof."""
     return Effort(moved=5.0 * size, kept=size)
 

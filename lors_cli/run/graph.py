@@ -69,10 +69,14 @@ class Input:
 
 
 class Graph:
-    """The inputs of the `stages` of one run, which are in the order in which they run."""
+    """The inputs of the `stages` of one run, which are in the order in which they run.
+
+    `kept` are the bytes that each of them leaves, of those that have been checked.
+    """
 
     def __init__(self, config: Config, stages: Sequence[str]) -> None:
         self.config, self.stages = config, list(stages)
+        self.kept: dict[str, float] = {}
         self._resolved: dict[tuple[str, str], Input | RequestError] = {}
 
     def input(self, reader: str, name: str) -> Input:

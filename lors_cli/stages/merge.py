@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lors_cli import console
 from lors_cli.adapters import MASKED, ON_DISK
@@ -29,7 +30,7 @@ from lors_cli.models.weights import Weights, open_weights
 from lors_cli.quantization.stored import PACKED
 from lors_cli.run import belongs
 from lors_cli.run.facts import Merged
-from lors_cli.run.graph import Graph
+from lors_cli.run.graph import Graph, Input
 from lors_cli.run.job import Job
 from lors_cli.sparsity import mask
 from lors_cli.sparsity.pattern import Pattern
@@ -84,10 +85,19 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
             *(searching.plan(skeleton) if searching else []),
             *(solving.plan() if solving else []),
         ],
-        effort=effort.merged(load.weight_bytes(skeleton, config.dtype))
+        effort=effort.merged(_size(config, graph, model, skeleton, section))
         + (searching.effort(skeleton) if searching else Effort())
         + (solving.effort(skeleton) if solving else Effort()),
     )
+
+
+def _size(config: Config, graph: Graph, model: Input, skeleton: PreTrainedModel, section: Merge) -> float:
+    """Bytes of the merged model: as the one that is merged into, or as numbers where its codes become some."""
+    if model.grid is None or section.requantize == "none":
+        return load.weight_bytes(skeleton, config.dtype if model.maker else "auto")
+    if model.maker:
+        return graph.kept.get(model.maker, 0.0)
+    return sum(path.stat().st_size for path in model_files.weight_files(model.path))
 
 
 def _check_zeros_kept(section: Merge, method: str) -> None:

@@ -82,10 +82,11 @@ class Solving:
         return [f"gptq on the scales of the model, calibration {count} x {length} tokens", *self.need.lines()]
 
     def effort(self, skeleton: PreTrainedModel) -> Effort:
-        """What it computes and moves."""
+        """What it computes and moves; what it leaves is taken into the merged model."""
         every = dict.fromkeys(linears.all_linears(skeleton), 1.0)
         dtype, shape = self.config.dtype, self.calibrated.shape
-        return effort.calibrated(skeleton, dtype, shape, every, hessian=True, fits=False)
+        whole = effort.calibrated(skeleton, dtype, shape, every, hessian=True, fits=False, grid=self.grid)
+        return dataclasses.replace(whole, kept=0.0)
 
     def run(self, directory: Path, content: AdapterFile, partial: Path) -> tuple[QuantizedFiles, dict[str, Any]]:
         """The codes for merging the adapter's `content` into the model in `directory`, and facts about them.

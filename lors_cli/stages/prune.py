@@ -126,7 +126,7 @@ def _effort(config: Config, recipe: Recipe, shape: tuple[int, int] | None, skele
     kept = {name: 1 - pattern.sparsity if pattern else 0.5 for name, pattern in recipe.targets.items()}
     fits = bool(recipe.update)
     hessian = recipe.method.statistic == "hessian"
-    whole = effort.calibrated(skeleton, config.dtype, shape, kept, hessian=hessian, fits=fits)
+    whole = effort.calibrated(skeleton, config.dtype, shape, kept, hessian=hessian, fits=fits, grid=recipe.grid)
     if (tuning := recipe.section.tune_blocks) and shape:
         whole += Effort(flops=3 * effort.forward(skeleton, tuning.steps * tuning.batch_size * shape[1]))
     return whole

@@ -96,7 +96,13 @@ def prepare(config: Config, graph: Graph) -> Generator[None, None, Job]:
         resumable=True,
         plan=[_summary(section, skeleton, targets, grid, shape, device), *need.lines()],
         effort=effort.calibrated(
-            skeleton, config.dtype, shape, dict.fromkeys(targets, 1.0), hessian=bool(method.statistic), fits=False
+            skeleton,
+            config.dtype,
+            shape,
+            dict.fromkeys(targets, 1.0),
+            hessian=bool(method.statistic),
+            fits=False,
+            grid=grid,
         ),
     )
 

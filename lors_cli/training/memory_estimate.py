@@ -108,6 +108,11 @@ class Needs:
         known = self.process + self.weights + BYTES_PER_TRAINED * self.trained + self.loss + self.one_weight
         return known + (self.activations or 0) + (self.cache if self.cache_counts else 0)
 
+    @property
+    def most(self) -> int:
+        """The same with the whole cache, however much of it is asked for."""
+        return self.total + (0 if self.cache_counts else self.cache)
+
     def lines(self, section: Train) -> list[str]:
         """The figures, for people, with the settings that decide them."""
         tokens = section.samples_per_forward * section.sequence_length
@@ -117,9 +122,10 @@ class Needs:
             cache = f" (merge_cache: {asked} takes up to {self.cache / 1e9:.2f} more where they are free)"
         base = f"base: {section.base}{', at 50 % of zeros' if section.base in ('packed', 'int4') else ''}"
         one = f", one weight in full {self.one_weight / 1e9:.2f}" if self.one_weight else ""
+        process = f" process {self.process / 1e9:.2f}," if self.process else ""
         size = "unknown" if self.activations is None else f"{self.activations / 1e9:.2f}"
         return [
-            f"memory: {self.total / 1e9:.2f} GB: weights {self.weights / 1e9:.2f} ({base}), adapter and"
+            f"memory: {self.total / 1e9:.2f} GB:{process} weights {self.weights / 1e9:.2f} ({base}), adapter and"
             f" optimiser {self.trained * BYTES_PER_TRAINED / 1e9:.2f}, loss {self.loss / 1e9:.2f}{one}{cache},"
             f" activations of {tokens} tokens {size} (micro_batch_size, sequence_length, gradient_checkpointing)",
             f"disk: adapter {self.trained * 4 / 1e9:.3f} GB, checkpoints"

@@ -91,8 +91,9 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
     for line in reading.drawn(data):
         log.info("%s.%s", section.key, line)
     _write(training, attached, also, made_on, directory, partial)
-    memories = memory.peak() / 1e9, training.needs.total / 1e9
-    log.info("%s: peak memory %.2f GB, estimated %.2f", section.key, *memories)
+    needs = training.needs
+    estimated = " to ".join(dict.fromkeys(f"{size / 1e9:.2f}" for size in (needs.total, needs.most)))
+    log.info("%s: peak memory %.2f GB, estimated %s", section.key, memory.peak() / 1e9, estimated)
     return {
         **facts,
         "data": reading.recorded(data),
@@ -101,7 +102,7 @@ def train(training: Training, directory: Path, teacher: Path | None, partial: Pa
         **(training.beginning.facts() if training.beginning else {}),
         "linears": len(names),
         **({"also": list(also)} if also else {}),
-        "estimated_bytes": training.needs.total,
+        "estimated_bytes": needs.total,
     }
 
 
