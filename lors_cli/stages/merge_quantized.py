@@ -17,7 +17,7 @@ from lors_cli.artifacts import files, model_files, quantized_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.quantized_files import QuantizedFiles
 from lors_cli.config.schema import Merge
-from lors_cli.errors import LorsError, removal, request_error
+from lors_cli.errors import LorsError, request_error
 from lors_cli.models.weights import Weights
 from lors_cli.quantization import packed, stored
 from lors_cli.quantization.stored import Quantized
@@ -40,12 +40,14 @@ def check(section: Merge, model: Input, *, aware: bool) -> None:
 
     """
     key = "merge.requantize"
+    keys = [key, "merge.calibration"] if section.calibration else [key]
+    remedy = f"remove {' and '.join(keys)} (on the command line: {' '.join(f'{one}=null' for one in keys)})"
     if model.grid is None:
         got = f"{section.requantize} for {model.path}, whose weights are floats"
-        raise request_error(key, "a quantised model to merge into", got, removal(key))
+        raise request_error(key, "a quantised model to merge into", got, remedy)
     if aware and section.requantize != "rounding":
         expected = "rounding, because quantization_aware training has computed with the model's codes"
-        raise request_error(key, expected, section.requantize, removal(key))
+        raise request_error(key, expected, section.requantize, remedy)
 
 
 def linear_of(key: str, weights: Weights) -> str | None:
@@ -125,6 +127,11 @@ def prove(weights: Weights, directory: Path, content: AdapterFile, section: Merg
         updates += float((effective - old.weight(torch.float64)).square().sum())
     share = moved / max(adapted, 1)
     log.info("merge: the scales are as they were; %d codes moved, %.2f %% of the adapted linears'", moved, 100 * share)
+    if not moved:
+        log.warning(
+            "merge: the merged model is the quantised one, because training moved no weight by half a step of its grid;"
+            " more steps or a larger learning rate would"
+        )
     if aware:
         log.info("merge: each weight is the trained one to the last bit (quantization_aware)")
         return {"codes_moved": moved, "requantized": "trained"}

@@ -1,6 +1,7 @@
 """`merge.requantize: gptq` against a Hessian and a solve that are made here, for linears that see the embeddings."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,14 @@ def test_what_cannot_be_solved_is_refused_before_the_work(
     for word in words:
         assert word in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train__quantization_aware": True}, {"train__input": ..., "train__base": "dense"}]
+)
+def test_the_remedy_takes_the_calibration_along(lors: Lors, on_codes: WriteConfig, changes: dict[str, Any]) -> None:
+    config = on_codes(**GPTQ, **changes)
+    said = lors("run", config, "--dry-run", status=2).stderr
+    found = re.search(r"on the command line: ([^)]*)", said)
+    assert found
+    lors("run", config, "--dry-run", *found[1].split())

@@ -162,3 +162,16 @@ def test_an_adapter_that_only_says_that_it_was_on_a_grid_is_refused(
         (plain / "adapter_config.json").write_text(json.dumps({**content, "quantization_aware": value}))
         said = lors("merge", config, status=2).stderr
         assert "merge.adapter: quantization_aware" in said
+
+
+@pytest.mark.parametrize(("rate", "moves"), [(1e-9, False), (0.5, True)])
+def test_a_training_too_short_to_move_a_code_is_said(
+    lors: Lors, on_codes: WriteConfig, tmp_path: Path, coded: Path, rate: float, *, moves: bool
+) -> None:
+    config = on_codes(train__learning_rate=rate, **AWARE)
+    lors("train", config)
+    said = lors("merge", config).stderr
+    before, after = open_quantized(coded), open_quantized(tmp_path / "run/merged")
+    same = all(torch.equal(before.quantized(n).codes, after.quantized(n).codes) for n in before.linears)
+    assert same is not moves
+    assert ("the merged model is the quantised one" in said) is not moves
