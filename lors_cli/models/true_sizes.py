@@ -31,7 +31,7 @@ def of(model: PreTrainedModel, smaller: Structure) -> dict[str, int] | None:
     sizes = _keys(smaller.alike)
     if not sizes.keys() <= model.config.to_dict().keys():  # such as head_dim, which some derive from the others
         return None
-    return sizes if _decide(model) else None
+    return sizes if _possible(model, sizes) and _decide(model) else None
 
 
 def said(directory: Path, smaller: Structure) -> bool:
@@ -47,6 +47,16 @@ def _keys(sizes: Sizes) -> dict[str, int]:
         "head_dim": sizes.head_width,
         "intermediate_size": sizes.channels,
     }
+
+
+def _possible(model: PreTrainedModel, sizes: dict[str, int]) -> bool:
+    """Whether transformers builds a config of these sizes: Llama's heads, for one, have to divide the hidden size."""
+    try:
+        type(model.config).from_dict({**model.config.to_dict(), **sizes})
+    except Exception as error:  # each config class checks in its own way
+        log.info("transformers refuses a config of %s: %s", sizes, error)
+        return False
+    return True
 
 
 @torch.no_grad()

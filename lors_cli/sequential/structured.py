@@ -45,7 +45,8 @@ class Reduction:
         middle = range(options.keep_first, count - options.keep_last)
         if not middle:
             got = f"{options.keep_first} and {options.keep_last} of {count} blocks kept whole"
-            raise request_error("prune.keep_first", "some blocks between the kept ones", got, "keep fewer blocks")
+            remedy = "set prune.keep_first and prune.keep_last to fewer"
+            raise request_error("prune.keep_first", "some blocks between the kept ones", got, remedy)
         ratio = options.ratio
         if options.uniform:
             middle, ratio = range(count), ratio * len(middle) / count

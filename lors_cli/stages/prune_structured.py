@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 LOADED = "the blocks are alike and config.json has their sizes: plain transformers loads the model"
 NOT_LOADED = (
-    "config.json cannot say what each block has: lors loads the model (lors_cli.api.load), plain transformers not"
+    "config.json cannot say what the blocks have: lors loads the model (lors_cli.api.load), plain transformers not"
 )
 
 

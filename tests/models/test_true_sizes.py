@@ -57,6 +57,26 @@ def test_an_architecture_takes_its_sizes_from_the_config(tmp_path: Path, archite
     assert true_sizes.of(model, uneven) is None
 
 
+def test_sizes_that_transformers_refuses_are_loaded_by_lors(
+    lors: Lors, write_config: Callable[..., Path], make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Three heads do not divide a hidden size of 64, which Llama's config checks whatever head_dim says."""
+    model = make_model(tmp_path / "four", hidden_size=64, num_attention_heads=4, num_key_value_heads=4)
+    config = write_config(model=str(model), prune={**ALIKE, "ratio": 0.25})
+    for command in (["prune", config, "--dry-run"], ["prune", config]):
+        said = " ".join(lors(*command).output.split())
+        assert "3 attention groups" in said
+        assert "multiple of the number of attention heads (3)" in said
+        assert "lors loads the model" in said
+    pruned = tmp_path / "run/pruned"
+    assert json.loads((pruned / "config.json").read_text())["num_attention_heads"] == 4
+    assert "load_model" in (pruned / "README.md").read_text()
+    smaller = structure.read(pruned)
+    assert smaller
+    ours = load.load_model(pruned, "float32", torch.device("cpu"))
+    assert torch.allclose(logits(ours), logits(zeroed(model, smaller)), atol=1e-6)
+
+
 def test_a_run_with_blocks_that_are_alike(
     lors: Lors, write_config: Callable[..., Path], dense: Path, tmp_path: Path
 ) -> None:
