@@ -11,7 +11,7 @@ from pathlib import Path
 from lors_cli.artifacts import digest, model_files
 from lors_cli.artifacts.files import CARD, write_json
 from lors_cli.errors import LorsError
-from lors_cli.run.manifest import NAME, Manifest
+from lors_cli.run.manifest import AS_IT_IS, NAME, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -42,20 +42,33 @@ def sealed(made: Manifest, files: dict[str, Path]) -> Manifest:
     return complete.model_copy(update={"seal": digest.of_value(content)})
 
 
-def damage(directory: Path, made: Manifest, measured: str | None = None) -> str | None:
+def verify(directory: Path, made: Manifest, measured: str | None = None, *, weights: bool = True) -> None:
+    """Check that `directory` is as it was published; arguments as of `damage`.
+
+    Raises:
+        LorsError: it is not.
+
+    """
+    if found := damage(directory, made, measured, weights=weights):
+        remedy = f"Make it again with --force, or {AS_IT_IS.format(directory / NAME)}"
+        raise LorsError(f"{directory} is not what its {NAME} recorded: {found}. {remedy}")
+
+
+def damage(directory: Path, made: Manifest, measured: str | None = None, *, weights: bool = True) -> str | None:
     """What in `directory` is not as its manifest says it was published; None if everything is. A card may be edited.
 
     Args:
         directory: it.
         made: its manifest.
         measured: the directory's digest, where it is known already.
+        weights: whether files of weights are read too, which takes as long as loading them.
 
     """
     there = published(directory)
     for name, known in (made.files or {}).items():
         if name not in there and name != CARD:
             return f"{name} is missing"
-        if name != CARD and digest.of_file(there[name]) != known:
+        if name != CARD and (weights or not _is_weights(name)) and digest.of_file(there[name]) != known:
             return f"{name} was damaged or edited"
     if made.files is not None:
         folders = {name.partition("/")[0] for name in made.files if "/" in name}
@@ -63,11 +76,15 @@ def damage(directory: Path, made: Manifest, measured: str | None = None) -> str 
         counting += [name for name in there if name.partition("/")[0] in folders]
         if new := [name for name in counting if name not in made.files]:
             return f"{new[0]} is new"
-    if (measured or digest.of_directory(directory)) != made.digest:
+    if weights and (measured or digest.of_directory(directory)) != made.digest:
         return "its digest differs, so a file was edited or damaged"
     if made.files is None:
         _say_unsealed(made.versions.get("lors_cli", "?"))
     return None
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
 
 
 @lru_cache(maxsize=8)

@@ -19,6 +19,7 @@ from lors_cli.evaluation.perplexity import NOT_FINITE
 from lors_cli.models import load, source
 from lors_cli.models.device import check_dtype, pick_device
 from lors_cli.models.packed import load_packed
+from lors_cli.run import manifest, seal
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def generate(models: Sequence[str], prompts: Sequence[str], options: Options, *,
 
     Raises:
         RequestError: a model, a prompt or an option is wrong, found before any weights are loaded.
+        LorsError: a published directory was edited, but for its weights, whose bytes are not compared.
 
     """
     device = _checked(prompts, options)
@@ -104,6 +106,8 @@ def generate(models: Sequence[str], prompts: Sequence[str], options: Options, *,
     for one in asked:
         if one.directory not in loaded:
             source.complete(one.directory)
+            if made := manifest.read(one.directory):
+                seal.verify(one.directory, made, weights=False)
             make = load_packed if options.packed or is_packed(one.directory) else load.load_model
             trust = options.trust_remote_code
             loaded[one.directory] = make(one.directory, options.dtype, device, trust_remote_code=trust)

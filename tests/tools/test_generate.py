@@ -114,3 +114,18 @@ def test_a_model_is_loaded_once(lors: Lors, dense: Path, monkeypatch: pytest.Mon
     ((first, second),) = answers(made)
     assert first == second
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "lors.json"])
+def test_an_edited_directory_is_refused(
+    lors: Lors, write_config: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    lors("prune", write_config(prune__method="magnitude", prune__calibration=...))
+    edited = tmp_path / "run/pruned" / name
+    asked = ("generate", edited.parent, "--prompt", "def", "--max-new-tokens", "1")
+    lors(*asked)
+    content = json.loads(edited.read_text())
+    edited.write_text(json.dumps({**content, "rms_norm_eps": 1e-2}))
+    assert "edited" in lors(*asked, status=1).stderr
+    (edited.parent / "lors.json").unlink()  # as the message says
+    lors(*asked)
