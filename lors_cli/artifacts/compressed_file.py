@@ -165,4 +165,4 @@ def _joined(planes: list[np.ndarray[Any, Any]], planned: Tensor) -> Tensor:
         size = planned.itemsize
         words = np.ascontiguousarray(np.stack(planes, axis=1)).reshape(-1).view(_words(size))
         content = ((words >> 1) | (words << (8 * size - 1))).view(np.uint8)
-    return torch.from_numpy(content).view(planned.dtype).reshape(planned.shape)
+    return tensors.of_bytes(content, planned.dtype, planned.shape)

@@ -1,9 +1,10 @@
 """Tensors of a model directory, read one at a time from its safetensors files; shards written with the same layout."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
@@ -65,6 +66,18 @@ def read(directory: Path) -> Iterator[tuple[str, Tensor]]:
         yield name, checkpoint.tensor(name)
 
 
+def of_bytes(content: np.ndarray[Any, Any], dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The tensor in the memory of these bytes, uint8 (bytes,). It may be empty, as what is kept of a matrix of zeros.
+
+    Raises:
+        RuntimeError: there are more bytes than it has, or fewer.
+
+    """
+    # numpy gives empty arrays a stride of 0, which torch does not view in another dtype
+    flat = torch.from_numpy(content).view(dtype) if len(content) else torch.empty(0, dtype=dtype)
+    return flat.view(tuple(shape))
+
+
 class TensorFiles:
     """The tensors of a directory's safetensors files, or of one such file, each read when it is asked for.
 
@@ -108,8 +121,8 @@ class TensorFiles:
         def copied() -> Tensor:
             with open_shard(file) as shard:
                 mapped: Tensor = shard.get_tensor(name)
-            content = torch.from_numpy(mapped.reshape(-1).view(torch.uint8).numpy().copy())
-            return content.view(mapped.dtype).view(mapped.shape)
+            content = mapped.reshape(-1).view(torch.uint8).numpy().copy()
+            return of_bytes(content, mapped.dtype, mapped.shape)
 
         return inputs.steadily([file], copied, learns=False)
 

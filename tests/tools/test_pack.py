@@ -267,3 +267,26 @@ def test_codes_that_are_no_weight_are_kept_as_they_are(lors: Lors, pruned: Calla
     assert name in load_file(tmp_path / "packed/model.packed.safetensors")
     lors("unpack", tmp_path / "packed", tmp_path / "again")
     assert files(tmp_path / "again") == files(model)
+
+
+@pytest.mark.parametrize("grid", [None, Grid(3, 16)], ids=["floats", "codes"])
+@pytest.mark.parametrize("options", [[], ["--compress"]], ids=["packed", "compressed"])
+def test_a_linear_of_zeros_alone_comes_back(
+    lors: Lors, make_model: Callable[..., Path], tmp_path: Path, grid: Grid | None, options: list[str]
+) -> None:
+    model, packed, again = (tmp_path / name for name in ("model", "packed", "again"))
+    make_model(model)
+    tensors = load_file(model / "model.safetensors")
+    zeros = [name for name in tensors if name.endswith("q_proj.weight")]
+    save_file(
+        tensors | {name: torch.zeros_like(tensors[name]) for name in zeros},
+        model / "model.safetensors",
+        {"format": "pt"},
+    )
+    if grid:
+        model = quantized.write(model, tmp_path / "quantized", grid)
+    lors("pack", model, packed, *options)
+    lors("unpack", packed, again)
+    assert files(again) == files(model)
+    if not options:
+        lors("generate", packed, model, "--prompt", "def", "--max-new-tokens", "2")
