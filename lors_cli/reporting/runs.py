@@ -65,7 +65,8 @@ class Manifests:
             try:
                 self._read[directory] = manifest.read(directory)
             except (LorsError, OSError) as error:
-                self._read[directory], self.damaged[directory] = None, str(error)
+                self._read[directory] = None
+                self.damaged[directory] = error.reason if isinstance(error, manifest.DamagedError) else str(error)
         return self._read[directory]
 
 

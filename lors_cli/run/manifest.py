@@ -30,6 +30,14 @@ UNSEALED = re.compile(r"$|\?$|0\.[01](\.|$)")  # the versions whose manifests ha
 AS_IT_IS = "delete {} to use the directory as it is"
 
 
+class DamagedError(LorsError):
+    """A manifest that is not as lors wrote it; `reason` says so without a remedy, for those who have another."""
+
+    def __init__(self, path: Path, found: str) -> None:
+        self.reason = f"{path} is damaged ({found})"
+        super().__init__(f"{self.reason}; make the directory again with --force, or {AS_IT_IS.format(path)}")
+
+
 class Request(Record):
     """All that determines a result; two requests that are equal have equal results."""
 
@@ -98,7 +106,7 @@ def read(directory: Path) -> Manifest | None:
     """The manifest of `directory`, or None where there is none.
 
     Raises:
-        LorsError: it cannot be read, is not JSON, has values of other types than it should have, or was edited.
+        DamagedError: it cannot be read, is not JSON, has values of other types than it should have, or was edited.
 
     """
     path = directory / NAME
@@ -114,7 +122,7 @@ def read(directory: Path) -> Manifest | None:
         reason = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
     except (ValueError, OSError, RecursionError) as error:
         reason = str(error)
-    raise LorsError(f"{path} is damaged ({reason}); make the directory again with --force, or {AS_IT_IS.format(path)}")
+    raise DamagedError(path, reason)
 
 
 def _check_seal(content: dict[str, Any], made: Manifest) -> None:

@@ -59,6 +59,15 @@ def test_a_run_that_cannot_be_used_is_left_out_and_named(tmp_path: Path, reason:
         collect([tmp_path], strict=True)
 
 
+def test_a_damaged_manifest_of_an_evaluation_has_only_the_remedy_that_works(tmp_path: Path) -> None:
+    """Without its manifest, which elsewhere may be deleted, an evaluation would be left out still."""
+    make_run(tmp_path / "good")
+    DAMAGES["is damaged"](make_run(tmp_path / "bad"))
+    (one,) = collect([tmp_path]).left_out
+    assert "delete" not in one.reason + one.remedy
+    assert "lors eval" in one.remedy
+
+
 @pytest.mark.parametrize(
     "change",
     [
