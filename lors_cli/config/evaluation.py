@@ -132,7 +132,9 @@ class Eval(Section):
         description="whether the prompts of tasks are turns in the chat template of the tokenizer, as lm-eval's"
         " apply_chat_template puts them",
     )
-    system: str | None = Field(None, description="with chat_template: what the system says first, in tasks and samples")
+    system: str | None = Field(
+        None, description="what the system says first, in samples, and with chat_template also in tasks"
+    )
     limit: Count | None = Field(None, description="how many items of each task are measured at most; all if left out")
     batch_size: BatchSize | Literal["auto"] = Field(
         "auto", description="how many prompts lm-eval answers at once; auto finds what fits into memory"

@@ -1,5 +1,6 @@
 """``lors init``: a commented config to start from, out of those that come with the package."""
 
+import re
 from pathlib import Path
 
 from lors_cli.artifacts import files
@@ -7,6 +8,10 @@ from lors_cli.errors import nearest, request_error
 
 PACKAGE = Path(__file__).parents[1]
 FIRST = "quickstart"
+SCHEMA = re.compile(r"^# yaml-language-server: .*$", re.MULTILINE)  # names a file of the repository
+OWN_SCHEMA = """\
+# For an editor that checks keys: `lors schema > schema.json` writes the file that the next line names, beside this one.
+# yaml-language-server: $schema=schema.json"""
 
 
 def configs() -> Path:
@@ -55,5 +60,6 @@ def init(name: str, directory: Path) -> list[Path]:
     for target, source in targets.items():
         written = f"configs/{source.relative_to(root).as_posix()}"  # as the comments of the file call it
         target.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(target, source.read_text(encoding="utf-8").replace(written, str(target)))
+        text = SCHEMA.sub(OWN_SCHEMA, source.read_text(encoding="utf-8"))
+        files.write_text(target, text.replace(written, str(target)))
     return list(targets)

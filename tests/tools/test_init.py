@@ -33,13 +33,16 @@ def test_a_config_is_written_once_with_its_comments(
     assert said.stdout == "quickstart.yaml\n"
     assert "`lors run quickstart.yaml`" in said.stderr
     text, source = Path("quickstart.yaml").read_text(), (CONFIGS / "quickstart.yaml").read_text()
-    assert text == source.replace("configs/quickstart.yaml", "quickstart.yaml")
+    (line,) = re.findall("# For an editor .*`lors schema > schema.json`.*\n", text)
+    assert text.replace(line, "") == source.replace("configs/quickstart.yaml", "quickstart.yaml")
     assert load(Path("quickstart.yaml"), []) == load(CONFIGS / "quickstart.yaml", [])
     Path("quickstart.yaml").write_text("mine")
     assert "quickstart.yaml to be absent" in lors("init", status=2).stderr
     assert Path("quickstart.yaml").read_text() == "mine"
     lors("init", "papers/llama-2-7b_wanda_50", "--output", "there")
-    assert [path.name for path in Path("there").iterdir()] == ["llama-2-7b_wanda_50.yaml"]
+    (there,) = Path("there").iterdir()
+    assert there.name == "llama-2-7b_wanda_50.yaml"
+    assert "$schema=schema.json\n" in there.read_text()  # not that of the repository's folder above
     assert "did you mean 'papers'" in lors("init", "paper", status=2).stderr
     assert lors("init", "--list").stdout.split() == init.names()
 
