@@ -29,14 +29,16 @@ BOXES = {
 ARROWS = [("model", "prune"), ("prune", "train"), ("train", "merge"), ("merge", "eval")]
 BITS = [("prune", "quantize"), ("quantize", "train")]
 LORAM = [("prune", "align"), ("align", "train"), ("train", "recover"), ("recover", "merge")]
-BLUE, GREY = "#1f5fa8", "#57606a"
+BLUE, GREY, GROUND = "#1f5fa8", "#57606a", "#eaf2fb"
+# Where the reader's pages are dark, the colours become these, and black text the last; the ground is that of the page.
+DARK, DARK_TEXT = {BLUE: "#79b8ff", GREY: "#a8b3bf", GROUND: "#16283c"}, "#e6edf3"
 
 
 def draw_box(axes: Axes, name: str) -> None:
     """A folder with its remark: above LoRAM's, below the others."""
     x, y, remark = BOXES[name]
     optional, folder = y != 0, f"{STAGES[name].folder}/" if name in STAGES else ""
-    edge = {"edgecolor": BLUE, "facecolor": "#eaf2fb", "linestyle": "--" if optional else "-"}
+    edge = {"edgecolor": BLUE, "facecolor": GROUND, "linestyle": "--" if optional else "-"}
     axes.add_patch(FancyBboxPatch((x - 0.8, y - 0.25), 1.6, 0.5, boxstyle="round,pad=0.1", **edge))
     axes.text(x, y, folder or "dense model", ha="center", va="center", family="monospace" if folder else None)
     for number, line in enumerate(remark.splitlines()):
@@ -80,7 +82,23 @@ def draw(file: Path) -> None:
     axes.set(xlim=(-1.5, 14.2), ylim=(-3.4, 3.2))
     axes.set_axis_off()
     metadata = {"Date": None, "Title": "The stages of lors and the folders that they write"}
-    figure.savefig(file, metadata=metadata if file.suffix == ".svg" else None, bbox_inches="tight", pad_inches=0.05)
+    svg = file.suffix == ".svg"
+    shown = {"bbox_inches": "tight", "pad_inches": 0.05, "transparent": svg}
+    figure.savefig(file, metadata=metadata if svg else None, **shown)
+    if svg:
+        file.write_text(with_dark_mode(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_dark_mode(svg: str) -> str:
+    """The picture with variables for its colours, which a dark page changes, and a role for screen readers."""
+    light, dark = [], [f"fill: {DARK_TEXT}"]
+    for number, (colour, other) in enumerate(DARK.items()):
+        svg = svg.replace(colour, f"var(--c{number})")
+        light.append(f"--c{number}: {colour}")
+        dark.append(f"--c{number}: {other}")
+    rules = f"svg{{{'; '.join(light)}}} @media (prefers-color-scheme: dark){{svg{{{'; '.join(dark)}}}}} "
+    style = '<style type="text/css">'
+    return svg.replace(style, style + rules, 1).replace("<svg ", '<svg role="img" ', 1)
 
 
 if __name__ == "__main__":

@@ -199,3 +199,12 @@ def test_the_picture_is_the_one_that_its_script_draws(tmp_path: Path) -> None:
     assert drawn == words(ROOT / "docs/pipeline.svg"), "run: python scripts/draw_pipeline.py"
     assert {f"{stage.folder}/" for stage in STAGES.values()} <= set(drawn)
     assert set(STAGES) <= set(drawn)
+
+
+def test_the_picture_can_be_read_on_dark_pages_too() -> None:
+    svg = (ROOT / "docs/pipeline.svg").read_text(encoding="utf-8")
+    style, drawn = svg[: svg.index("</style>")], svg[svg.index("</style>") :]
+    light, dark = (dict(re.findall(r"(--\w+): (#\w+)", part)) for part in style.split("prefers-color-scheme: dark"))
+    assert light.keys() == dark.keys() == set(re.findall(r"var\((--\w+)\)", drawn))
+    assert all(light[name] != dark[name] for name in light)
+    assert not re.search(r"(?:fill|stroke): #", drawn)  # a ground of its own, or a colour that stays
