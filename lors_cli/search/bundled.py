@@ -14,8 +14,6 @@ from lors_cli.tools import bundle, taken
 from lors_cli.tools.bundle import Request
 from lors_cli.tools.taken import Named
 
-SECTIONS = {"models": located.ids, "files": located.file_names}  # of the sweep file, and what finds their names
-
 
 def make(path: Path, arguments: list[str], directory: Path, *, with_wheels: bool, force: bool = False) -> None:
     """Collect what the sweep file at `path` needs into `directory`.
@@ -31,7 +29,7 @@ def make(path: Path, arguments: list[str], directory: Path, *, with_wheels: bool
     sweep = StudySweep(study, None, force=False)
     there = {os.path.expanduser(one.origin): one for one in _local(study, sweep.needed())}
     named: dict[tuple[str, str], Named] = {}
-    for section, names in SECTIONS.items():
+    for section, names in located.SECTIONS.items():
         given = getattr(study.configs, section)
         for name in sorted(study.configs.known(names)):
             if one := there.get(os.path.expanduser(given.get(name, name))):
@@ -48,13 +46,13 @@ def make(path: Path, arguments: list[str], directory: Path, *, with_wheels: bool
                 override(raw, text)
         if isinstance(raw.get("config"), str):
             raw["config"] = read(path.parent / os.path.expanduser(raw["config"]))
-        found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
+        found: dict[str, dict[str, str]] = {section: {} for section in located.SECTIONS}
         for (section, name), place in zip(named, places, strict=True):
             if section == "starts":
                 raw["starts"][name]["config"] = place
             else:
                 found[section][name] = place
-        for section in SECTIONS:
+        for section in located.SECTIONS:
             raw.pop(section, None)
         return raw, {"overrides": study.configs.overrides, "located": found, "paths": {}}
 

@@ -30,20 +30,21 @@ class Configs:
         self.path = path
         self.file, self.overrides = sweep_file.load(path, arguments)
         self._check_overrides()
-        self.models = self._located("models", self.file.models, located.ids, arguments)
-        self.files = self._located("files", self.file.files, located.file_names, arguments)
+        self.models = self._located("models", arguments)
+        self.files = self._located("files", arguments)
         if (held_out := self.file.choose.held_out) and held_out.path in self.files:
             there = held_out.model_copy(update={"path": self.files[held_out.path]})
             choose = self.file.choose.model_copy(update={"held_out": there})
             self.file = self.file.model_copy(update={"choose": choose})
         self.output = self._output()
 
-    def _located(
-        self, section: str, paths: dict[str, str], names: Callable[[Settings], set[str]], arguments: list[str]
-    ) -> dict[str, str]:
+    def _located(self, section: str, arguments: list[str]) -> dict[str, str]:
         """The paths of a section of the file by the names that the configs have."""
+        paths: dict[str, str] = getattr(self.file, section)
+        if not paths:
+            return {}
         given = any(overridden(text).partition(".")[0] == section for text in arguments)
-        return located.by_id(paths, self.known(names), section, CLI if given else str(self.path)) if paths else {}
+        return located.by_id(paths, self.known(located.SECTIONS[section]), section, CLI if given else str(self.path))
 
     def of(self, start: str, changes: Settings) -> Config:
         """The config of the start's file with everything that changes it, in this order."""

@@ -48,6 +48,9 @@ def file_names(raw: Mapping[str, Any]) -> set[str]:
     return {holder[key] for holder, key in _file_places(raw)}
 
 
+SECTIONS = {"models": ids, "files": file_names}  # of a sweep file, and what finds the names in the content of a config
+
+
 def by_id(located: Mapping[str, str], known: set[str], section: str, origin: str) -> dict[str, str]:
     """The paths by the ids that are meant, out of those that the configs of a sweep have.
 
