@@ -43,7 +43,7 @@ def unfit(
 
     `built` are the bytes of its weights that are already there.
     """
-    free = memory.free_device(device) or memory.free_host()
+    free = memory.free(device)
     more = roofline.peak_bytes("frozen", shape, setting) - built
     if more > free:
         return f"needs {more / 1e9:.1f} GB, {free / 1e9:.1f} are free"

@@ -112,7 +112,7 @@ def _of_shape(config: Any, pattern: Pattern, dtype: torch.dtype, bits: int | Non
 
     def make() -> nn.Module:
         needed = 3 * numbers * dtype.itemsize  # the dense weights, a copy of them, and packed ones
-        free = memory.free_device(device) or memory.free_host()
+        free = memory.free(device)
         if needed > free:
             raise MemoryError(f"they need {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} are free")
         return build(config, "model", dtype, device, pattern).eval()

@@ -11,6 +11,7 @@ import torch
 
 from lors_cli.benchmark import clock
 from lors_cli.benchmark.variants import GROUP, VARIANTS, Variant, Work
+from lors_cli.models import sizes
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Shape:
             intermediate=config.intermediate_size,
             heads=heads,
             kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            head_width=sizes.head_width(config),
             blocks=config.num_hidden_layers,
             vocabulary=config.vocab_size,
             tied=bool(getattr(config, "tie_word_embeddings", False)),

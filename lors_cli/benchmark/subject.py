@@ -21,7 +21,7 @@ from lors_cli.adapters.replace import replace_linears
 from lors_cli.benchmark.roofline import Setting, Shape
 from lors_cli.benchmark.variants import GROUP, Variant
 from lors_cli.errors import nearest, request_error
-from lors_cli.models import linears
+from lors_cli.models import linears, sizes
 from lors_cli.quantization import rtn
 from lors_cli.quantization.grid import Grid
 from lors_cli.sparsity import mask
@@ -115,7 +115,7 @@ def _materialised(model: nn.Module, device: torch.device) -> nn.Module:
 def _tiny(config: Any) -> Any:
     """A model with the same rotations and hardly any weights."""
     config = copy.deepcopy(config)
-    config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    config.head_dim = sizes.head_width(config)
     config.num_hidden_layers, config.vocab_size, config.intermediate_size, config.pad_token_id = 1, 8, 8, None
     return config
 

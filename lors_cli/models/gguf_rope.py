@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from lors_cli.models import sizes
+
 LLAMA3, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 FACTORS = (LLAMA3, LONG, SHORT)
 THETA = 10000.0  # llama.cpp's where a file has none
@@ -48,7 +50,7 @@ class Rope:
             return
         # models that mix two kinds of attention scale that over the whole text
         whole = parameters.get("full_attention", parameters)
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = sizes.head_width(config)
         turned = int(self._given.get("dimension_count", width))
         if turned != int(width * self._share(config, whole)):
             if not hasattr(config, "partial_rotary_factor") and "partial_rotary_factor" not in whole:

@@ -38,6 +38,11 @@ def free_host() -> int:
     return free // processes.local_count()
 
 
+def free(device: torch.device) -> int:
+    """What the device has free; for anything but a GPU the host."""
+    return free_device(device) or free_host()
+
+
 def never_used(device: torch.device) -> int:
     """Bytes of the device's memory, or of the host's, that would still be free at the highest peak so far."""
     if device.type == "cuda":

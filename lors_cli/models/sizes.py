@@ -76,6 +76,13 @@ def check_heads(config: Any, directory: Path) -> None:
         raise request_error("model: num_key_value_heads", expected, got, remedy, file)
 
 
+def head_width(config: Any) -> int:
+    """Channels of an attention head, of a (text) config."""
+    # not getattr, which fails where the width differs from block to block
+    width: int = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
+    return width
+
+
 def check_buffers(config: Any, directory: Path, build: Callable[[], nn.Module]) -> None:
     """Refuse a (text) config whose positions make tables that fill the memory; `build` makes the model of it.
 

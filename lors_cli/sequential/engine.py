@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lors_cli import processes
 from lors_cli.errors import LorsError
-from lors_cli.models import linears
+from lors_cli.models import linears, sizes
 from lors_cli.models.weights import Weights
 from lors_cli.quantization.grid import Grid
 from lors_cli.quantization.stored import Quantized
@@ -101,9 +101,7 @@ class Pruning(Rewriting):
     def _permute(self, prefix: str, block: nn.Module, inputs: list[Input]) -> None:
         """Reorder inputs, and check that the block still computes the same."""
         before = self.loop.sample(block).float()
-        config = self.skeleton.config.get_text_config()
-        # not getattr, which fails where the width differs from block to block
-        width = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
+        width = sizes.head_width(self.skeleton.config.get_text_config())
         names = fold.permute(linears.block_linears(block), prefix, inputs, self.recipe, width)
         log.debug("%s: reordered the inputs of %s", prefix, ", ".join(names) or "none")
         change = float((self.loop.sample(block).float() - before).norm() / before.norm())

@@ -150,7 +150,7 @@ class Needs:
                 got,
                 "leave it out",
             )
-        free = memory.free_device(device) or memory.free_host()
+        free = memory.free(device)
         needed = self.total - self.process
         if section.option("merge_cache") == "full" and needed > free:
             raise request_error(
