@@ -133,9 +133,12 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"did you mean {likely!r}?" if likely else f"known: {', '.join(sorted(known))}"
 
 
-def removal(*keys: str) -> str:
-    """The remedy for keys one of which has to go, in a file or by an override."""
-    return f"remove {sequence(keys)} (on the command line: {sequence(f'{key}=null' for key in keys)})"
+def removal(*keys: str, together: bool = False) -> str:
+    """The remedy for keys one of which has to go, or all `together`, in a file or by an override."""
+    nulls = [f"{key}=null" for key in keys]
+    if together:
+        return f"remove {' and '.join(keys)} (on the command line: {' '.join(nulls)})"
+    return f"remove {sequence(keys)} (on the command line: {sequence(nulls)})"
 
 
 def sequence(words: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from lors_cli.artifacts import files, model_files, quantized_files, tensors
 from lors_cli.artifacts.adapter_file import AdapterFile
 from lors_cli.artifacts.quantized_files import QuantizedFiles
 from lors_cli.config.schema import Merge
-from lors_cli.errors import LorsError, request_error
+from lors_cli.errors import LorsError, removal, request_error
 from lors_cli.models.weights import Weights
 from lors_cli.quantization import packed, stored
 from lors_cli.quantization.stored import Quantized
@@ -40,8 +40,7 @@ def check(section: Merge, model: Input, *, aware: bool) -> None:
 
     """
     key = "merge.requantize"
-    keys = [key, "merge.calibration"] if section.calibration else [key]
-    remedy = f"remove {' and '.join(keys)} (on the command line: {' '.join(f'{one}=null' for one in keys)})"
+    remedy = removal(key, *(["merge.calibration"] if section.calibration else []), together=True)
     if model.grid is None:
         got = f"{section.requantize} for {model.path}, whose weights are floats"
         raise request_error(key, "a quantised model to merge into", got, remedy)
