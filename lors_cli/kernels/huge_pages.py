@@ -8,6 +8,7 @@ in large slabs; a slab is freed with the last weight in it.
 import mmap
 import threading
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ SLAB = 1 << 26
 LEAST = 1 << 12  # what is smaller stays where it is
 LINE = 64  # what weights are aligned to
 
-_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
+_ADVICE: Any = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux has it
 
 
 class _Slab:
@@ -25,9 +26,8 @@ class _Slab:
 
     def __init__(self, size: int) -> None:
         self.memory = mmap.mmap(-1, size + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if _ADVICE is not None:
-            with suppress(OSError):  # a wish: a system without huge pages is slower
-                self.memory.madvise(_ADVICE)
+        with suppress(OSError):  # a wish: a system without huge pages is slower
+            self.memory.madvise(_ADVICE)
         self.start = -torch.frombuffer(self.memory, dtype=torch.uint8).data_ptr() % PAGE
         self.left = size
 
